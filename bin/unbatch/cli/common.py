@@ -1,0 +1,154 @@
+"""What all programs share: options, logging, threads, and how they end."""
+
+import functools
+import json
+import logging
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unbatch import __version__
+from unbatch.errors import UnbatchError
+
+log = logging.getLogger("unbatch")
+
+PACKAGES = ("anndata", "numpy", "scanpy", "scib-metrics", "torch")
+"""Libraries whose version every program reports; a program names what it uses beside them."""
+
+InPath = click.Path(path_type=Path)
+OutPath = click.Path(path_type=Path, dir_okay=False)
+Folder = click.Path(path_type=Path, file_okay=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a program was asked to run."""
+
+    seed: int
+    device: str
+    threads: int
+    debug: bool
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of unbatch, Python and the libraries in use."""
+    found = {"unbatch": __version__, "python": platform.python_version()}
+    for package in sorted({*PACKAGES, *packages}):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a click command of a function whose first argument is a `Run`.
+
+    Parameters
+    ----------
+    packages
+        Libraries that the program uses beside `PACKAGES`, named by ``--version``.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def wrapped(
+            seed: int, device: str, threads: int | None, verbosity: str, debug: bool, **options: Any
+        ) -> None:
+            run = Run(seed, device, threads or len(os.sched_getaffinity(0)), debug)
+            _limit_threads(run.threads)
+            logging.basicConfig(
+                level=verbosity, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
+            )
+            # libraries report on themselves at INFO; the user asked about this program
+            logging.getLogger().setLevel(logging.WARNING)
+            log.setLevel(verbosity)
+            try:
+                function(run, **options)
+            except UnbatchError as error:
+                if debug:
+                    raise
+                click.echo(f"Error: {error}", err=True)
+                sys.exit(error.exit_code)
+            except (MemoryError, KeyboardInterrupt, click.ClickException):
+                raise
+            except Exception as error:
+                if debug:
+                    raise
+                text = " ".join(str(error).split())[:500]
+                click.echo(
+                    f"Error: unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)",
+                    err=True,
+                )
+                sys.exit(1)
+
+        for option in reversed(_common_options(packages)):
+            wrapped = option(wrapped)
+        return click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})(wrapped)
+
+    return decorate
+
+
+def _common_options(packages: tuple[str, ...]) -> list[Callable]:
+    def print_versions(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value:
+            click.echo(json.dumps(versions(*packages)))
+            ctx.exit()
+
+    return [
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of all random numbers."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."),
+        click.option(
+            "--threads", type=click.IntRange(1), help="Threads to use.", show_default="all this process may use"
+        ),
+        click.option("--verbose", "verbosity", flag_value="DEBUG", help="Say more.", show_default=False),
+        click.option("--quiet", "verbosity", flag_value="WARNING", help="Say less.", show_default=False),
+        click.option("--normal", "verbosity", flag_value="INFO", default="INFO", hidden=True),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error.", show_default=False),
+        click.option(
+            "--version",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=print_versions,
+            help="Print versions as JSON and exit.",
+            show_default=False,
+        ),
+    ]
+
+
+def _limit_threads(threads: int) -> None:
+    """Tell the numerical libraries, before the first of them is imported."""
+    for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR"):
+        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    # XLA takes one thread per core or one; there is no setting between the two
+    if threads == 1:
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def progress(items: Iterable[Any], label: str, name: Callable[[Any], str] = str) -> Iterator[Any]:
+    """Iterate with a progress bar on a terminal and a line per item in a log."""
+    items = list(items)
+    if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
+        with click.progressbar(items, label=label, item_show_func=lambda i: name(i) if i else "", file=sys.stderr) as bar:
+            yield from bar
+        return
+    for number, item in enumerate(items, 1):
+        start = time.perf_counter()
+        yield item
+        log.info("%s %d/%d: %s (%.1f s)", label, number, len(items), name(item), time.perf_counter() - start)
+
+
+def safe_text(text: str) -> str:
+    """Text from outside without control characters, so that it cannot move a terminal's cursor or forge a log line."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)

@@ -1,0 +1,139 @@
+"""Reading only what a step needs, and writing so that nothing half-written is ever seen."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+AXES = ("layers", "obsm", "varm", "obsp", "varp")
+
+
+def require_file(path: Path) -> Path:
+    """Return `path` if it is a readable, non-empty file.
+
+    Raises
+    ------
+    InputError
+        If it is missing, not a file, empty or unreadable.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file, found a folder")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: the file cannot be read (permission denied)")
+    return path
+
+
+def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData":
+    """Read an h5ad file, whole or only some of its slots.
+
+    Parameters
+    ----------
+    path
+        The file.
+    slots
+        Slots to read beside `obs` and `var`, such as ``"X"``, ``"layers/counts"``, ``"obsm/spatial"`` or a whole
+        group such as ``"obsm"``; those that the file lacks are left out. None reads everything.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not an h5ad, or damaged.
+    """
+    import h5py
+    from anndata import AnnData
+    from anndata.io import read_elem
+
+    path = require_file(Path(path))
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path}: not an h5ad file (no HDF5 signature), expected one written by anndata")
+    try:
+        with h5py.File(path, "r") as file:
+            absent = {"obs", "var"} - set(file)
+            if absent:
+                raise InputError(
+                    f"{path}: not an h5ad file, {' and '.join(sorted(absent))} is missing; found {sorted(file)}"
+                )
+            wanted = [key for key in file if key not in ("obs", "var")] if slots is None else list(slots)
+            parts: dict[str, Any] = {"obs": read_elem(file["obs"]), "var": read_elem(file["var"])}
+            for slot in wanted:
+                if slot not in file or (slot == "raw" and slots is None):
+                    continue
+                group, _, key = slot.partition("/")
+                if key:
+                    parts.setdefault(group, {})[key] = read_elem(file[slot])
+                else:
+                    parts[group] = read_elem(file[slot])
+            if slots is None and "raw" in file:
+                parts["raw"] = {key: read_elem(file["raw"][key]) for key in file["raw"]}
+    except InputError:
+        raise
+    except Exception as error:
+        # h5py and anndata raise OSError, RuntimeError, KeyError and their own types, depending on where the damage is
+        raise InputError(f"{path}: truncated or damaged h5ad file ({_first_line(error)})") from error
+    try:
+        return AnnData(**parts)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: the slots do not fit together ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, renamed to it when the block ends without an error."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: cannot write the output, a folder has this name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder to write {path.name} to")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; give them what a plain open() would
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_h5ad(adata: "AnnData", path: str | Path) -> None:
+    """Write an h5ad file, compressed with gzip level 1 (levels above cost time and save little on counts)."""
+    with replacing(path) as temporary:
+        adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
+
+
+def write_json(content: Any, path: str | Path) -> None:  # noqa: ANN401
+    """Write JSON; a number that is not finite is an error, as no JSON reader takes it."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_model(folder: str | Path, config: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Write a fitted model: `config.json` and `weights.safetensors`, enough to apply it to new data."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "weights.safetensors") as temporary:
+        save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, temporary)
+    write_json(config, folder / "config.json")

@@ -1,0 +1,144 @@
+"""The contract of the h5ad files between the steps, checked first and last in every program."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+VERSION = 1
+"""Version of the contract, kept in ``uns['unbatch']['schema']``."""
+
+
+@cache
+def _contract() -> dict[str, dict[str, dict[str, Any]]]:
+    import yaml
+
+    return yaml.safe_load(Path(__file__).with_name("schema_h5ad.yml").read_text(encoding="utf-8"))
+
+
+def validate(adata: "AnnData", role: str, source: str | Path, cells_of: "AnnData | None" = None) -> None:
+    """Check a file's content against the contract of its role.
+
+    Parameters
+    ----------
+    adata
+        The content; slots that were not read count as absent, so check with what the step needs read.
+    role
+        ``"dataset"`` or ``"fit"``.
+    source
+        Name of the file, for the message.
+    cells_of
+        A dataset whose cells `adata` must have, in the same order.
+
+    Raises
+    ------
+    InputError
+        At the first slot that breaks the contract.
+    """
+    found = dict(adata.uns.get("unbatch", {}))
+    method = str(found.get("method", "")) if role == "fit" else ""
+    for slot, rule in _contract()[role].items():
+        name = slot.format(method=method)
+        value = _get(adata, name)
+        if value is None:
+            if not rule.get("optional"):
+                raise InputError(
+                    f"{source}: {name} is missing ({rule['about']}); a {role} file of unbatch was expected"
+                )
+            continue
+        problem = _CHECKS[rule["kind"]](value, rule)
+        if problem:
+            raise InputError(f"{source}: {name} {problem} ({rule['about']})")
+    if found.get("schema") is not None and int(found["schema"]) != VERSION:
+        raise InputError(f"{source}: uns/unbatch/schema is {found['schema']}, this version reads {VERSION}")
+    if cells_of is not None and not adata.obs_names.equals(cells_of.obs_names):
+        same = adata.n_obs == cells_of.n_obs and set(adata.obs_names) == set(cells_of.obs_names)
+        raise InputError(
+            f"{source}: obs_names are not those of the dataset in the same order "
+            f"({'the same cells in another order' if same else f'{adata.n_obs} cells against {cells_of.n_obs}'})"
+        )
+
+
+def _get(adata: "AnnData", slot: str) -> Any:  # noqa: ANN401
+    group, _, key = slot.partition("/")
+    if not key:
+        return getattr(adata, group)
+    container = getattr(adata, group)
+    return container[key] if key in container else None
+
+
+def _values(matrix: Any) -> np.ndarray:  # noqa: ANN401
+    return matrix.data if hasattr(matrix, "indptr") else np.asarray(matrix)
+
+
+def _check_matrix(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+    if rule.get("sparse") and getattr(value, "format", None) != "csr":
+        return f"is {type(value).__name__}, not a CSR matrix"
+    values = _values(value)
+    if rule.get("dtype") and values.dtype != rule["dtype"]:
+        return f"holds {values.dtype}, not {rule['dtype']}"
+    return _check_number(values, rule)
+
+
+def _check_number(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+    values = np.asarray(value)
+    if not np.issubdtype(values.dtype, np.number):
+        return f"holds {values.dtype}, not numbers"
+    # sums of non-finite numbers are not finite: no boolean copy of a large matrix
+    if values.size and not np.isfinite(values.sum(dtype="float64")):
+        return "holds NaN or infinite values"
+    if values.size and "minimum" in rule and values.min() < rule["minimum"]:
+        return f"holds {values.min():g}, below {rule['minimum']}"
+    return None
+
+
+def _check_categorical(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+    if getattr(value, "dtype", None) != "category":
+        return f"is {getattr(value, 'dtype', type(value).__name__)}, not categorical"
+    if rule.get("complete") and value.isna().any():
+        return f"is missing in {int(value.isna().sum())} cells"
+    return None
+
+
+def _check_flag(value: Any, _rule: dict) -> str | None:  # noqa: ANN401
+    return None if np.asarray(value).dtype == bool else f"holds {np.asarray(value).dtype}, not true or false"
+
+
+def _check_embedding(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+    if getattr(value, "ndim", 0) != 2 or value.shape[1] == 0:
+        return f"has shape {getattr(value, 'shape', '?')}, not cells x dimensions"
+    problem = _check_number(value, rule)
+    if problem:
+        return problem
+    constant = np.flatnonzero(np.ptp(np.asarray(value), axis=0) == 0)
+    if value.shape[0] > 1 and constant.size:
+        return f"is the same for every cell in dimension {', '.join(map(str, constant[:5]))}"
+    return None
+
+
+def _check_coordinates(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+    if getattr(value, "ndim", 0) != 2 or value.shape[1] not in (2, 3):
+        return f"has shape {getattr(value, 'shape', '?')}, not cells x 2 (or 3)"
+    return _check_number(value, rule)
+
+
+def _check_mapping(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+    absent = [key for key in rule.get("keys", []) if key not in value]
+    return f"lacks {', '.join(absent)}" if absent else None
+
+
+_CHECKS = {
+    "matrix": _check_matrix,
+    "number": _check_number,
+    "categorical": _check_categorical,
+    "flag": _check_flag,
+    "embedding": _check_embedding,
+    "coordinates": _check_coordinates,
+    "mapping": _check_mapping,
+}
