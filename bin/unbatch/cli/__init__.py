@@ -20,10 +20,10 @@ class _Programs(click.Group):
         "attempt": "attempt",
     }
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.modules)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.modules:
             return None
         return importlib.import_module(f"unbatch.cli.{self.modules[name]}").main

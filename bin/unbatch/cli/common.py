@@ -61,13 +61,15 @@ def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
-        def wrapped(
-            seed: int, device: str, threads: int | None, verbosity: str, debug: bool, **options: Any
-        ) -> None:
+        def wrapped(seed: int, device: str, threads: int | None, verbosity: str, debug: bool, **options: Any) -> None:
             run = Run(seed, device, threads or len(os.sched_getaffinity(0)), debug)
             _limit_threads(run.threads)
             logging.basicConfig(
-                level=verbosity, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
+                level=verbosity,
+                format="%(asctime)s %(message)s",
+                datefmt="%H:%M:%S",
+                stream=sys.stderr,
+                force=True,
             )
             # libraries report on themselves at INFO; the user asked about this program
             logging.getLogger().setLevel(logging.WARNING)
@@ -108,7 +110,10 @@ def _common_options(packages: tuple[str, ...]) -> list[Callable]:
         click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of all random numbers."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."),
         click.option(
-            "--threads", type=click.IntRange(1), help="Threads to use.", show_default="all this process may use"
+            "--threads",
+            type=click.IntRange(1),
+            help="Threads to use.",
+            show_default="all this process may use",
         ),
         click.option("--verbose", "verbosity", flag_value="DEBUG", help="Say more.", show_default=False),
         click.option("--quiet", "verbosity", flag_value="WARNING", help="Say less.", show_default=False),
@@ -140,7 +145,9 @@ def progress(items: Iterable[Any], label: str, name: Callable[[Any], str] = str)
     """Iterate with a progress bar on a terminal and a line per item in a log."""
     items = list(items)
     if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
-        with click.progressbar(items, label=label, item_show_func=lambda i: name(i) if i else "", file=sys.stderr) as bar:
+        with click.progressbar(
+            items, label=label, item_show_func=lambda i: name(i) if i else "", file=sys.stderr
+        ) as bar:
             yield from bar
         return
     for number, item in enumerate(items, 1):

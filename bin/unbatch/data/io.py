@@ -80,7 +80,7 @@ def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData"
     except InputError:
         raise
     except Exception as error:
-        # h5py and anndata raise OSError, RuntimeError, KeyError and their own types, depending on where the damage is
+        # h5py and anndata raise OSError, RuntimeError, KeyError or their own types, by where the damage is
         raise InputError(f"{path}: truncated or damaged h5ad file ({_first_line(error)})") from error
     try:
         return AnnData(**parts)
@@ -120,7 +120,7 @@ def write_h5ad(adata: "AnnData", path: str | Path) -> None:
         adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
 
 
-def write_json(content: Any, path: str | Path) -> None:  # noqa: ANN401
+def write_json(content: Any, path: str | Path) -> None:
     """Write JSON; a number that is not finite is an error, as no JSON reader takes it."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     with replacing(path) as temporary:

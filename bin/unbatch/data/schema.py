@@ -41,8 +41,8 @@ def validate(adata: "AnnData", role: str, source: str | Path, cells_of: "AnnData
     InputError
         At the first slot that breaks the contract.
     """
-    found = dict(adata.uns.get("unbatch", {}))
-    method = str(found.get("method", "")) if role == "fit" else ""
+    about = dict(adata.uns.get("unbatch", {}))
+    method = str(about.get("method", "")) if role == "fit" else ""
     for slot, rule in _contract()[role].items():
         name = slot.format(method=method)
         value = _get(adata, name)
@@ -55,29 +55,27 @@ def validate(adata: "AnnData", role: str, source: str | Path, cells_of: "AnnData
         problem = _CHECKS[rule["kind"]](value, rule)
         if problem:
             raise InputError(f"{source}: {name} {problem} ({rule['about']})")
-    if found.get("schema") is not None and int(found["schema"]) != VERSION:
-        raise InputError(f"{source}: uns/unbatch/schema is {found['schema']}, this version reads {VERSION}")
+    if about.get("schema") is not None and int(about["schema"]) != VERSION:
+        raise InputError(f"{source}: uns/unbatch/schema is {about['schema']}, this version reads {VERSION}")
     if cells_of is not None and not adata.obs_names.equals(cells_of.obs_names):
-        same = adata.n_obs == cells_of.n_obs and set(adata.obs_names) == set(cells_of.obs_names)
-        raise InputError(
-            f"{source}: obs_names are not those of the dataset in the same order "
-            f"({'the same cells in another order' if same else f'{adata.n_obs} cells against {cells_of.n_obs}'})"
-        )
+        permuted = adata.n_obs == cells_of.n_obs and set(adata.obs_names) == set(cells_of.obs_names)
+        found = "the same cells in another order" if permuted else f"{adata.n_obs} other cells"
+        raise InputError(f"{source}: obs_names are {found}, the dataset's {cells_of.n_obs} in its order were expected")
 
 
-def _get(adata: "AnnData", slot: str) -> Any:  # noqa: ANN401
+def _get(adata: "AnnData", slot: str) -> Any:
     group, _, key = slot.partition("/")
     if not key:
         return getattr(adata, group)
     container = getattr(adata, group)
-    return container[key] if key in container else None
+    return container.get(key)
 
 
-def _values(matrix: Any) -> np.ndarray:  # noqa: ANN401
+def _values(matrix: Any) -> np.ndarray:
     return matrix.data if hasattr(matrix, "indptr") else np.asarray(matrix)
 
 
-def _check_matrix(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+def _check_matrix(value: Any, rule: dict) -> str | None:
     if rule.get("sparse") and getattr(value, "format", None) != "csr":
         return f"is {type(value).__name__}, not a CSR matrix"
     values = _values(value)
@@ -86,7 +84,7 @@ def _check_matrix(value: Any, rule: dict) -> str | None:  # noqa: ANN401
     return _check_number(values, rule)
 
 
-def _check_number(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+def _check_number(value: Any, rule: dict) -> str | None:
     values = np.asarray(value)
     if not np.issubdtype(values.dtype, np.number):
         return f"holds {values.dtype}, not numbers"
@@ -98,7 +96,7 @@ def _check_number(value: Any, rule: dict) -> str | None:  # noqa: ANN401
     return None
 
 
-def _check_categorical(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+def _check_categorical(value: Any, rule: dict) -> str | None:
     if getattr(value, "dtype", None) != "category":
         return f"is {getattr(value, 'dtype', type(value).__name__)}, not categorical"
     if rule.get("complete") and value.isna().any():
@@ -106,11 +104,11 @@ def _check_categorical(value: Any, rule: dict) -> str | None:  # noqa: ANN401
     return None
 
 
-def _check_flag(value: Any, _rule: dict) -> str | None:  # noqa: ANN401
+def _check_flag(value: Any, _rule: dict) -> str | None:
     return None if np.asarray(value).dtype == bool else f"holds {np.asarray(value).dtype}, not true or false"
 
 
-def _check_embedding(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+def _check_embedding(value: Any, rule: dict) -> str | None:
     if getattr(value, "ndim", 0) != 2 or value.shape[1] == 0:
         return f"has shape {getattr(value, 'shape', '?')}, not cells x dimensions"
     problem = _check_number(value, rule)
@@ -122,13 +120,13 @@ def _check_embedding(value: Any, rule: dict) -> str | None:  # noqa: ANN401
     return None
 
 
-def _check_coordinates(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+def _check_coordinates(value: Any, rule: dict) -> str | None:
     if getattr(value, "ndim", 0) != 2 or value.shape[1] not in (2, 3):
         return f"has shape {getattr(value, 'shape', '?')}, not cells x 2 (or 3)"
     return _check_number(value, rule)
 
 
-def _check_mapping(value: Any, rule: dict) -> str | None:  # noqa: ANN401
+def _check_mapping(value: Any, rule: dict) -> str | None:
     absent = [key for key in rule.get("keys", []) if key not in value]
     return f"lacks {', '.join(absent)}" if absent else None
 

@@ -1,0 +1,68 @@
+"""Methods of others, one short file each, run by their own library.
+
+A method is a module of this package with ``PACKAGES``, the libraries it calls, and one function
+``fit(cells, *, seed, ...)`` that takes `Cells` and returns a `Fit`; its keyword arguments are its parameters and
+their defaults those of its card in ``assets/methods.yml``.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from unbatch.errors import InputError, NotApplicable
+
+
+def names() -> list[str]:
+    """Names of the methods that have a file here."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "cells")
+
+
+def packages(method: str) -> tuple[str, ...]:
+    """Libraries that a method calls, whose versions belong beside its result."""
+    return importlib.import_module(f"{__name__}.{method}").PACKAGES
+
+
+def load(method: str) -> Callable[..., Any]:
+    """Import a method with the library it calls.
+
+    Raises
+    ------
+    NotApplicable
+        If the library is not installed.
+    """
+    try:
+        return importlib.import_module(f"{__name__}.{method}").fit
+    except ModuleNotFoundError as error:
+        raise NotApplicable(f"{method}: the package {error.name} is not installed") from error
+
+
+def parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the parameters of a method and their defaults."""
+    keywords = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY and p.name != "seed"}
+
+
+def merge_parameters(method: str, function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Put given values over a method's defaults.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or a value is not of the default's type.
+    """
+    merged = parameters(function)
+    for name, value in given.items():
+        if name not in merged:
+            raise InputError(f"{method} has no parameter {name!r}; it has {', '.join(merged) or 'none'}")
+        default = merged[name]
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        fits = isinstance(value, float | int) if isinstance(default, float) else isinstance(value, type(default))
+        if default is not None and (not fits or (number and isinstance(value, bool))):
+            raise InputError(
+                f"{method}: parameter {name} is {value!r}, a value like {default!r} "
+                f"({type(default).__name__}) was expected"
+            )
+        merged[name] = value
+    return merged

@@ -1,0 +1,83 @@
+"""What every outside method is given and gives back."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import sparse
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The data of a fit, cells in rows.
+
+    Attributes
+    ----------
+    X
+        Log-normalised expression of the highly variable genes, n x g CSR float32.
+    counts
+        Raw counts of the same genes, n x g CSR.
+    genes
+        Names of the g genes.
+    batch
+        Batch of each cell as a code 0 ... b-1, n.
+    label
+        Label of each cell as a code, -1 where it is missing, n; None when the dataset has no labels.
+    coordinates
+        Positions, n x 2 or n x 3; None when the dataset has none.
+    """
+
+    X: sparse.csr_matrix
+    counts: sparse.csr_matrix
+    genes: list[str]
+    batch: np.ndarray
+    label: np.ndarray | None = None
+    coordinates: np.ndarray | None = None
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches."""
+        return int(self.batch.max()) + 1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a method found.
+
+    Attributes
+    ----------
+    embedding
+        n x d.
+    weights
+        What is needed to embed new cells, by name; empty for a method that knows only the cells it saw.
+    """
+
+    embedding: np.ndarray
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def principal_components(X: np.ndarray | sparse.csr_matrix, n_components: int) -> Fit:
+    """Principal components of centred genes, exact (eigenvectors of the genes' covariance).
+
+    Parameters
+    ----------
+    X
+        n x g, dense or sparse; a sparse matrix stays sparse.
+    n_components
+        Capped at what n cells and g genes allow.
+
+    Notes
+    -----
+    In float64, as the covariance of sparse genes is a difference of large sums. Components without variance
+    (a matrix of lower rank) are left out: they would hold rounding noise.
+    """
+    from sklearn.decomposition import PCA
+
+    most = min(n_components, X.shape[0] - 1, X.shape[1])
+    pca = PCA(most, svd_solver="covariance_eigh").fit(X.astype(np.float64))
+    real = pca.explained_variance_ > 1e-10 * pca.explained_variance_[0]
+    components = pca.components_[real]
+    embedding = np.asarray(X @ components.T) - pca.mean_ @ components.T
+    return Fit(
+        embedding.astype(np.float32),
+        {"mean": pca.mean_.astype(np.float32), "components": components.astype(np.float32)},
+    )
