@@ -1,0 +1,68 @@
+# `make` or `make help` lists the targets. Set-up happens by itself, once: .venv and .tools hold what it makes.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+
+OUTDIR ?= results
+BASE ?= python:3.13-slim
+IMAGE := unbatch:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bin/unbatch/__init__.py)
+NEXTFLOW_CODE := $(wildcard main.nf nextflow.config conf workflows modules)
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# The strict parser is the default of Nextflow from 26.04 on; here it is on for the older ones too.
+export NXF_SYNTAX_PARSER := v2
+# Nothing is fetched at run time, and Nextflow need not try.
+export NXF_OFFLINE := true
+
+# Without a terminal (a log, CI), Nextflow writes plain lines instead of redrawing them.
+plain_log = test -t 1 || export NXF_ANSI_LOG=false
+
+.PHONY: help setup run test lint format bench lock image test-docker clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+
+setup: ## install what is needed into .venv and .tools; does nothing when it is there
+	@setup/setup.sh
+
+run: setup ## run the pipeline on data that it simulates; ARGS="..." are further options, OUTDIR=... where to
+	@$(plain_log); nextflow run . --simulate --outdir "$(OUTDIR)" $(ARGS)
+	@report="$$(realpath "$(OUTDIR)")/multiqc/multiqc_report.html" && test -s "$$report" && echo "$$report"
+
+test: lint ## check style, then run the tests; PYTEST_ARGS="..." are pytest's options
+	python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## check the style of the Python and the Nextflow code
+	ruff format --check
+	ruff check
+	nextflow lint $(NEXTFLOW_CODE)
+
+format: setup ## format the Python code and mend what ruff can mend
+	ruff format
+	ruff check --fix
+
+bench: setup ## compare with peers; see benchmarks/
+	benchmarks/run.sh $(ARGS)
+
+lock: setup ## lock all requirements anew; UPGRADE=--upgrade takes the newest versions
+	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
+	    $(UPGRADE) pyproject.toml -o containers/requirements.lock
+	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
+	    $(UPGRADE) pyproject.toml --extra dev -c containers/requirements.lock -o containers/requirements-dev.lock
+	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.10 \
+	    $(UPGRADE) setup/tools.in -o setup/tools.lock
+	cd setup && ../.tools/env/bin/jgo --quiet --resolver python --system-java \
+	    --repo-cache ../.tools/maven --cache-dir ../.tools/jgo lock
+
+image: ## build the container image; BASE=... is another base image (see containers/)
+	containers/build.sh "$(BASE)" "$(IMAGE)"
+
+test-docker: setup image ## run the pipeline on tiny data in the image
+	@$(plain_log); nextflow run . -profile test,docker --outdir results-docker
+	test -s results-docker/multiqc/multiqc_report.html
+
+clean: ## remove what runs and tests left, but no results
+	rm -rf work .nextflow* .nf-test* .pytest_cache .ruff_cache
+
+distclean: clean ## remove what set-up made, too
+	rm -rf .venv .tools
