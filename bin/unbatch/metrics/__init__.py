@@ -1,0 +1,1 @@
+"""Scores of an embedding: arrays in, numbers out."""

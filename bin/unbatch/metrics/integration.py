@@ -1,0 +1,159 @@
+"""The scIB scores (Luecken et al. 2022) by scib-metrics: how well batches mix and biology is kept.
+
+All lie between 0 and 1, larger is better.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import scib_metrics as scib
+from scib_metrics.nearest_neighbors import NeighborsResults
+from sklearn.neighbors import NearestNeighbors
+
+WEIGHTS = {"batch": 0.4, "bio": 0.6}
+"""Weights of the total, after Luecken et al. 2022."""
+
+LISI_NEIGHBOURS, KBET_NEIGHBOURS, GRAPH_NEIGHBOURS = 90, 50, 15
+"""Neighbours, the cell itself included, as in scib-metrics' benchmark."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One embedding and what is known of its cells.
+
+    Attributes
+    ----------
+    embedding
+        n x d.
+    reference
+        Uncorrected principal components, n x p, that PCR comparison measures against.
+    neighbours
+        Nearest neighbours in the embedding, found once.
+    batch
+        n codes.
+    label
+        n codes; None when there are no labels.
+    """
+
+    embedding: np.ndarray
+    reference: np.ndarray
+    neighbours: NeighborsResults
+    batch: np.ndarray
+    label: np.ndarray | None
+
+    @cached_property
+    def clusters(self) -> dict[str, float]:
+        """NMI and ARI of k-means clusters with the labels."""
+        return scib.nmi_ari_cluster_labels_kmeans(self.embedding, self.label)
+
+    def nearest(self, k: int) -> NeighborsResults:
+        """Return the k nearest of the neighbours, or all when there are fewer."""
+        return self.neighbours.subset_neighbors(min(k, self.neighbours.n_neighbors))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score: its name, the mean it enters, what it needs, how it is computed."""
+
+    name: str
+    kind: Literal["batch", "bio", "other"]
+    compute: Callable[[Scene], float]
+    needs_label: bool = True
+
+
+def metrics(batch_silhouette: str = "bras", labelled: bool = True) -> list[Metric]:
+    """List the scores.
+
+    Parameters
+    ----------
+    batch_silhouette
+        Which of ``"bras"`` and ``"silhouette_batch"`` enters the batch mean; the other is computed beside it.
+        BRAS is the default, as silhouette batch rewards embeddings in which batches stay apart
+        (Rautenstrauch & Ohler 2025).
+    labelled
+        Without labels, kBET over all cells takes the place of kBET per label, which it is not comparable with.
+    """
+    silhouettes = {
+        "bras": lambda s: scib.bras(s.embedding, s.label, s.batch),
+        "silhouette_batch": lambda s: scib.silhouette_batch(s.embedding, s.label, s.batch),
+    }
+    kbet = (
+        Metric("kbet", "batch", lambda s: scib.kbet_per_label(s.nearest(KBET_NEIGHBOURS), s.batch, s.label))
+        if labelled
+        else Metric("kbet_all", "batch", lambda s: scib.kbet(s.nearest(KBET_NEIGHBOURS), s.batch)[0], False)
+    )
+    return [
+        *(Metric(name, "batch" if name == batch_silhouette else "other", f) for name, f in silhouettes.items()),
+        Metric("ilisi", "batch", lambda s: scib.ilisi_knn(s.nearest(LISI_NEIGHBOURS), s.batch), False),
+        kbet,
+        Metric("graph_connectivity", "batch", lambda s: scib.graph_connectivity(s.nearest(GRAPH_NEIGHBOURS), s.label)),
+        Metric(
+            "pcr", "batch", lambda s: scib.pcr_comparison(s.reference, s.embedding, s.batch, categorical=True), False
+        ),
+        Metric("isolated_labels", "bio", lambda s: scib.isolated_labels(s.embedding, s.label, s.batch)),
+        Metric("nmi", "bio", lambda s: s.clusters["nmi"]),
+        Metric("ari", "bio", lambda s: s.clusters["ari"]),
+        Metric("silhouette_label", "bio", lambda s: scib.silhouette_label(s.embedding, s.label)),
+        Metric("clisi", "bio", lambda s: scib.clisi_knn(s.nearest(LISI_NEIGHBOURS), s.label)),
+    ]
+
+
+def nearest_neighbours(embedding: np.ndarray, k: int = LISI_NEIGHBOURS) -> NeighborsResults:
+    """Find the k nearest neighbours of every cell, itself first.
+
+    Exact: at the sizes that are scored it is as fast as an approximation, and a score does not change with a seed.
+    """
+    k = min(k, len(embedding))
+    distances, indices = NearestNeighbors(n_neighbors=k).fit(embedding).kneighbors(embedding)
+    # of cells that coincide, another may come first
+    own = np.arange(len(embedding))
+    displaced = np.flatnonzero(indices[:, 0] != own)
+    for cell in displaced:
+        place = np.flatnonzero(indices[cell] == cell)
+        indices[cell, place[0] if place.size else 0] = indices[cell, 0]
+        indices[cell, 0] = cell
+    return NeighborsResults(indices=indices, distances=distances)
+
+
+def evaluate(scene: Scene, wanted: list[Metric]) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Compute scores.
+
+    Returns
+    -------
+    scores
+        Value by name; None where it could not be computed.
+    reasons
+        Why, by name.
+    """
+    scores: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    for metric in wanted:
+        try:
+            with warnings.catch_warnings():
+                # a negative PCR comparison is set to 0, as the score's definition says
+                warnings.simplefilter("ignore")
+                value = float(metric.compute(scene))
+        # one score that fails on one embedding must not cost the others; the reason is kept beside it
+        except Exception as error:
+            scores[metric.name] = None
+            reasons[metric.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            continue
+        scores[metric.name] = value if np.isfinite(value) else None
+        if not np.isfinite(value):
+            reasons[metric.name] = f"the value is {value}"
+    return scores, reasons
+
+
+def mean(scores: dict[str, float | None], names: list[str]) -> tuple[float | None, int]:
+    """Return the mean of the named scores that could be computed, and how many they are."""
+    values = [scores[name] for name in names if scores.get(name) is not None]
+    return (float(np.mean(values)) if values else None), len(values)
+
+
+def total(batch: float | None, bio: float | None) -> float | None:
+    """Return .4 batch + .6 bio, or None when one of the two is missing."""
+    return None if batch is None or bio is None else WEIGHTS["batch"] * batch + WEIGHTS["bio"] * bio
