@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
+    import h5py
+    import numpy as np
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
-AXES = ("layers", "obsm", "varm", "obsp", "varp")
+# Values of a dense matrix that are read at once: 64 MB as float32.
+_DENSE_BLOCK = 2**24
 
 
 def require_file(path: Path) -> Path:
@@ -35,6 +39,35 @@ def require_file(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def open_h5ad(path: str | Path) -> "Iterator[h5py.File]":
+    """Open an h5ad file to read parts of it in the block, which should do nothing else.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not an h5ad, or what the block reads of it is damaged.
+    """
+    import h5py
+
+    path = require_file(Path(path))
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path}: not an h5ad file (no HDF5 signature), expected one written by anndata")
+    try:
+        with h5py.File(path, "r") as file:
+            absent = {"obs", "var"} - set(file)
+            if absent:
+                raise InputError(
+                    f"{path}: not an h5ad file, {' and '.join(sorted(absent))} is missing; found {sorted(file)}"
+                )
+            yield file
+    except InputError:
+        raise
+    except Exception as error:
+        # h5py and anndata raise OSError, RuntimeError, KeyError and their own types, depending on where the damage is
+        raise InputError(f"{path}: truncated or damaged h5ad file ({_first_line(error)})") from error
+
+
 def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData":
     """Read an h5ad file, whole or only some of its slots.
 
@@ -51,55 +84,84 @@ def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData"
     InputError
         If the file is missing, not an h5ad, or damaged.
     """
-    import h5py
     from anndata import AnnData
     from anndata.io import read_elem
 
-    path = require_file(Path(path))
-    if not h5py.is_hdf5(path):
-        raise InputError(f"{path}: not an h5ad file (no HDF5 signature), expected one written by anndata")
-    try:
-        with h5py.File(path, "r") as file:
-            absent = {"obs", "var"} - set(file)
-            if absent:
-                raise InputError(
-                    f"{path}: not an h5ad file, {' and '.join(sorted(absent))} is missing; found {sorted(file)}"
-                )
-            wanted = [key for key in file if key not in ("obs", "var")] if slots is None else list(slots)
-            parts: dict[str, Any] = {"obs": read_elem(file["obs"]), "var": read_elem(file["var"])}
-            for slot in wanted:
-                if slot not in file or (slot == "raw" and slots is None):
-                    continue
-                group, _, key = slot.partition("/")
-                if key:
-                    parts.setdefault(group, {})[key] = read_elem(file[slot])
-                else:
-                    parts[group] = read_elem(file[slot])
-            if slots is None and "raw" in file:
-                parts["raw"] = {key: read_elem(file["raw"][key]) for key in file["raw"]}
-    except InputError:
-        raise
-    except Exception as error:
-        # h5py and anndata raise OSError, RuntimeError, KeyError or their own types, by where the damage is
-        raise InputError(f"{path}: truncated or damaged h5ad file ({_first_line(error)})") from error
+    with open_h5ad(path) as file:
+        wanted = [key for key in file if key not in ("obs", "var")] if slots is None else list(slots)
+        parts: dict[str, Any] = {"obs": read_elem(file["obs"]), "var": read_elem(file["var"])}
+        for slot in wanted:
+            if slot not in file or (slot == "raw" and slots is None):
+                continue
+            group, _, key = slot.partition("/")
+            if key:
+                parts.setdefault(group, {})[key] = read_elem(file[slot])
+            else:
+                parts[group] = read_elem(file[slot])
+        if slots is None and "raw" in file:
+            parts["raw"] = {key: read_elem(file["raw"][key]) for key in file["raw"]}
     try:
         return AnnData(**parts)
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: the slots do not fit together ({_first_line(error)})") from error
 
 
+def read_csr(path: str | Path, slot: str) -> "csr_matrix":
+    """Read a matrix of an h5ad file as CSR; a dense one is read some rows at a time.
+
+    Raises
+    ------
+    InputError
+        If the file or the matrix is damaged, or the matrix does not hold real numbers.
+    """
+    import h5py
+    from anndata.io import read_elem
+    from scipy.sparse import csr_matrix, vstack
+
+    with open_h5ad(path) as file:
+        stored = file[slot]
+        dtype = stored["data"].dtype if isinstance(stored, h5py.Group) else stored.dtype
+        if dtype.kind not in "biuf":
+            raise InputError(f"{path}: {slot} holds {dtype}, expected real numbers")
+        if isinstance(stored, h5py.Group):
+            matrix = csr_matrix(read_elem(stored))
+        else:
+            rows = max(1, _DENSE_BLOCK // max(1, stored.shape[1]))
+            starts = range(0, stored.shape[0], rows)
+            matrix = vstack([csr_matrix(stored[start : start + rows]) for start in starts], format="csr")
+        # scipy trusts the indices of a file and reads outside of the arrays if they are wrong
+        matrix.check_format(full_check=True)
+    return matrix
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it when the block ends without an error."""
+def require_place(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
+    """Return `path` if a file can be written there; programs ask before heavy work.
+
+    Raises
+    ------
+    InputError
+        If it is a folder or one of the inputs, or its own folder is missing or read-only.
+    """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: cannot write the output, a folder has this name")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path.parent}: cannot write {path.name} to this folder (permission denied)")
+    if path.exists() and any(path.samefile(other) for other in inputs):
+        raise InputError(f"{path}: the output would replace the input, expected another name")
+    return path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, renamed to it when the block ends without an error."""
+    path = require_place(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -114,10 +176,45 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_h5ad(adata: "AnnData", path: str | Path) -> None:
-    """Write an h5ad file, compressed with gzip level 1 (levels above cost time and save little on counts)."""
+def write_h5ad(adata: "AnnData", path: str | Path, X: "Iterable[np.ndarray | csr_matrix] | None" = None) -> None:
+    """Write an h5ad file.
+
+    Parameters
+    ----------
+    adata
+        The content, compressed with gzip level 1 (levels above cost time and save little on counts).
+    path
+        File to write.
+    X
+        Row blocks of X, all dense or all CSR, appended one by one so that the whole matrix is never in memory, and not
+        compressed. None writes ``adata.X``.
+    """
     with replacing(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
+        if X is not None:
+            _append_blocks(temporary, X)
+
+
+def _append_blocks(path: Path, blocks: "Iterable[np.ndarray | csr_matrix]") -> None:
+    import h5py
+    import numpy as np
+    from anndata.io import sparse_dataset, write_elem
+
+    blocks = iter(blocks)
+    first = next(blocks)
+    with h5py.File(path, "r+") as file:
+        if isinstance(first, np.ndarray):
+            write_elem(file, "X", first, dataset_kwargs={"maxshape": (None, first.shape[1])})
+            for block in blocks:
+                rows = len(file["X"])
+                file["X"].resize(rows + len(block), axis=0)
+                file["X"][rows:] = block
+        else:
+            # 32-bit row pointers end at 2^31 values
+            write_elem(file, "X", first, dataset_kwargs={"indptr_dtype": np.int64})
+            stored = sparse_dataset(file["X"])
+            for block in blocks:
+                stored.append(block)
 
 
 def write_json(content: Any, path: str | Path) -> None:

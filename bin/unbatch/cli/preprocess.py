@@ -1,0 +1,184 @@
+"""`preprocess`: from files of counts to the dataset that all fits take."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program, progress, versions
+from unbatch.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+
+    from unbatch.data.samples import Sample
+
+PACKAGES = ("h5py", "pandas", "scipy")
+
+
+def _slot(_ctx: click.Context, _param: click.Parameter, value: str) -> str | None:
+    """Turn a choice of --counts-from into a slot of the file; None chooses by itself."""
+    if value == "auto":
+        return None
+    if value.startswith("layer:") and len(value) > len("layer:"):
+        return f"layers/{value.removeprefix('layer:')}"
+    slots = {"raw": "raw/X", "X": "X"}
+    if value not in slots:
+        raise click.BadParameter(f"{value!r} is not one of auto, layer:NAME, raw, X.")
+    return slots[value]
+
+
+@program(*PACKAGES)
+@click.argument("source", type=InPath, metavar="SHEET.csv|FILE.h5ad")
+@click.option("-o", "--output", type=OutPath, required=True, metavar="DATASET.h5ad", help="File to write.")
+@click.option("--batch-key", default="sample", help="Column of the cells that has their batch.")
+@click.option("--label-key", help="Column of the cells that has their type or domain.")
+@click.option(
+    "--staged",
+    type=Folder,
+    help="Folder that has the file of row 1 in 1/, of row 2 in 2/, ..., instead of the paths in the sheet.",
+)
+@click.option(
+    "--counts-from",
+    default="auto",
+    callback=_slot,
+    metavar="auto|layer:NAME|raw|X",
+    help="Where the counts are; auto takes layers['counts'], else raw, else X.",
+)
+@click.option("--allow-continuous", is_flag=True, help="Take values that are not whole numbers.", show_default=False)
+@click.option("--min-counts", type=click.FloatRange(0), default=0.0, help="Drop cells with fewer counts.")
+@click.option("--min-genes", type=click.IntRange(0), default=0, help="Drop cells with fewer genes.")
+@click.option("--min-cells", type=click.IntRange(0), default=0, help="Drop genes found in fewer cells.")
+@click.option("--n-top-genes", type=click.IntRange(1), default=2000, help="Number of highly variable genes.")
+def main(
+    run: Run,
+    source: Path,
+    output: Path,
+    batch_key: str,
+    label_key: str | None,
+    staged: Path | None,
+    counts_from: str | None,
+    allow_continuous: bool,
+    min_counts: float,
+    min_genes: int,
+    min_cells: int,
+    n_top_genes: int,
+) -> None:
+    """Check, join, filter and normalise samples.
+
+    SHEET.csv has the columns sample and path, and any others to keep with the cells; a path, relative to the sheet, is
+    an h5ad file, a 10x .h5 file or a Space Ranger folder. FILE.h5ad has all samples, told apart by --batch-key.
+    """
+    import numpy as np
+    from anndata import AnnData
+    from scipy.sparse import vstack
+
+    from unbatch.data import io, preprocess, samples, schema
+
+    files, obs = _inspect(source, staged, counts_from)
+    io.require_place(output, [source, *(file.path for file in files)])
+    batch = preprocess.batches(obs, batch_key, source)
+    label = preprocess.labels(obs, label_key, source) if label_key else None
+    genes = samples.shared_genes(files, source)
+    # one file has all samples, so that each of them has its genes
+    group = obs["sample"] if len(files) > 1 else batch
+    sizes = {file.name: len(file.var) for file in files} if len(files) > 1 else dict.fromkeys(batch, len(genes))
+    coordinates = samples.join_coordinates(files, group)
+
+    reading = progress(files, "reading", name=lambda file: file.name)
+    counts = vstack([samples.read_counts(file, genes, allow_continuous) for file in reading], format="csr")
+    cells, found = preprocess.filters(counts, min_counts, min_genes, min_cells)
+    losses = preprocess.losses(group, cells, sizes, len(genes))
+    _report(losses, found)
+    if not (cells.all() and found.all()):
+        counts = counts[cells][:, found]
+    obs, batch, genes = obs[cells], batch[cells].remove_unused_categories(), genes[found]
+    preprocess.require_batches(batch, batch_key, source, dropped=" left by the filters")
+    preprocess.require_expressed(counts, obs.index, group[cells], source)
+
+    obs, renamed = preprocess.free_reserved(preprocess.tidy(obs), batch_key, label_key)
+    for old, new in renamed.items():
+        log.info("column %s of the input is kept as %s", old, new)
+    obs["batch"] = batch
+    strata = batch.codes.astype(int)
+    if label is not None:
+        obs["label"] = label = label[cells].remove_unused_categories()
+        strata = strata * (len(label.categories) + 1) + label.codes
+        _report_labels(label, label_key)
+    totals = preprocess.totals(counts)
+    obs["size_factor"] = totals / totals.mean()
+    obs["split"] = preprocess.folds(strata, np.random.default_rng(run.seed))
+    X = preprocess.log_normalise(counts, obs["size_factor"].to_numpy())
+    var = preprocess.tidy(files[0].var.loc[genes])
+    var["highly_variable"] = preprocess.highly_variable(X, batch, n_top_genes)
+    adata = AnnData(X, obs=obs, var=var, layers={"counts": counts})
+    if coordinates is not None:
+        adata.obsm["spatial"] = coordinates[cells]
+    adata.uns["unbatch"] = {
+        "schema": schema.VERSION,
+        "source": source.name,
+        "parameters": _parameters(run.seed),
+        "versions": versions(*PACKAGES),
+        "counts": "integer" if preprocess.is_whole(counts) else "continuous",
+        "losses": losses,
+    }
+    if len(files) == 1:
+        _add_truth(adata, samples.read_truth(files[0]), cells, found)
+    schema.validate(adata, "dataset", output)
+    io.write_h5ad(adata, output)
+    log.info("wrote %s: %d cells, %d genes, %d batches", output, *counts.shape, len(batch.categories))
+
+
+def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tuple[list[Sample], pd.DataFrame]":
+    """Read all that is known before the counts are: the samples and the table of their cells."""
+    from unbatch.data import io, samples
+    from unbatch.data.samplesheet import read_samplesheet
+
+    io.require_file(source)
+    if source.suffix == ".h5ad":
+        if staged:
+            raise InputError(f"{source}: --staged goes with a samplesheet, not with one h5ad file")
+        files = [samples.inspect(source, source.stem, counts_from)]
+        return files, files[0].obs
+    rows = read_samplesheet(source, staged)
+    files = samples.name_genes([samples.inspect(row.path, row.sample, counts_from) for row in rows])
+    return files, samples.join_cells(files, rows)
+
+
+def _report(losses: "pd.DataFrame", found: "np.ndarray") -> None:
+    for sample, row in losses.iterrows():
+        log.info(
+            "%s: %d genes, %d of them not in all samples; %d cells, %d of them dropped",
+            sample,
+            row["genes"],
+            row["genes_not_shared"],
+            row["cells"],
+            row["cells_dropped"],
+        )
+    if not found.all():
+        log.info("%d of %d shared genes dropped, found in too few cells", (~found).sum(), len(found))
+
+
+def _report_labels(label: "pd.Categorical", key: str) -> None:
+    missing = int(label.isna().sum())
+    if missing:
+        log.info("%d of %d cells have no label in %s; they stay", missing, len(label), key)
+    if len(label.categories) == 1:
+        log.warning("all labels in %s are %s: nothing can be said about biology", key, label.categories[0])
+
+
+def _parameters(seed: int) -> dict[str, Any]:
+    """Options that decide about the result, for `uns`; h5ad has no place for None."""
+    given = click.get_current_context().params
+    names = ("batch_key", "label_key", "counts_from", "allow_continuous", "min_counts", "min_genes", "min_cells")
+    chosen = {name: given[name] for name in (*names, "n_top_genes")}
+    return {"seed": seed, **{name: value for name, value in chosen.items() if value is not None}}
+
+
+def _add_truth(adata: "AnnData", truth: dict[str, dict[str, Any]], cells: "np.ndarray", genes: "np.ndarray") -> None:
+    """Carry along what a simulation says about its data."""
+    adata.obsm.update({key: value[cells] for key, value in truth["obsm"].items()})
+    adata.varm.update({key: value[genes] for key, value in truth["varm"].items()})
+    adata.uns["unbatch"].update(truth["uns"])

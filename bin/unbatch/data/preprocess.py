@@ -1,0 +1,302 @@
+"""From counts to what the fits take: filters, size factors, log-normalisation, variable genes, folds."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from unbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+MIN_BATCH = 3
+"""Cells that a batch needs; with fewer, no spread within a batch can be told."""
+
+NO_LABEL = frozenset(["", "na", "nan", "none", "unknown"])
+"""Labels, in lower case, that mean that a cell has none."""
+
+RESERVED = ("batch", "label", "size_factor", "split")
+"""Columns that preprocess writes; those of the input are renamed to end in ``_input``."""
+
+
+def batches(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
+    """Take the batch of every cell from a column.
+
+    Raises
+    ------
+    InputError
+        If the column or the batch of a cell is missing, there is only one batch, or one has too few cells.
+    """
+    values = _text(_column(obs, key, source, "batch-key"))
+    values = values.mask(values == "")
+    lost = values.isna()
+    if lost.any():
+        raise InputError(
+            f"{source}: {key} is missing in {lost.sum()} cells (the first is {obs.index[lost.argmax()]}), expected the "
+            "batch of every cell"
+        )
+    batch = pd.Categorical(values, categories=_order(obs[key], values))
+    require_batches(batch, key, source)
+    return batch
+
+
+def require_batches(batch: pd.Categorical, key: str, source: Path, dropped: str = "") -> None:
+    """Check that there are two batches or more, each with enough cells.
+
+    Parameters
+    ----------
+    batch
+        Batch of every cell.
+    key, source
+        Column and file that it is from.
+    dropped
+        What was done to the cells before, for the message.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    sizes = batch.value_counts()
+    small = sizes[sizes < MIN_BATCH]
+    if len(small):
+        raise InputError(
+            f"{source}: batch {small.index[0]} of {key} has {small.iloc[0]} cells{dropped}, expected {MIN_BATCH} or more"
+        )
+    if len(sizes) < 2:
+        raise InputError(f"{source}: {key} has one batch only ({sizes.index[0]}), expected two or more")
+
+
+def labels(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
+    """Take the label of every cell from a column; cells without one (`NO_LABEL`) are missing in the result.
+
+    Raises
+    ------
+    InputError
+        If the column is missing or no cell has a label.
+    """
+    values = _text(_column(obs, key, source, "label-key"))
+    values = values.mask(values.str.strip().str.lower().isin(NO_LABEL))
+    if values.isna().all():
+        raise InputError(f"{source}: {key} has no label in any cell, expected cell types or domains")
+    return pd.Categorical(values, categories=_order(obs[key], values))
+
+
+def _column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series:
+    if key not in obs:
+        raise InputError(
+            f"{source}: the cells have no column {key} (--{option}), found {', '.join(map(str, obs)) or 'none'}"
+        )
+    return obs[key]
+
+
+def _text(values: pd.Series) -> pd.Series:
+    """Values as text; whole numbers without .0, which they get where one is missing."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype)
+    return values.convert_dtypes().astype("string").astype(object).where(values.notna(), None)
+
+
+def _order(original: pd.Series, values: pd.Series) -> list[str]:
+    """Categories in use: in their own order if the column had one, else in order of appearance."""
+    used = list(pd.unique(values.dropna()))
+    if isinstance(original.dtype, pd.CategoricalDtype):
+        place = {str(name): number for number, name in enumerate(original.cat.categories)}
+        used.sort(key=lambda name: place.get(name, len(place)))
+    return used
+
+
+def free_reserved(obs: pd.DataFrame, batch_key: str, label_key: str | None) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Rename the columns of the input that preprocess would overwrite or that would be taken for its own.
+
+    Returns
+    -------
+    tuple
+        The table, and new names by old ones.
+    """
+    sources = {"batch": batch_key, "label": label_key}
+    renamed = {name: f"{name}_input" for name in RESERVED if name in obs and sources.get(name) != name}
+    return obs.drop(columns=list(renamed.values()), errors="ignore").rename(columns=renamed), renamed
+
+
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """Make a table that h5ad can hold: what is neither number nor truth value becomes categories of text."""
+    tidied = pd.DataFrame(index=table.index.rename(None))
+    for name, values in table.items():
+        plain = values.dtype.kind in "biuf"
+        tidied[str(name)] = values if plain else pd.Categorical(_text(values))
+    return tidied
+
+
+def filters(
+    counts: "csr_matrix", min_counts: float = 0, min_genes: int = 0, min_cells: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose genes that are found in enough cells, then cells that have enough of these genes and of their counts.
+
+    Parameters
+    ----------
+    counts
+        Shape (cells, genes), without stored zeros.
+    min_counts, min_genes
+        What a cell needs.
+    min_cells
+        What a gene needs.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Truth values of shape (cells,) and (genes,).
+    """
+    genes = np.bincount(counts.indices, minlength=counts.shape[1]) >= min_cells
+    if not genes.all():
+        counts = counts[:, genes]
+    return (totals(counts) >= min_counts) & (np.diff(counts.indptr) >= min_genes), genes
+
+
+def totals(counts: "csr_matrix") -> np.ndarray:
+    """Total counts of each cell as float64, shape (cells,)."""
+    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+
+
+def is_whole(counts: "csr_matrix", block: int = 2**22) -> bool:
+    """Tell if all values are whole numbers, looked at some at a time to make no large temporary arrays."""
+    return all(
+        np.array_equal(part, np.rint(part))
+        for part in (counts.data[start : start + block] for start in range(0, counts.nnz, block))
+    )
+
+
+def require_expressed(counts: "csr_matrix", cells: pd.Index, group: pd.Series | pd.Categorical, source: Path) -> None:
+    """Check that every cell has counts.
+
+    Parameters
+    ----------
+    counts
+        Shape (cells, genes), without stored zeros.
+    cells, group
+        Name of each cell and what it belongs to, for the message.
+    source
+        File that they are from.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    empty = np.flatnonzero(np.diff(counts.indptr) == 0)
+    if len(empty):
+        first = empty[0]
+        raise InputError(
+            f"{source}: {len(empty)} cells have no counts at all (the first is {cells[first]} of {pd.Series(group).iloc[first]}), "
+            "expected counts in every cell; --min-counts 1 drops them"
+        )
+
+
+def losses(group: pd.Series | pd.Categorical, kept: np.ndarray, genes: dict[str, int], shared: int) -> pd.DataFrame:
+    """Say what each sample lost.
+
+    Parameters
+    ----------
+    group
+        Sample of each cell before filtering, shape (cells,).
+    kept
+        Which cells are kept, shape (cells,).
+    genes
+        Genes of each sample in its file.
+    shared
+        Genes that all samples have.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``genes``, ``genes_not_shared``, ``cells`` and ``cells_dropped`` by sample.
+    """
+    table = pd.DataFrame({"sample": np.asarray(group).astype(str), "dropped": ~kept})
+    table = table.groupby("sample", sort=False)["dropped"].agg(cells="size", cells_dropped="sum")
+    found = pd.Series(genes).reindex(table.index)
+    table.insert(0, "genes", found)
+    table.insert(1, "genes_not_shared", found - shared)
+    return table.rename_axis(None)
+
+
+def log_normalise(counts: "csr_matrix", size_factor: np.ndarray) -> "csr_matrix":
+    """Divide by the size factor of each cell and take log(1 + x).
+
+    Parameters
+    ----------
+    counts
+        Shape (cells, genes), float32.
+    size_factor
+        Above 0, shape (cells,).
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        Float32, with the index arrays of `counts`, not copies of them.
+    """
+    from scipy.sparse import csr_matrix
+
+    values = counts.data / np.repeat(size_factor.astype(np.float32), np.diff(counts.indptr))
+    np.log1p(values, out=values)
+    return csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def highly_variable(X: "csr_matrix", batch: pd.Categorical, n_top: int) -> np.ndarray:
+    """Choose genes that are variable within batches, so that a batch effect makes no gene variable.
+
+    Scanpy's ``highly_variable_genes`` with flavor ``seurat`` (Satija et al. 2015): genes are ranked by the number of
+    batches in which they are among the most variable, then by their normalised dispersion.
+
+    Parameters
+    ----------
+    X
+        Log-normalised expression, shape (cells, genes).
+    batch
+        Batch of every cell.
+    n_top
+        Number of genes; all are chosen if there are no more than this.
+
+    Returns
+    -------
+    np.ndarray
+        Truth values of shape (genes,).
+    """
+    if X.shape[1] <= n_top:
+        return np.ones(X.shape[1], dtype=bool)
+    import scanpy as sc
+    from anndata import AnnData
+
+    cells = pd.DataFrame({"batch": batch}, index=np.arange(X.shape[0]).astype(str))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = sc.pp.highly_variable_genes(
+            AnnData(X, obs=cells), n_top_genes=n_top, flavor="seurat", batch_key="batch", inplace=False
+        )
+    return table["highly_variable"].to_numpy(dtype=bool)
+
+
+def folds(strata: np.ndarray, rng: np.random.Generator, n: int = 5) -> np.ndarray:
+    """Deal cells into folds so that every stratum is spread as evenly as it can be.
+
+    Parameters
+    ----------
+    strata
+        Stratum of each cell, shape (cells,).
+    rng
+        Source of the random order within a stratum.
+    n
+        Number of folds.
+
+    Returns
+    -------
+    np.ndarray
+        Fold of each cell, 0 to n - 1, int8, shape (cells,). Fold sizes differ by 1 at most.
+    """
+    # dealing goes on from one stratum to the next, so that small strata do not all fill the first folds
+    order = np.lexsort((rng.random(len(strata)), strata))
+    fold = np.empty(len(strata), dtype=np.int8)
+    fold[order] = np.arange(len(strata)) % n
+    return fold

@@ -1,0 +1,403 @@
+"""Reading samples: first the names in each file, which is fast and finds most mistakes, then the counts."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from unbatch.data import io
+from unbatch.data.samplesheet import Row
+from unbatch.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
+    from scipy.sparse import csr_matrix
+
+log = logging.getLogger(__name__)
+
+COUNT_SLOTS = ("layers/counts", "raw/X", "X")
+"""Where an h5ad may keep its counts, the best place first."""
+
+_COORDINATE_SLOTS = ("obsm/spatial", "obsm/X_spatial")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What is known about a file before its counts are read.
+
+    Attributes
+    ----------
+    name
+        The sample, as named in messages.
+    path
+        The file, as named in messages.
+    matrix
+        The file that has the counts, which is another one for a folder.
+    slot
+        The place of the counts in that file.
+    obs
+        Table of the cells.
+    var
+        Table of the genes.
+    coordinates
+        Positions of the cells, shape (cells, 2 or 3), or None. Some may be NaN.
+    lacks
+        Why there are no coordinates.
+    rows, columns
+        Positions of these cells and genes in the matrix of the file; None means all of them.
+    """
+
+    name: str
+    path: Path
+    matrix: Path
+    slot: str
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    coordinates: np.ndarray | None = None
+    lacks: str = ""
+    rows: np.ndarray | None = None
+    columns: np.ndarray | None = None
+
+
+def inspect(path: Path, name: str, counts_from: str | None = None) -> Sample:
+    """Read the names of cells and genes, and all that is known of the cells, but not the counts.
+
+    Parameters
+    ----------
+    path
+        An h5ad file, a 10x HDF5 file (``.h5``, Cell Ranger 3 or newer) or a Space Ranger folder.
+    name
+        What to call the sample.
+    counts_from
+        Slot of the h5ad that holds the counts; None takes the first of `COUNT_SLOTS` that it has.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, of another kind, damaged, without cells or genes, or names one of them twice.
+    """
+    if path.is_dir():
+        sample = _inspect_space_ranger(path, name)
+    elif path.suffix == ".h5":
+        sample = _inspect_10x(path, name)
+    elif path.suffix == ".h5ad":
+        sample = _inspect_h5ad(path, name, counts_from)
+    else:
+        io.require_file(path)
+        raise InputError(f"{path}: expected an h5ad file, a 10x HDF5 file (.h5) or a Space Ranger folder")
+    for what, names in (("cell", sample.obs.index), ("gene", sample.var.index)):
+        if not len(names):
+            raise InputError(f"{path}: there are 0 {what}s")
+        twice = names[names.duplicated()].unique()
+        if len(twice):
+            raise InputError(
+                f"{path}: {len(twice)} {what} names are there more than once ({_some(twice)}), expected unique ones"
+            )
+    return sample
+
+
+def read_counts(sample: Sample, genes: pd.Index, continuous: bool = False) -> "csr_matrix":
+    """Read the counts of a sample.
+
+    Parameters
+    ----------
+    sample
+        What `inspect` returned.
+    genes
+        Names of the genes to keep, all of which the sample has.
+    continuous
+        Take numbers that are not whole.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        Float32, shape (cells, genes), without stored zeros, indices sorted.
+
+    Raises
+    ------
+    InputError
+        If the values are not counts: negative, not finite, or not whole.
+    """
+    counts = _read_10x_matrix(sample) if sample.slot == "matrix" else io.read_csr(sample.matrix, sample.slot)
+    rows = len(sample.obs) if sample.rows is None else counts.shape[0]
+    columns = len(sample.var) if sample.columns is None else counts.shape[1]
+    if counts.shape != (rows, columns):
+        raise InputError(
+            f"{sample.path}: {sample.slot} has {counts.shape[0]} x {counts.shape[1]} values, expected {rows} cells x "
+            f"{columns} genes"
+        )
+    if sample.rows is not None:
+        counts = counts[sample.rows]
+    wanted = sample.var.index.get_indexer(genes)
+    if sample.columns is not None:
+        wanted = sample.columns[wanted]
+    if not np.array_equal(wanted, np.arange(counts.shape[1])):
+        counts = counts[:, wanted]
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    _check_counts(counts, sample, genes, continuous)
+    return counts.astype(np.float32)
+
+
+def _check_counts(counts: "csr_matrix", sample: Sample, genes: pd.Index, continuous: bool) -> None:
+    for kind, is_wrong, right in (
+        ("NaN or infinite", lambda part: ~np.isfinite(part), "finite counts"),
+        ("negative", lambda part: part < 0, "counts of 0 or more"),
+        ("not whole", lambda part: part != np.rint(part), "raw counts"),
+    ):
+        if continuous and kind == "not whole":
+            continue
+        at = _first(counts.data, is_wrong)
+        if at is None:
+            continue
+        cell = sample.obs.index[np.searchsorted(counts.indptr, at, side="right") - 1]
+        hint = "; choose others by --counts-from, or give --allow-continuous" if kind == "not whole" else ""
+        raise InputError(
+            f"{sample.path}: {sample.slot} holds {counts.data[at]:g} (cell {cell}, gene {genes[counts.indices[at]]}), "
+            f"which is {kind}, expected {right}{hint}"
+        )
+
+
+def _first(values: np.ndarray, is_wrong: Any, block: int = 2**22) -> int | None:
+    """Position of the first wrong value, looked for some at a time to make no large temporary arrays."""
+    for start in range(0, len(values), block):
+        wrong = np.flatnonzero(is_wrong(values[start : start + block]))
+        if len(wrong):
+            return start + int(wrong[0])
+    return None
+
+
+def _some(names: Iterable[Any], limit: int = 5) -> str:
+    names = list(names)
+    return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")
+
+
+# h5ad -----------------------------------------------------------------------------------------------------------------
+
+
+def _inspect_h5ad(path: Path, name: str, counts_from: str | None) -> Sample:
+    from anndata.io import read_elem
+
+    with io.open_h5ad(path) as file:
+        present = [slot for slot in COUNT_SLOTS if slot in file]
+        slot = counts_from or next(iter(present), None)
+        if slot is None or slot not in file:
+            raise InputError(
+                f"{path}: no counts in {counts_from or ', '.join(COUNT_SLOTS)}; found {', '.join(present) or 'none'}"
+            )
+        obs = read_elem(file["obs"])
+        var = read_elem(file["raw/var" if slot == "raw/X" else "var"])
+        coordinates = next((read_elem(file[key]) for key in _COORDINATE_SLOTS if key in file), None)
+    if not (isinstance(obs, pd.DataFrame) and isinstance(var, pd.DataFrame)):
+        raise InputError(f"{path}: obs and var are of a format before anndata 0.7, expected a file of a newer version")
+    obs.index, var.index = obs.index.astype(str), var.index.astype(str)
+    log.info("%s: counts from %s", path, slot)
+    coordinates, lacks = _usable(coordinates, len(obs))
+    return Sample(name, path, path, slot, obs, var, coordinates, lacks)
+
+
+def _usable(coordinates: Any, cells: int) -> tuple[np.ndarray | None, str]:
+    """Coordinates as a float array, or None and why they are not usable."""
+    if coordinates is None:
+        return None, "has no obsm/spatial"
+    values = np.asarray(coordinates)
+    if values.ndim != 2 or values.shape[0] != cells or values.shape[1] not in (2, 3):
+        return None, f"has obsm/spatial of shape {values.shape}, not {cells} x 2 (or 3)"
+    if values.dtype.kind not in "iuf":
+        return None, f"has obsm/spatial of {values.dtype}, not numbers"
+    return values.astype(np.float64, copy=False), ""
+
+
+# 10x and Space Ranger -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open_10x(path: Path) -> "Iterator[h5py.Group]":
+    import h5py
+
+    io.require_file(path)
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path}: not an HDF5 file, expected a 10x feature-barcode matrix")
+    try:
+        with h5py.File(path, "r") as file:
+            if "matrix/features" not in file:
+                raise InputError(
+                    f"{path}: not a 10x matrix of Cell Ranger 3 or newer (matrix/features is missing), found {sorted(file)}"
+                )
+            yield file["matrix"]
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: truncated or damaged 10x file ({type(error).__name__}: {error})") from error
+
+
+def _inspect_10x(path: Path, name: str) -> Sample:
+    with _open_10x(path) as matrix:
+        barcodes = matrix["barcodes"].asstr()[:]
+        features = {key: matrix["features"][key].asstr()[:] for key in ("id", "name", "feature_type")}
+    columns = np.flatnonzero(features["feature_type"] == "Gene Expression")
+    var = pd.DataFrame({"gene_symbol": features["name"][columns]}, index=features["id"][columns])
+    return Sample(
+        name, path, path, "matrix", pd.DataFrame(index=barcodes), var, lacks="is a 10x matrix", columns=columns
+    )
+
+
+def _read_10x_matrix(sample: Sample) -> "csr_matrix":
+    from scipy.sparse import csr_matrix
+
+    with _open_10x(sample.matrix) as matrix:
+        genes, cells = matrix["shape"][:]
+        parts = tuple(matrix[key][:] for key in ("data", "indices", "indptr"))
+        # genes x cells by column is cells x genes by row
+        counts = csr_matrix(parts, shape=(cells, genes))
+        counts.check_format(full_check=True)
+    return counts
+
+
+def _inspect_space_ranger(folder: Path, name: str) -> Sample:
+    matrix = folder / "filtered_feature_bc_matrix.h5"
+    named, unnamed = folder / "spatial" / "tissue_positions.csv", folder / "spatial" / "tissue_positions_list.csv"
+    positions = unnamed if unnamed.exists() and not named.exists() else named
+    io.require_file(matrix)
+    io.require_file(positions)
+    sample = _inspect_10x(matrix, name)
+    columns = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
+    try:
+        table = pd.read_csv(positions, names=columns, header=0 if positions == named else None, index_col="barcode")
+        table = table.astype(float)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{positions}: expected the columns {', '.join(columns)} ({error})") from error
+    unknown = sample.obs.index.difference(table.index)
+    if len(unknown):
+        raise InputError(f"{positions}: {len(unknown)} barcodes of {matrix.name} are missing ({_some(unknown)})")
+    if table.index.has_duplicates:
+        raise InputError(
+            f"{positions}: barcodes are there more than once ({_some(table.index[table.index.duplicated()])})"
+        )
+    table = table.loc[sample.obs.index]
+    rows = np.flatnonzero(table["in_tissue"] == 1)
+    table = table.iloc[rows]
+    coordinates, lacks = _usable(table[["pxl_col_in_fullres", "pxl_row_in_fullres"]], len(table))
+    return replace(
+        sample,
+        path=folder,
+        obs=table[["array_row", "array_col"]].rename_axis(None),
+        coordinates=coordinates,
+        lacks=lacks,
+        rows=rows,
+    )
+
+
+# Joining --------------------------------------------------------------------------------------------------------------
+
+
+def name_genes(samples: list[Sample]) -> list[Sample]:
+    """Name the genes of 10x files by symbol if that is unique in every one of them, and by gene id otherwise.
+
+    The choice is one for all files, as they are joined by these names; h5ad files keep theirs.
+    """
+    tenx = [sample for sample in samples if sample.slot == "matrix"]
+    if not tenx:
+        return samples
+    unique = all(sample.var["gene_symbol"].is_unique for sample in tenx)
+    log.info("genes of 10x files are named by %s", "symbol" if unique else "gene id, as several genes share a symbol")
+    if not unique:
+        return samples
+
+    def by_symbol(sample: Sample) -> Sample:
+        var = sample.var.rename_axis("gene_id").reset_index().set_index("gene_symbol").rename_axis(None)
+        return replace(sample, var=var)
+
+    return [by_symbol(sample) if sample.slot == "matrix" else sample for sample in samples]
+
+
+def shared_genes(samples: list[Sample], source: Path) -> pd.Index:
+    """Names of the genes that all samples have, in the order of the first one.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    genes = samples[0].var.index
+    for sample in samples[1:]:
+        genes = genes[genes.isin(sample.var.index)]
+    if not len(genes):
+        found = "; ".join(f"{sample.name} has {_some(sample.var.index, 2)}" for sample in samples)
+        raise InputError(f"{source}: no gene is in all samples ({found}), expected the same gene names")
+    return genes
+
+
+def join_cells(samples: list[Sample], rows: list[Row]) -> pd.DataFrame:
+    """Put the tables of the cells below each other.
+
+    Cells are renamed ``<sample>/<name>``, which is unique, as names of samples have no ``/``. The samplesheet's
+    columns win over those of the same name in a file; columns that a file lacks are missing for its cells.
+    """
+    tables = []
+    for sample, row in zip(samples, rows, strict=True):
+        table = sample.obs.copy()
+        table.index = row.sample + "/" + table.index
+        for key, value in {"sample": row.sample, **row.extra}.items():
+            if key in table and (table[key].astype(str) != value).any():
+                log.info("%s: the samplesheet's %s replaces the one in the file", sample.path, key)
+            table[key] = value or np.nan
+        tables.append(table)
+    return pd.concat(tables)
+
+
+def join_coordinates(samples: list[Sample], group: pd.Series | pd.Categorical) -> np.ndarray | None:
+    """Coordinates of all cells, or None (the log says why) unless every cell has them in as many dimensions.
+
+    Parameters
+    ----------
+    samples
+        All samples.
+    group
+        What each cell belongs to, to say which groups have cells without coordinates.
+    """
+    lacking = [f"{sample.name} {sample.lacks}" for sample in samples if sample.coordinates is None]
+    if lacking:
+        log.info("no coordinates: %s", "; ".join(lacking))
+        return None
+    dimensions = {sample.name: sample.coordinates.shape[1] for sample in samples}
+    if len(set(dimensions.values())) > 1:
+        log.warning("coordinates are left out, their dimensions differ: %s", dimensions)
+        return None
+    coordinates = np.concatenate([sample.coordinates for sample in samples])
+    lost = ~np.isfinite(coordinates).all(axis=1)
+    if lost.any():
+        log.warning(
+            "coordinates are left out, they are NaN or infinite in %d cells of %s",
+            lost.sum(),
+            _some(pd.unique(group[lost])),
+        )
+        return None
+    return coordinates
+
+
+def read_truth(sample: Sample) -> dict[str, dict[str, Any]]:
+    """Read what a simulation says about its cells and genes: slots named ``*_true`` and ``uns/unbatch/truth``.
+
+    Returns
+    -------
+    dict
+        ``obsm``, ``varm`` and ``uns``, each by key; empty where the file has none, or where `var` is that of raw.
+    """
+    from anndata.io import read_elem
+
+    with io.open_h5ad(sample.path) as file:
+        truth = {
+            axis: {key: read_elem(file[axis][key]) for key in file.get(axis, ()) if key.endswith("_true")}
+            for axis in ("obsm", "varm")
+        }
+        known = "uns/unbatch/truth" in file
+        truth["uns"] = {"truth": read_elem(file["uns/unbatch/truth"])} if known else {}
+    if sample.slot == "raw/X":
+        truth["varm"] = {}
+    return truth

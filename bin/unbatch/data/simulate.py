@@ -1,0 +1,302 @@
+"""Multi-sample spatial transcriptomes with a known batch effect.
+
+The generative model is POPARI's (Alam et al., bioRxiv 2025; its simulation tutorial gives the sizes) with the
+additive batch term of the BatchBlend thesis, section 2.1: cell i of batch t has the mean expression
+``((x_i + beta_t) M) * f_t``, where ``x_i`` are its amounts of K metagenes, the rows of ``M`` are the metagenes,
+``beta_t >= 0`` is the batch effect and ``f_t`` are optional factors per gene.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from unbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+# Share of the genes in which a metagene differs from the latest one marked 0, which is drawn afresh.
+_REDRAWN = (0, 0.1, 0, 0, 0.1, 0.1, 0.1, 0, 0.1, 0.1, 0.1)
+
+METAGENES = len(_REDRAWN)
+"""Number of metagenes, K."""
+
+# Mean amounts by metagene. Excitatory types share metagene 0, inhibitory ones metagene 1.
+_TYPES: dict[str, dict[int, float]] = {
+    **{f"Excitatory L{i + 1}": {0: 0.5, 7 + i: 1.0} for i in range(4)},
+    **{f"Inhibitory L{i + 1}": {1: 0.5, 3 + i: 1.0} for i in range(4)},
+    "Non-neuron": {2: 1.0},
+}
+
+CELL_TYPES = tuple(_TYPES)
+"""Names of the cell types, in the order of `Truth.cell_type`."""
+
+LAYERS = ("L1", "L2", "L3", "L4")
+"""Names of the layers, in the order of `Truth.layer`."""
+
+# Shares of the cell types in each layer: what every batch has, and what every second one has if the mix is shifted.
+_MIX = (
+    {"Excitatory L1": 0.53, "Inhibitory L1": 0.2, "Inhibitory L2": 0.2, "Non-neuron": 0.07},
+    {"Excitatory L2": 0.53, "Inhibitory L2": 0.2, "Inhibitory L3": 0.2, "Non-neuron": 0.07},
+    {"Excitatory L3": 0.53, "Inhibitory L3": 0.2, "Inhibitory L4": 0.2, "Non-neuron": 0.07},
+    {"Excitatory L4": 0.53, "Inhibitory L3": 0.2, "Inhibitory L4": 0.2, "Non-neuron": 0.07},
+)
+_SHIFTED_MIX = (
+    {"Excitatory L1": 0.2, "Excitatory L2": 0.2, "Inhibitory L1": 0.53, "Non-neuron": 0.07},
+    {"Excitatory L2": 0.2, "Excitatory L3": 0.2, "Inhibitory L2": 0.53, "Non-neuron": 0.07},
+    {"Excitatory L3": 0.2, "Excitatory L4": 0.2, "Inhibitory L3": 0.53, "Non-neuron": 0.07},
+    {"Excitatory L3": 0.2, "Excitatory L4": 0.2, "Inhibitory L4": 0.53, "Non-neuron": 0.07},
+)
+
+# Values drawn at once: 32 MB as float64. Counts depend on it, as it decides which random numbers a cell gets.
+_BLOCK = 2**22
+
+# Smallest and largest value of each numeric parameter. With fewer than 10 genes int(0.1 * genes) is 0 and
+# metagenes that should differ are the same.
+_RANGES = {
+    "batches": (1, math.inf),
+    "cells": (3, math.inf),
+    "genes": (10, math.inf),
+    "sigma_beta": (0, math.inf),
+    "share_beta": (0, 1),
+    "sigma_gene": (0, math.inf),
+    "sigma_x": (0, math.inf),
+    "sigma_y": (0, math.inf),
+    "gamma_shape": (1e-3, math.inf),
+    "size_scale": (1e-3, math.inf),
+    "depth": (1e-3, math.inf),
+    "dispersion": (0, math.inf),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What to simulate; the defaults are the thesis's.
+
+    Attributes
+    ----------
+    batches, cells, genes
+        Number of batches, of cells in each, and of genes.
+    sigma_beta, share_beta
+        In each batch, this share of the metagenes, drawn at random, has a batch effect ``|N(0, sigma_beta^2)|``,
+        in the unit of the amounts (a cell has K of them in the mean); the others have none.
+    mix
+        ``shifted`` gives every second batch another mix of cell types in each layer.
+    sigma_gene
+        Every gene of every batch is multiplied by ``exp(N(0, sigma_gene^2))``.
+    noise
+        ``gaussian``: continuous values ``|mean + N(0, (sigma_y / genes)^2)|``, a folded Gaussian as in POPARI's
+        code. ``nb``: negative binomial counts with `depth` counts per cell in the mean over all cells and variance
+        ``m + dispersion * m^2`` at mean m; dispersion 0 is Poisson.
+    sigma_x
+        Standard deviation of a cell's amounts around those of its type, before they are scaled to the cell's size.
+    sigma_y, depth, dispersion
+        See `noise`.
+    gamma_shape
+        Shape of the gamma distribution of the genes' weights in a metagene; small values make sparser metagenes.
+    size_scale
+        Scale of the gamma distribution of the cell sizes; its shape is K over this, so that the mean stays K.
+
+    Raises
+    ------
+    InputError
+        If a value is out of its range.
+    """
+
+    batches: int = 2
+    cells: int = 225
+    genes: int = 100
+    sigma_beta: float = 2.0
+    share_beta: float = 0.5
+    mix: Literal["same", "shifted"] = "same"
+    sigma_gene: float = 0.0
+    noise: Literal["gaussian", "nb"] = "gaussian"
+    sigma_x: float = 0.1
+    sigma_y: float = 1.0
+    depth: float = 1000.0
+    dispersion: float = 0.1
+    gamma_shape: float = 8.0
+    size_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low, high = _RANGES.get(field.name, (0, 0))
+            if field.name in _RANGES and not (math.isfinite(value) and low <= value <= high):
+                limit = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
+                raise InputError(f"{field.name} of the simulation is {value}, expected a number of {limit}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """Everything that lies behind the expression values; N cells (batch after batch), K metagenes, T batches.
+
+    Attributes
+    ----------
+    parameters
+        What was asked for.
+    batch, layer, cell_type
+        Index of each cell's batch, layer (into `LAYERS`) and cell type (into `CELL_TYPES`), each of shape (N,).
+    position
+        Coordinates in a field of width 1, shape (N, 2).
+    amounts
+        Amounts of the metagenes in each cell, shape (N, K).
+    metagenes
+        Weight of each gene in each metagene, shape (K, genes); rows sum to 1.
+    beta
+        Batch effect on the amounts, shape (T, K).
+    gene_factors
+        Batch effect on each gene, shape (T, genes).
+    scale
+        What the mean is multiplied by before the noise: 1 for Gaussian noise, counts per unit of it for counts.
+    """
+
+    parameters: Parameters
+    batch: np.ndarray
+    layer: np.ndarray
+    cell_type: np.ndarray
+    position: np.ndarray
+    amounts: np.ndarray
+    metagenes: np.ndarray
+    beta: np.ndarray
+    gene_factors: np.ndarray
+    scale: float
+
+    def mean(self, cells: slice) -> np.ndarray:
+        """Return the expected expression of some cells before the noise, shape (cells, genes)."""
+        batch = self.batch[cells]
+        mean = (self.amounts[cells] + self.beta[batch]) @ self.metagenes
+        mean *= self.scale * self.gene_factors[batch]
+        return mean
+
+
+def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
+    """Draw metagenes, cells and batch effects.
+
+    Parameters
+    ----------
+    parameters
+        What to simulate.
+    rng
+        Source of all random numbers; the same state gives the same result.
+    """
+    p = parameters
+    metagenes = _metagenes(p.genes, p.gamma_shape, rng)
+    field = _grid(p.cells)
+    # vertical stripes of equal width
+    layer = np.minimum((field[:, 0] * len(LAYERS)).astype(np.int8), len(LAYERS) - 1)
+    cell_type, amounts, beta = [], [], np.zeros((p.batches, METAGENES))
+    for batch in range(p.batches):
+        mix = _SHIFTED_MIX if p.mix == "shifted" and batch % 2 else _MIX
+        cell_type.append(_cell_types(layer, mix, rng))
+        amounts.append(_amounts(cell_type[-1], p.sigma_x, p.size_scale, rng))
+        hit = rng.choice(METAGENES, round(p.share_beta * METAGENES), replace=False)
+        beta[batch, hit] = np.abs(rng.normal(0, p.sigma_beta, len(hit)))
+    batch = np.repeat(np.arange(p.batches), p.cells)
+    amounts = np.concatenate(amounts)
+    gene_factors = np.exp(rng.normal(0, p.sigma_gene, (p.batches, p.genes)))
+    scale = 1.0
+    if p.noise == "nb":
+        # total of each metagene over the genes, by batch: the mean total needs no cells x genes matrix
+        totals = np.einsum("nk,nk->n", amounts + beta[batch], (gene_factors @ metagenes.T)[batch])
+        scale = p.depth / totals.mean()
+    return Truth(
+        parameters=p,
+        batch=batch,
+        layer=np.tile(layer, p.batches),
+        cell_type=np.concatenate(cell_type),
+        position=np.tile(field, (p.batches, 1)),
+        amounts=amounts,
+        metagenes=metagenes,
+        beta=beta,
+        gene_factors=gene_factors,
+        scale=scale,
+    )
+
+
+def draw_expression(truth: Truth, rng: np.random.Generator) -> Iterator["np.ndarray | csr_matrix"]:
+    """Draw the expression values, some cells at a time, so that memory does not grow with the data.
+
+    Parameters
+    ----------
+    truth
+        What `draw_truth` returned.
+    rng
+        Source of all random numbers.
+
+    Yields
+    ------
+    np.ndarray or scipy.sparse.csr_matrix
+        Float32 blocks of shape (cells, genes) in the order of the cells: dense for Gaussian noise, whose values are
+        never 0, and CSR for counts.
+    """
+    from scipy.sparse import csr_matrix
+
+    p = truth.parameters
+    block = max(1, _BLOCK // p.genes)
+    for start in range(0, len(truth.batch), block):
+        mean = truth.mean(slice(start, start + block))
+        if p.noise == "gaussian":
+            yield np.abs(mean + rng.normal(0, p.sigma_y / p.genes, mean.shape)).astype(np.float32)
+        else:
+            yield csr_matrix(_counts(mean, p.dispersion, rng), dtype=np.float32)
+
+
+def _counts(mean: np.ndarray, dispersion: float, rng: np.random.Generator) -> np.ndarray:
+    if dispersion:
+        # a Poisson draw whose mean is gamma distributed is negative binomial
+        mean = mean * rng.gamma(1 / dispersion, dispersion, mean.shape)
+    return rng.poisson(mean)
+
+
+def _metagenes(genes: int, shape: float, rng: np.random.Generator) -> np.ndarray:
+    metagenes = np.empty((METAGENES, genes))
+    base = np.empty(genes)
+    for row, share in zip(metagenes, _REDRAWN, strict=True):
+        if share == 0:
+            base = rng.gamma(shape, size=genes)
+        row[:] = base
+        redrawn = rng.choice(genes, int(share * genes), replace=False)
+        row[redrawn] = rng.gamma(shape, size=len(redrawn))
+    return metagenes / metagenes.sum(axis=1, keepdims=True)
+
+
+def _grid(cells: int) -> np.ndarray:
+    """Return the first `cells` points, row by row, of the smallest square grid that has so many."""
+    side = math.isqrt(cells - 1) + 1
+    row, column = np.divmod(np.arange(cells), side)
+    return np.column_stack((column, row)) / (side - 1)
+
+
+def _cell_types(layer: np.ndarray, mix: tuple[dict[str, float], ...], rng: np.random.Generator) -> np.ndarray:
+    """Deal out the cells of each layer so that its types have the shares in `mix` up to rounding."""
+    cell_type = np.empty(len(layer), dtype=np.int8)
+    for number, shares in enumerate(mix):
+        cells = rng.permutation(np.flatnonzero(layer == number))
+        ends = np.rint(np.cumsum(list(shares.values())) * len(cells)).astype(int)
+        for name, part in zip(shares, np.split(cells, ends[:-1]), strict=True):
+            cell_type[part] = CELL_TYPES.index(name)
+    return cell_type
+
+
+def _amounts(cell_type: np.ndarray, sigma: float, size_scale: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw truncated normal amounts around the type's, scaled to the size of the cell."""
+    profiles = np.zeros((len(CELL_TYPES), METAGENES))
+    for row, profile in zip(profiles, _TYPES.values(), strict=True):
+        row[list(profile)] = list(profile.values())
+    amounts = profiles[cell_type]
+    present = np.nonzero(amounts)
+    amounts[present] = _truncated_normal(amounts[present], sigma, rng)
+    sizes = rng.gamma(METAGENES / size_scale, size_scale, (len(amounts), 1))
+    return amounts * (sizes / amounts.sum(axis=1, keepdims=True))
+
+
+def _truncated_normal(mean: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw from N(mean, sigma^2) truncated at 0, for means above 0, where at least half of the draws are kept."""
+    values = rng.normal(mean, sigma)
+    while len(below := np.flatnonzero(values < 0)):
+        values[below] = rng.normal(mean[below], sigma)
+    return values
