@@ -1,0 +1,131 @@
+"""`report`: scores and fits to files that MultiQC shows."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unbatch.cli.common import Folder, InPath, Run, log, program, versions
+from unbatch.data.io import require_file, write_json
+from unbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from unbatch.report.pages import Drawing
+    from unbatch.report.scores import Result
+
+MAX_PANELS = 16
+"""Embeddings that are drawn of a dataset; a sweep may have hundreds."""
+
+PACKAGES = ("jinja2", "matplotlib", "multiqc", "umap-learn")
+
+
+@program(*PACKAGES)
+@click.argument("scores", nargs=-1, required=True, type=InPath)
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    type=InPath,
+    help="Dataset that was scored, once per scores.json; without it nothing is drawn of its cells.",
+)
+@click.option("--fit", "fits", multiple=True, type=InPath, help="Fit to draw, named <id of the row>.h5ad; repeat it.")
+@click.option("--methods", required=True, type=InPath, help="Cards of the methods, assets/methods.yml.")
+@click.option("--parameters", type=InPath, help="JSON of the run: parameters, command line and so on.")
+@click.option(
+    "--max-cells", type=click.IntRange(10), default=10_000, help="Most cells in a UMAP; above, a stratified subsample."
+)
+@click.option("-o", "--output", required=True, type=Folder, help="Folder to write *_mqc.json files to.")
+def main(
+    run: Run,
+    scores: tuple[Path, ...],
+    datasets: tuple[Path, ...],
+    fits: tuple[Path, ...],
+    methods: Path,
+    parameters: Path | None,
+    max_cells: int,
+    output: Path,
+) -> None:
+    """Write the pages of the report of SCORES.json (one per dataset), for MultiQC to put together.
+
+    Then: multiqc DIR --config assets/multiqc_config.yml --filename multiqc_report.html
+    """
+    from unbatch.report.scores import read_cards, read_scores
+
+    cards = read_cards(methods)
+    results = [read_scores(path, cards) for path in scores]
+    names = [result.name for result in results]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"SCORES: two files are about the dataset {twice!r}; give one scores.json per dataset")
+    about_run = _read_parameters(parameters)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: a file has the name of the output folder")
+    for path in (*datasets, *fits):
+        require_file(path)
+
+    from unbatch.report.inputs import match_datasets, match_fits
+    from unbatch.report.pages import PREFIX, Report, build
+
+    dataset_of = match_datasets(results, datasets)
+    fit_of = match_fits(results, fits)
+    report = Report(results, cards, parameters=about_run, versions=versions(*PACKAGES))
+    for result in results:
+        if result.name in dataset_of:
+            drawing, params = _draw(result, dataset_of[result.name], fit_of, max_cells, run)
+            report.drawings[result.name] = drawing
+            report.fit_params |= params
+    pages = build(report)
+
+    output.mkdir(parents=True, exist_ok=True)
+    for stale in output.glob(f"{PREFIX}*_mqc.json"):
+        stale.unlink()
+    for name, page in pages.items():
+        write_json(page, output / name)
+    log.info("Wrote %d pages to %s", len(pages), output)
+
+
+def _read_parameters(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = json.loads(require_file(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object of parameters, found a {type(content).__name__}")
+    return content
+
+
+def _draw(
+    result: "Result", dataset: Path, fits: dict[str, Path], max_cells: int, run: Run
+) -> tuple["Drawing", dict[tuple[str, str], dict[str, Any]]]:
+    """Lay out the cells of a dataset for every method with a fit."""
+    from joblib import Parallel, delayed
+
+    from unbatch.report import embedding
+    from unbatch.report.inputs import drawn, read_cells, read_embedding
+    from unbatch.report.pages import MAX_COLOURED, Drawing
+
+    cells = read_cells(dataset)
+    if len(cells.names) != result.dataset["cells"]:
+        raise InputError(
+            f"{dataset}: holds {len(cells.names)} cells, but the scores of {result.name!r} are of "
+            f"{result.dataset['cells']}"
+        )
+    chosen = embedding.stratified(cells.strata, max_cells, run.seed)
+    shown = drawn(result, fits, MAX_PANELS)
+    coloured = [entry for entry, _ in shown if entry.method != "none"][: MAX_COLOURED - 1]
+    coloured += [entry for entry, _ in shown if entry.method == "none"]
+    hues, inputs, params = [], [], {}
+    for entry, path in shown:
+        full, params[entry.method, entry.params_id] = read_embedding(path, cells)
+        inputs.append(full[chosen])
+        if cells.positions is not None and entry in coloured:
+            hues.append((entry, embedding.component_colours(full)))
+    log.info("Laying out %d embeddings of %d cells", len(shown), len(chosen))
+    # a process takes seconds to start: only where layouts take longer
+    workers = min(run.threads, len(shown)) if len(chosen) >= 3000 else 1
+    layouts = Parallel(n_jobs=max(workers, 1))(delayed(embedding.umap)(each, run.seed) for each in inputs)
+    umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts, strict=True)]
+    return Drawing(cells, chosen, umaps, hues, run.seed), params

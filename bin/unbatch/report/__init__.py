@@ -1,0 +1,1 @@
+"""From scores and embeddings to files that MultiQC shows."""

@@ -1,0 +1,117 @@
+"""Cells to draw, and where: stratified subsample, UMAP, colours from components, tissue positions."""
+
+import warnings
+
+import numpy as np
+
+NEIGHBOURS, MIN_DIST, EPOCHS = 15, 0.3, 200
+"""Settings of UMAP, named in the report."""
+
+
+def stratified(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Choose cells so that every stratum keeps its share, and at least one cell.
+
+    Parameters
+    ----------
+    strata
+        Code of the stratum of every cell.
+    size
+        How many cells to choose; all of them if there are no more.
+    seed
+        Of the choice.
+
+    Returns
+    -------
+    ndarray
+        Indices of the chosen cells, ascending.
+    """
+    n = len(strata)
+    if n <= size:
+        return np.arange(n)
+    codes, inverse, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    share = counts * size / n
+    quota = np.maximum(np.floor(share).astype(int), 1)
+    # largest remainders get what is left; strata raised to one cell may have used it up
+    for code in np.argsort(-(share - np.floor(share)), kind="stable")[: max(size - quota.sum(), 0)]:
+        quota[code] += 1
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.choice(np.flatnonzero(inverse == code), min(quota[code], counts[code]), replace=False)
+        for code in range(len(codes))
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def umap(embedding: np.ndarray, seed: int) -> np.ndarray:
+    """Lay out cells in two dimensions.
+
+    Neighbours are exact and the start is the first two principal components: the picture depends on the seed less
+    than with a random start, and keeps more of what is far and near.
+
+    Parameters
+    ----------
+    embedding
+        n x d.
+    seed
+        Of the layout.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap import UMAP
+
+        embedding = np.ascontiguousarray(embedding, dtype=np.float32)
+        k = min(NEIGHBOURS, len(embedding) - 1)
+        if k < 2:
+            return np.zeros((len(embedding), 2))
+        if embedding.shape[1] == 1:
+            embedding = np.column_stack([embedding, np.zeros_like(embedding)])
+        distances, indices = NearestNeighbors(n_neighbors=k).fit(embedding).kneighbors(embedding)
+        model = UMAP(
+            n_neighbors=k,
+            min_dist=MIN_DIST,
+            n_epochs=EPOCHS,
+            init="pca",
+            random_state=seed,
+            n_jobs=1,
+            precomputed_knn=(indices, distances.astype(np.float32), None),
+        )
+        return model.fit_transform(embedding)
+
+
+def component_colours(embedding: np.ndarray) -> np.ndarray:
+    """Turn the first three principal components into red, green and blue (n x 3, 0 to 1)."""
+    centred = np.asarray(embedding, dtype=np.float64) - np.mean(embedding, axis=0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    components = centred @ vectors[:, ::-1][:, :3]
+    # the sign of a component is arbitrary: the heavier tail is made positive, so that a picture can be repeated
+    components *= np.where(np.sum(components**3, axis=0) < 0, -1, 1)
+    low, high = np.percentile(components, [2, 98], axis=0)
+    scaled = np.clip((components - low) / np.where(high > low, high - low, 1), 0, 1)
+    return np.pad(scaled, ((0, 0), (0, 3 - scaled.shape[1])), constant_values=0.5)
+
+
+def tissue(coordinates: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Positions to draw, x to the right and y downwards.
+
+    Visium array positions (row, column on a hexagonal grid) become distances; everything else is taken as x and y.
+
+    Parameters
+    ----------
+    coordinates
+        n x 2 or more.
+
+    Returns
+    -------
+    positions
+        n x 2.
+    array
+        Whether these were Visium array positions.
+    """
+    xy = np.asarray(coordinates, dtype=np.float64)[:, :2]
+    whole = np.all(xy == np.round(xy)) and np.all(xy >= 0)
+    row, column = xy[:, 0], xy[:, 1]
+    if whole and len(xy) >= 100 and row.max() <= 77 < column.max() <= 127 and np.all((row + column) % 2 == 0):
+        return np.column_stack([column * 0.5, row * np.sqrt(0.75)]), True
+    return xy, False

@@ -1,0 +1,697 @@
+"""Files of MultiQC's custom content, one per section of the report.
+
+MultiQC shows names and content as HTML as they are: what comes from outside is escaped here, by jinja's autoescape
+in the templates and by `plain` in titles.
+"""
+
+import base64
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+
+from unbatch.report import embedding, figures
+from unbatch.report.inputs import Cells
+from unbatch.report.scores import Card, Entry, Result, Spread, describe, info, remarks, title, troubles, verdict
+
+PREFIX = "unbatch_"
+MAX_SECTIONS = 12
+"""Tissue sections that are drawn; a dataset may have hundreds of batches."""
+MAX_COLOURED = 4
+"""Sections and methods for which the embedding is drawn as colour."""
+
+_env = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn of a dataset.
+
+    Attributes
+    ----------
+    cells
+        All its cells.
+    chosen
+        Indices of the cells that are drawn in UMAPs.
+    umaps
+        Entry and its layout of the chosen cells, in the order to show them.
+    hues
+        Entry and colours of all cells by components of its embedding.
+    seed
+        Of subsample, layout and drawing order.
+    """
+
+    cells: Cells
+    chosen: np.ndarray
+    umaps: list[tuple[Entry, np.ndarray]]
+    hues: list[tuple[Entry, np.ndarray]]
+    seed: int
+
+
+@dataclass
+class Report:
+    """All that the pages are made of; `fit_params` are those that the fits hold, by method and parameter set."""
+
+    results: list[Result]
+    cards: dict[str, Card]
+    drawings: dict[str, Drawing] = field(default_factory=dict)
+    fit_params: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one dataset."""
+        return len(self.results) > 1
+
+
+def plain(text: str, length: int = 60) -> str:
+    """Make a name harmless where MultiQC would show it as HTML, even after unescaping it, as its menu does."""
+    text = re.sub(r"[^\w .,:+()-]", "_", text)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def build(report: Report) -> dict[str, dict[str, Any]]:
+    """Make the pages.
+
+    Returns
+    -------
+    dict
+        Content of the JSON files, by file name.
+    """
+    pages = [_summary(report), _warnings(report)]
+    for number, result in enumerate(report.results):
+        where = f"{plain(result.name)}: " if report.several else ""
+        pages += [page for page in _scores(result, number, where) if page]
+        pages += [page for page in (_trade_off(result, number, where), _cost(result, number, where)) if page]
+        drawing = report.drawings.get(result.name)
+        if drawing:
+            pages += _umaps(drawing, number, where)
+            pages += _tissue(drawing, number, where)
+    pages += _methods(report)
+    return {f"{page['id']}_mqc.json": page for page in pages}
+
+
+_PARTS = {
+    "summary": ("Summary", "Which method integrates this data best?"),
+    "warnings": ("Warnings and failures", "What went wrong, and what weakens the comparison?"),
+    "scores": ("Scores", "How does every method score?"),
+    "tradeoff": ("Batch against biology", "What does mixing the batches cost in biology?"),
+    "umap": ("Embeddings (UMAP)", "What do the embeddings look like?"),
+    "tissue": ("Tissue maps", "Does an embedding follow the anatomy, and the same way in every section?"),
+    "cost": ("Run time and memory", "What does a fit cost?"),
+    "methods": ("Methods and parameters", "What was run, how is it cited, and how can it be repeated?"),
+}
+
+
+def _page(part: str, name: str, content: str, suffix: str = "") -> dict[str, Any]:
+    parent, question = _PARTS[part]
+    return {
+        "id": f"{PREFIX}{part}{suffix and '_' + suffix}_page",
+        "parent_id": f"{PREFIX}{part}",
+        "parent_name": parent,
+        "parent_description": question,
+        "section_name": name or parent,
+        "plot_type": "html",
+        "data": content,
+    }
+
+
+def _render(template: str, **context: Any) -> str:
+    return _env.get_template(f"{template}.html.j2").render(**context)
+
+
+def _style() -> str:
+    here = Path(__file__).parent
+    logo = base64.b64encode((here / "logo.svg").read_bytes()).decode()
+    return Markup((here / "style.css").read_text(encoding="utf-8").replace("LOGO", f"data:image/svg+xml;base64,{logo}"))
+
+
+def _weights(result: Result) -> str:
+    weights = result.metrics.get("weights") or {"batch": 0.4, "bio": 0.6}
+    return f"{weights['batch']:g} × batch + {weights['bio']:g} × biology"
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    datasets = []
+    for result in report.results:
+        data = result.dataset
+        best = next((e for e in result.scored("correction") if e.rank), None)
+        bounds = [e for e in result.scored() if (e.kind == "reference" or e.method == "none") and e.total]
+        bound = max(bounds, key=lambda e: e.total.mean, default=None)
+        facts = [
+            (f"{data['cells']:,}", "cells"),
+            (f"{data['genes']:,}", "genes"),
+            (f"{len(data['batches']):,}", "batches"),
+            (f"{len(data['labels']):,}" if result.labelled else "none", "labels"),
+            (f"{len(result.entries)}", "methods"),
+            (f"{len({row['seed'] for row in result.rows})}", "seeds"),
+        ]
+        datasets.append(
+            {
+                "name": result.name,
+                "sentences": verdict(result),
+                "best": best and best.label,
+                "best_total": describe(best.total) if best else "",
+                "bound_total": f"{bound.label}: {bound.total.mean:.2f}" if bound else "",
+                "troubles": len(troubles(result)),
+                "facts": facts,
+                "subsampled": (
+                    f"Scores are over {data['scored_cells']:,} of the {data['cells']:,} cells: a random subsample in "
+                    "which batches and labels keep their shares. Every method is scored on the same cells."
+                    if data.get("subsampled")
+                    else ""
+                ),
+            }
+        )
+    content = _render(
+        "summary", style=_style(), several=report.several, datasets=datasets, weights=_weights(report.results[0])
+    )
+    return _page("summary", "", content)
+
+
+def _warnings(report: Report) -> dict[str, Any]:
+    datasets = []
+    for result in report.results:
+        drawing = report.drawings.get(result.name)
+        datasets.append(
+            {
+                "name": result.name,
+                "fits": len(result.rows),
+                "troubles": [
+                    {**vars(t), "memory": f"{t.peak_mb:,.0f} MB" if t.peak_mb else ""} for t in troubles(result)
+                ],
+                "remarks": remarks(result, drawing.cells.confined() if drawing else []),
+            }
+        )
+    return _page("warnings", "", _render("warnings", several=report.several, datasets=datasets))
+
+
+_CONTROLS = "Controls: not ranked, they show what no correction and no biology look like"
+
+
+def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | None]:
+    scored = result.scored()
+    if not scored:
+        return []
+    names = {key: list(result.metrics.get(key, [])) for key in ("batch", "bio", "other")}
+    names = {
+        key: [name for name in group if any(entry.metrics.get(name) for entry in scored)]
+        for key, group in names.items()
+    }
+    cells = {entry.label: _cells(entry, scored, names) for entry in scored}
+    rows, last = [], None
+    for entry in result.entries:
+        part = _part(entry)
+        rows.append(
+            {
+                "label": entry.label,
+                "rank": entry.rank,
+                "part": part if part != last and part else "",
+                "note": None if entry.status == "ok" else f"{entry.status}: {entry.note}",
+                "cells": cells.get(entry.label, {}),
+                **{key: getattr(entry, key) for key in ("batch", "bio", "total")},
+            }
+        )
+        last = part
+    titles = {"batch": "Batch mixing", "bio": "Biology kept"}
+    groups = [_columns(titles[key], names[key]) for key in ("batch", "bio") if names[key]]
+    other = [
+        _columns("For batches", [n for n in names["other"] if "batch" in n or n == "bras"]),
+        _columns("For labels", [n for n in names["other"] if "batch" not in n and n != "bras"]),
+    ]
+    aggregates = [
+        {"name": key, "title": text}
+        for key, text in (("batch", "Batch"), ("bio", "Biology"), ("total", "Total"))
+        if any(getattr(entry, key) for entry in scored)
+    ]
+    seeds = max(len(entry.compared) for entry in scored)
+    content = _render(
+        "scores",
+        caption=f"Methods in order of their total ({_weights(result)})"
+        + (f"; every number is the mean over up to {seeds} seeds." if seeds > 1 else "; one seed per method.")
+        if any(entry.total for entry in scored)
+        else "Methods in order of their batch score; without a biology score there is no total and no rank.",
+        groups=groups,
+        rows=rows,
+        aggregates=aggregates,
+        other=[group for group in other if group["columns"]],
+        seeds=seeds,
+    )
+    return [
+        _page("scores", f"{where}Overview", content, str(number)),
+        _table(scored, names, number, where),
+    ]
+
+
+def _part(entry: Entry) -> str:
+    if entry.status != "ok":
+        return "No scores"
+    if entry.kind == "control":
+        return _CONTROLS
+    return "" if entry.complete else f"Not comparable with the others: {entry.note}"
+
+
+def _columns(group: str, names: list[str]) -> dict[str, Any]:
+    return {"title": group, "columns": [{"name": name, **vars(info(name))} for name in names]}
+
+
+def _cells(entry: Entry, scored: list[Entry], names: dict[str, list[str]]) -> dict[str, dict[str, str] | None]:
+    cells: dict[str, dict[str, str] | None] = {}
+    for name in (name for group in names.values() for name in group):
+        values = [e.metrics[name].mean if e.metrics.get(name) else None for e in scored]
+        shade = figures.shades(values, info(name).better == "lower")[scored.index(entry)]
+        if shade:
+            text = _short(entry.metrics[name].mean)
+            cells[name] = {"text": text, "background": shade[0], "ink": shade[1]}
+        else:
+            cells[name] = None
+    return cells
+
+
+def _short(value: float) -> str:
+    if abs(value) >= 10000:
+        return f"{value / 1000:.0f}k"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _table(scored: list[Entry], names: dict[str, list[str]], number: int, where: str) -> dict[str, Any]:
+    """MultiQC's own table: sorts, hides columns, exports."""
+    headers: dict[str, dict[str, Any]] = {
+        "rank": {"title": "Rank", "description": "By total; controls have none", "scale": False, "format": "{:,.0f}"}
+    }
+    shades = {"total": "Purples", "batch": "Blues", "bio": "Greens"}
+    for key, text in (("total", "Total"), ("batch", "Batch"), ("bio", "Biology")):
+        headers[key] = {"title": text, "description": f"{text} score, mean over seeds", "min": 0, "max": 1}
+        headers[key] |= {"format": "{:,.3f}", "scale": shades[key]}
+        headers[f"{key}_sd"] = {"title": "± sd", "description": f"Standard deviation of {text.lower()} over seeds"}
+        headers[f"{key}_sd"] |= {"format": "{:,.3f}", "scale": False, "hidden": key != "total"}
+    headers["seeds"] = {"title": "Seeds", "description": "Seeds the means are over", "scale": False}
+    headers["seeds"] |= {"format": "{:,.0f}"}
+    for group, shade in (("batch", "Blues"), ("bio", "Greens"), ("other", "Greys")):
+        for name in names[group]:
+            about = info(name)
+            headers[name] = {"title": about.title, "description": about.about, "format": "{:,.3f}", "scale": shade}
+            headers[name] |= {"hidden": True} | ({"min": 0, "max": 1} if group != "other" else {})
+    data = {}
+    for entry in scored:
+        row: dict[str, float] = {"seeds": len(entry.compared)}
+        if entry.rank:
+            row["rank"] = entry.rank
+        for key in shades:
+            spread: Spread | None = getattr(entry, key)
+            if spread:
+                row[key] = spread.mean
+                if spread.sd is not None:
+                    row[f"{key}_sd"] = spread.sd
+        row |= {name: spread.mean for name, spread in entry.metrics.items() if spread}
+        data[str(escape(entry.label))] = row
+    used = {key for row in data.values() for key in row}
+    page = _page("scores", f"{where}Sortable table", "", f"{number}_table")
+    page |= {
+        "plot_type": "table",
+        "description": "Click a column's head to sort. “Configure columns” shows every metric; “Export as CSV” saves.",
+        "pconfig": {
+            "id": f"{PREFIX}scores_{number}_table",
+            "title": "Integration scores",
+            "col1_header": "Method",
+            "sort_rows": False,
+            "no_violin": True,
+        },
+        "headers": {key: header for key, header in headers.items() if key in used},
+        "data": data,
+    }
+    return page
+
+
+def _trade_off(result: Result, number: int, where: str) -> dict[str, Any] | None:
+    shown = [e for e in result.scored() if e.batch and e.bio]
+    if not shown:
+        return None
+    spoken = "; ".join(f"{e.label}: batch {e.batch.mean:.2f}, biology {e.bio.mean:.2f}" for e in shown)
+    hollow = " Hollow marks: means over fewer metrics." if any(not e.complete for e in shown) else ""
+    content = _render(
+        "figure",
+        caption="Good is top right: batches mix and labels stay apart. Top left keeps biology but leaves the batches "
+        "apart; bottom right mixes everything, biology included. Grey lines join points of equal total (numbers at the "
+        f"right). Bars: lowest to highest seed.{hollow}",
+        image=figures.trade_off(shown),
+        alt=f"Biology score against batch score. {spoken}.",
+        extra="",
+    )
+    return _page("tradeoff", where.removesuffix(": "), content, str(number))
+
+
+def _cost(result: Result, number: int, where: str) -> dict[str, Any] | None:
+    entries = [e for e in result.entries if any(row.get("wall_s") or row.get("peak_mb") for row in e.rows)]
+    if not entries:
+        return None
+    devices = sorted({str(row["device"]) for row in result.rows if row.get("device")})
+    retried = [row for row in result.rows if (row.get("attempts") or 1) > 1]
+    caption = (
+        "A dot per seed, scales logarithmic, median written beside. Measured around the fit alone; on a machine that "
+        f"does other work, times are longer. Computed on {' and '.join(devices) or 'a device that is not recorded'}."
+    )
+    if any(row["status"] != "ok" for entry in entries for row in entry.rows):
+        caption += " Red crosses: fits that did not end with a result."
+    caption += (
+        f" {len(retried)} of {len(result.rows)} fits needed more than one attempt."
+        if retried
+        else " No fit needed a second attempt."
+    )
+    content = _render(
+        "figure", caption=caption, image=figures.cost(entries), alt="Run time and memory of every fit.", extra=""
+    )
+    return _page("cost", where.removesuffix(": "), content, str(number))
+
+
+def _umaps(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
+    if not drawing.umaps:
+        return []
+    cells, chosen = drawing.cells, drawing.chosen
+    about = (
+        f"{len(chosen):,} cells"
+        if len(chosen) == len(cells.names)
+        else f"{len(chosen):,} of {len(cells.names):,} cells"
+    )
+    common = (
+        f" Methods in order of rank, {about}, drawn in random order so that no group lies on top. In a UMAP, who is "
+        "next to whom can be read, but not distances between groups or sizes of groups."
+    )
+    pages = [
+        _grid(
+            "umap",
+            f"{where}By batch",
+            "Good: within every group the colours mix. Bad: the same group appears once per batch." + common,
+            figures.legend(cells.batches),
+            [(entry, layout, cells.batch[chosen]) for entry, layout in drawing.umaps],
+            drawing,
+            f"{number}_batch",
+            "batch",
+        )
+    ]
+    if cells.label is not None:
+        labels = figures.legend(cells.labels, numbered=len(cells.labels) > len(figures.OKABE_ITO))
+        numbers = " Numbers stand at the median of their label." if labels.numbered else ""
+        pages.append(
+            _grid(
+                "umap",
+                f"{where}By label",
+                "Good: labels form groups that stay apart. Bad: labels run into each other." + numbers + common,
+                labels,
+                [(entry, layout, cells.label[chosen]) for entry, layout in drawing.umaps],
+                drawing,
+                f"{number}_label",
+                "label",
+            )
+        )
+    return pages
+
+
+def _grid(
+    part: str,
+    name: str,
+    caption: str,
+    legend: figures.Legend,
+    panels: Sequence[tuple[Entry, np.ndarray, np.ndarray]],
+    drawing: Drawing,
+    suffix: str,
+    what: str,
+) -> dict[str, Any]:
+    missing = "unlabelled" if any((codes < 0).any() for _, _, codes in panels) else None
+    content = _render(
+        "grid",
+        caption=caption,
+        legend=legend,
+        missing=missing,
+        parts=[
+            {
+                "title": "",
+                "note": "",
+                "panels": [
+                    {
+                        "title": entry.label,
+                        "note": _place(entry),
+                        "colour": "",
+                        "image": figures.cells(layout, codes, legend, drawing.seed),
+                        "alt": f"UMAP of {entry.label}, cells coloured by {what}",
+                    }
+                    for entry, layout, codes in panels
+                ],
+            }
+        ],
+    )
+    return _page(part, name, content, suffix)
+
+
+def _place(entry: Entry) -> str:
+    if entry.rank:
+        return f"rank {entry.rank}, seed {entry.compared[0]['seed']}"
+    return f"{entry.kind if entry.kind == 'control' else 'not ranked'}, seed {entry.compared[0]['seed']}"
+
+
+def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
+    cells = drawing.cells
+    if cells.positions is None:
+        return []
+    positions, array = embedding.tissue(cells.positions)
+    of_batch = [np.flatnonzero(cells.batch == code) for code in range(len(cells.batches))]
+    shown = [code for code, members in enumerate(of_batch) if len(members)][:MAX_SECTIONS]
+    extent = np.max([np.ptp(positions[of_batch[code]], axis=0) for code in shown], axis=0)
+    colours = figures.legend(cells.batches).colours
+    directions = (
+        " Positions are rows and columns of a Visium array, drawn as distances, first row on top."
+        if array
+        else " The second coordinate runs downwards, as in images; all sections at one scale."
+    )
+    omitted = f" The first {len(shown)} of {len(of_batch)} batches." if len(shown) < len(of_batch) else ""
+    pages = []
+    if cells.label is not None:
+        legend = figures.legend(cells.labels, numbered=len(cells.labels) > len(figures.OKABE_ITO))
+        table = figures.palette(legend)
+        content = _render(
+            "grid",
+            caption="The labels on the tissue, one map per batch; the dot before its name has its colour in the "
+            f"UMAPs.{directions}{omitted}",
+            legend=legend,
+            missing="unlabelled" if (cells.label < 0).any() else None,
+            parts=[
+                {
+                    "title": "",
+                    "note": "",
+                    "panels": [
+                        {
+                            "title": cells.batches[code],
+                            "note": f"{len(of_batch[code]):,} cells",
+                            "colour": colours[code],
+                            "image": figures.tissue(
+                                positions[of_batch[code]], table[cells.label[of_batch[code]]], extent
+                            ),
+                            "alt": f"Tissue map of batch {cells.batches[code]}, cells coloured by label",
+                        }
+                        for code in shown
+                    ],
+                }
+            ],
+        )
+        pages.append(_page("tissue", f"{where}By label", content, f"{number}_label"))
+    if drawing.hues:
+        content = _render(
+            "grid",
+            caption="The first three principal components of each embedding as red, green and blue: cells that an "
+            "embedding holds for similar have similar colours. Good: layers and regions show, and have the same "
+            "colours in every section. Bad: a section has colours of its own (batch effect left), or colours are noise "
+            f"(biology lost). Colours of different methods can't be compared.{directions}",
+            legend=None,
+            missing=None,
+            parts=[
+                {
+                    "title": entry.label,
+                    "note": _place(entry),
+                    "panels": [
+                        {
+                            "title": cells.batches[code],
+                            "note": "",
+                            "colour": colours[code],
+                            "image": figures.tissue(positions[of_batch[code]], hue[of_batch[code]], extent, pixels=400),
+                            "alt": f"Tissue map of batch {cells.batches[code]}, cells coloured by their place in the "
+                            f"embedding of {entry.label}",
+                        }
+                        for code in shown[:MAX_COLOURED]
+                    ],
+                }
+                for entry, hue in drawing.hues
+            ],
+        )
+        pages.append(_page("tissue", f"{where}Embedding as colour", content, f"{number}_colour"))
+    return pages
+
+
+_SOFTWARE = {
+    "scib": (
+        "Luecken et al. Benchmarking atlas-level data integration in single-cell genomics. "
+        "Nat Methods 19, 41-50 (2022). doi:10.1038/s41592-021-01336-8"
+    ),
+    "bras": (
+        "Rautenstrauch & Ohler. Shortcomings of silhouette in single-cell integration benchmarking. "
+        "Nat Biotechnol (2025). doi:10.1038/s41587-025-02743-4"
+    ),
+    "umap": (
+        "McInnes, Healy, Saul & Grossberger. UMAP: Uniform Manifold Approximation and Projection. "
+        "J Open Source Softw 3, 861 (2018). doi:10.21105/joss.00861"
+    ),
+    "nextflow": (
+        "Di Tommaso et al. Nextflow enables reproducible computational workflows. "
+        "Nat Biotechnol 35, 316-319 (2017). doi:10.1038/nbt.3820"
+    ),
+    "multiqc": (
+        "Ewels, Magnusson, Lundin & Käller. MultiQC: summarize analysis results for multiple tools and samples in a "
+        "single report. Bioinformatics 32, 3047-3048 (2016). doi:10.1093/bioinformatics/btw354"
+    ),
+}
+
+
+def _methods(report: Report) -> list[dict[str, Any]]:
+    used = list(dict.fromkeys((e.method, e.params_id) for r in report.results for e in r.entries))
+    versions = _versions(report)
+    methods = []
+    for method, params_id in sorted(used, key=lambda key: list(report.cards).index(key[0])):
+        card = report.cards[method]
+        version = versions.get(card.package or "", "")
+        params = report.fit_params.get((method, params_id)) or card.defaults
+        methods.append(
+            {
+                "label": card.label if params_id == "default" else f"{card.label} ({params_id})",
+                "kind": card.kind,
+                "summary": card.summary,
+                "package": f"{card.package} {version}".strip() if card.package else "unbatch",
+                "params": [(key, _value(value)) for key, value in params.items()],
+                "licence": card.licence,
+            }
+        )
+    entering = {"batch": "batch", "bio": "biology", "other": "no mean"}
+    metrics = {
+        name: {**vars(info(name)), "enters": entering[key]}
+        for result in report.results
+        for key in entering
+        for name in result.metrics.get(key, [])
+    }
+    pages = [
+        _page("methods", "Methods compared", _render("methods", methods=methods), "compared"),
+        _page("methods", "Metrics", _render("metrics", metrics=list(metrics.values()), count=len(metrics)), "metrics"),
+        _page("methods", "Text for a paper", _paper(report, versions), "paper"),
+    ]
+    parts = _parameter_parts(report)
+    if parts:
+        pages.append(_page("methods", "Parameters of this run", _render("parameters", parts=parts), "parameters"))
+    return pages
+
+
+def _versions(report: Report) -> dict[str, str]:
+    found = dict(report.versions)
+    for result in report.results:
+        found |= result.versions
+        for row in result.rows:
+            found |= row.get("versions") or {}
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float | np.floating):
+        return f"{float(value):g}" if math.isfinite(value) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    if value is None:
+        return "not set"
+    return str(value)
+
+
+def _parameter_parts(report: Report) -> list[dict[str, Any]]:
+    """Run parameters: what is nested becomes a table of its own."""
+    top = [(str(k), _value(v)) for k, v in report.parameters.items() if not isinstance(v, dict)]
+    parts = [{"title": "This run", "entries": top}] if top else []
+    parts += [
+        {"title": str(key).replace("_", " ").capitalize(), "entries": [(str(k), _value(v)) for k, v in value.items()]}
+        for key, value in report.parameters.items()
+        if isinstance(value, dict) and value
+    ]
+    settings = {f"{r.name}: {k}" if report.several else k: v for r in report.results for k, v in r.settings.items()}
+    if settings:
+        parts.append({"title": "Settings of the scores", "entries": [(k, _value(v)) for k, v in settings.items()]})
+    return parts
+
+
+def _paper(report: Report, versions: dict[str, str]) -> str:
+    """Write a paragraph for a paper's methods, with numbered references."""
+    references: list[str] = []
+
+    def cite(*texts: str) -> str:
+        for text in texts:
+            if text not in references:
+                references.append(text)
+        return "[" + ",".join(str(references.index(text) + 1) for text in texts) + "]"
+
+    def version(package: str) -> str:
+        return f" {versions[package]}" if package in versions else ""
+
+    sentences = []
+    for result in report.results:
+        data = result.dataset
+        name = f"{result.name}: " if report.several else ""
+        labels = f" and {len(data['labels'])} labels" if result.labelled else ""
+        sentences.append(
+            f"{name}{data['cells']:,} cells with {data['genes']:,} genes from {len(data['batches'])} batches{labels} "
+            "were integrated."
+        )
+    methods = []
+    for method in dict.fromkeys(e.method for r in report.results for e in r.scored()):
+        card = report.cards[method]
+        source = f"{card.citation}{f' doi:{card.doi}' if card.doi else ''}"
+        package = f" ({card.package}{version(card.package)})" if card.package else ""
+        methods.append(f"{card.label}{package} {cite(source)}" if card.citation else f"{card.label}{package}")
+    seeds = len({row["seed"] for r in report.results for row in r.rows})
+    sentences.append(
+        f"Compared were {', '.join(methods)}, each with {seeds} random seed{'s' if seeds > 1 else ''}, by unbatch"
+        f"{version('unbatch')}, a Nextflow{version('nextflow')} pipeline {cite(_SOFTWARE['nextflow'])}."
+    )
+    first = report.results[0]
+    batch, bio = (
+        [title(n) for n in first.metrics.get(key, []) if any(e.metrics.get(n) for e in first.scored())]
+        for key in ("batch", "bio")
+    )
+    sources = [_SOFTWARE["scib"], *([_SOFTWARE["bras"]] if "BRAS" in batch else [])]
+    sentences.append(
+        f"Embeddings were scored with scib-metrics{version('scib-metrics')} {cite(*sources)}: batch mixing by "
+        f"{', '.join(batch)}"
+        + (f"; biology by {', '.join(bio)}; the total is {_weights(first)} of the means." if bio else ".")
+    )
+    if first.dataset.get("subsampled"):
+        sentences.append(f"Scores are over a stratified random subsample of {first.dataset['scored_cells']:,} cells.")
+    drawing = next((d for d in report.drawings.values() if d.umaps), None)
+    if drawing:
+        sentences.append(
+            f"UMAPs {cite(_SOFTWARE['umap'])} (umap-learn{version('umap-learn')}; {embedding.NEIGHBOURS} neighbours, "
+            f"minimum distance {embedding.MIN_DIST:g}, {embedding.EPOCHS} epochs, start from principal components, "
+            f"seed {drawing.seed}) show up to {max(len(d.chosen) for d in report.drawings.values()):,} cells, sampled "
+            "in proportion to batch and label."
+        )
+    sentences.append(f"The report was made with MultiQC{version('multiqc')} {cite(_SOFTWARE['multiqc'])}.")
+    own = (
+        f"unbatch{version('unbatch')}: tells batch from biology in single-cell and spatial transcriptomics (software)."
+    )
+    references.append(own)
+    return _render("paper", text=" ".join(sentences), references=references)
