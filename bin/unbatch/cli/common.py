@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -64,13 +63,9 @@ def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
         def wrapped(seed: int, device: str, threads: int | None, verbosity: str, debug: bool, **options: Any) -> None:
             run = Run(seed, device, threads or len(os.sched_getaffinity(0)), debug)
             _limit_threads(run.threads)
-            logging.basicConfig(
-                level=verbosity,
-                format="%(asctime)s %(message)s",
-                datefmt="%H:%M:%S",
-                stream=sys.stderr,
-                force=True,
-            )
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(_SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+            logging.basicConfig(handlers=[handler], force=True)
             # libraries report on themselves at INFO; the user asked about this program
             logging.getLogger().setLevel(logging.WARNING)
             log.setLevel(verbosity)
@@ -79,14 +74,14 @@ def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
             except UnbatchError as error:
                 if debug:
                     raise
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {safe_text(str(error))}", err=True)
                 sys.exit(error.exit_code)
             except (MemoryError, KeyboardInterrupt, click.ClickException):
                 raise
             except Exception as error:
                 if debug:
                     raise
-                text = " ".join(str(error).split())[:500]
+                text = safe_text(" ".join(str(error).split())[:500])
                 click.echo(
                     f"Error: unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)",
                     err=True,
@@ -146,7 +141,7 @@ def progress(items: Iterable[Any], label: str, name: Callable[[Any], str] = str)
     items = list(items)
     if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
         with click.progressbar(
-            items, label=label, item_show_func=lambda i: name(i) if i else "", file=sys.stderr
+            items, label=label, item_show_func=lambda i: safe_text(name(i)) if i else "", file=sys.stderr
         ) as bar:
             yield from bar
         return
@@ -157,5 +152,12 @@ def progress(items: Iterable[Any], label: str, name: Callable[[Any], str] = str)
 
 
 def safe_text(text: str) -> str:
-    """Text from outside without control characters, so that it cannot move a terminal's cursor or forge a log line."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text)
+    """Text from outside without what cannot be seen, so that it cannot move a terminal's cursor or forge a log line."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+class _SafeFormatter(logging.Formatter):
+    """Makes every message safe, as names from outside can be in any of them."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return safe_text(super().formatMessage(record))
