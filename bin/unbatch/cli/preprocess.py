@@ -73,45 +73,45 @@ def main(
     """
     import numpy as np
     from anndata import AnnData
-    from scipy.sparse import vstack
 
     from unbatch.data import io, preprocess, samples, schema
 
+    if label_key == batch_key:
+        raise InputError(f"--label-key and --batch-key are both {batch_key}, expected two columns")
     files, obs = _inspect(source, staged, counts_from)
     io.require_place(output, [source, *(file.path for file in files)])
     batch = preprocess.batches(obs, batch_key, source)
     label = preprocess.labels(obs, label_key, source) if label_key else None
     genes = samples.shared_genes(files, source)
-    # one file has all samples, so that each of them has its genes
-    group = obs["sample"] if len(files) > 1 else batch
-    sizes = {file.name: len(file.var) for file in files} if len(files) > 1 else dict.fromkeys(batch, len(genes))
+    # in one file, batches are all that tells its samples apart, and they have the same genes
+    several = len(files) > 1
+    group = np.asarray(obs["sample"] if several else batch)
+    sizes = {file.name: len(file.var) for file in files} if several else dict.fromkeys(batch.categories, len(genes))
     coordinates = samples.join_coordinates(files, group)
 
     reading = progress(files, "reading", name=lambda file: file.name)
-    counts = vstack([samples.read_counts(file, genes, allow_continuous) for file in reading], format="csr")
+    counts = samples.join_counts(reading, genes, allow_continuous)
     cells, found = preprocess.filters(counts, min_counts, min_genes, min_cells)
     losses = preprocess.losses(group, cells, sizes, len(genes))
-    _report(losses, found)
-    if not (cells.all() and found.all()):
-        counts = counts[cells][:, found]
-    obs, batch, genes = obs[cells], batch[cells].remove_unused_categories(), genes[found]
-    preprocess.require_batches(batch, batch_key, source, dropped=" left by the filters")
-    preprocess.require_expressed(counts, obs.index, group[cells], source)
+    _report_losses(losses, found)
+    counts = preprocess.subset(counts, cells, found)
+    obs, batch, group = obs[cells], batch[cells], group[cells]
+    preprocess.require_batches(batch, batch_key, source, " left by the filters")
+    preprocess.require_expressed(counts, obs.index, group, source)
 
     obs, renamed = preprocess.free_reserved(preprocess.tidy(obs), batch_key, label_key)
     for old, new in renamed.items():
         log.info("column %s of the input is kept as %s", old, new)
     obs["batch"] = batch
-    strata = batch.codes.astype(int)
     if label is not None:
-        obs["label"] = label = label[cells].remove_unused_categories()
-        strata = strata * (len(label.categories) + 1) + label.codes
+        label = label[cells].remove_unused_categories()
+        obs["label"] = label
         _report_labels(label, label_key)
-    totals = preprocess.totals(counts)
-    obs["size_factor"] = totals / totals.mean()
-    obs["split"] = preprocess.folds(strata, np.random.default_rng(run.seed))
-    X = preprocess.log_normalise(counts, obs["size_factor"].to_numpy())
-    var = preprocess.tidy(files[0].var.loc[genes])
+    size_factor = preprocess.size_factors(counts)
+    obs["size_factor"] = size_factor
+    obs["split"] = preprocess.folds(batch, label, np.random.default_rng(run.seed))
+    X = preprocess.log_normalise(counts, size_factor)
+    var = preprocess.tidy(files[0].var.loc[genes[found]])
     var["highly_variable"] = preprocess.highly_variable(X, batch, n_top_genes)
     adata = AnnData(X, obs=obs, var=var, layers={"counts": counts})
     if coordinates is not None:
@@ -124,7 +124,7 @@ def main(
         "counts": "integer" if preprocess.is_whole(counts) else "continuous",
         "losses": losses,
     }
-    if len(files) == 1:
+    if not several:
         _add_truth(adata, samples.read_truth(files[0]), cells, found)
     schema.validate(adata, "dataset", output)
     io.write_h5ad(adata, output)
@@ -147,7 +147,7 @@ def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tup
     return files, samples.join_cells(files, rows)
 
 
-def _report(losses: "pd.DataFrame", found: "np.ndarray") -> None:
+def _report_losses(losses: "pd.DataFrame", found: "np.ndarray") -> None:
     for sample, row in losses.iterrows():
         log.info(
             "%s: %d genes, %d of them not in all samples; %d cells, %d of them dropped",

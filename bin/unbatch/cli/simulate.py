@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 def main(run: Run, output: Path, **options: Any) -> None:
     """Simulate samples of a layered tissue with a known batch effect.
 
-    POPARI's generative model with BatchBlend's additive term: 11 metagenes, 9 cell types and 4 layers. The truth is kept
-    in obs (cell_type, domain), obsm/X_true, varm/metagenes_true and uns/unbatch/truth. The defaults are those of the
-    thesis. Values are continuous unless --noise nb is given; preprocess takes them with --allow-continuous.
+    POPARI's generative model with BatchBlend's additive term: 11 metagenes, 9 cell types and 4 layers. The truth is
+    kept in obs (cell_type, domain), obsm/X_true, varm/metagenes_true and uns/unbatch/truth. The defaults are those of
+    the thesis. Values are continuous unless --noise nb is given; preprocess takes them with --allow-continuous.
     """
     import numpy as np
 
@@ -60,7 +60,7 @@ def main(run: Run, output: Path, **options: Any) -> None:
     truth = draw_truth(parameters, rng)
     adata = _annotated(truth, run.seed)
     log.info("%d batches of %d cells, %d genes", parameters.batches, parameters.cells, parameters.genes)
-    io.write_h5ad(adata, output, X=draw_expression(truth, rng))
+    io.write_h5ad(adata, output, X=draw_expression(truth, rng, run.threads))
     log.info("wrote %s", output)
 
 

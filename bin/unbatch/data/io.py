@@ -40,32 +40,39 @@ def require_file(path: Path) -> Path:
 
 
 @contextmanager
-def open_h5ad(path: str | Path) -> "Iterator[h5py.File]":
-    """Open an h5ad file to read parts of it in the block, which should do nothing else.
+def open_hdf5(path: str | Path, kind: str = "h5ad", needed: Iterable[str] = ("obs", "var")) -> "Iterator[h5py.File]":
+    """Open an HDF5 file to read parts of it in the block, which should do nothing else.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        What it should be, for messages.
+    needed
+        What such a file has; anything else is refused.
 
     Raises
     ------
     InputError
-        If the file is missing, not an h5ad, or what the block reads of it is damaged.
+        If the file is missing, of another kind, or what the block reads of it is damaged.
     """
     import h5py
 
     path = require_file(Path(path))
     if not h5py.is_hdf5(path):
-        raise InputError(f"{path}: not an h5ad file (no HDF5 signature), expected one written by anndata")
+        raise InputError(f"{path}: not an {kind} file (no HDF5 signature)")
     try:
         with h5py.File(path, "r") as file:
-            absent = {"obs", "var"} - set(file)
+            absent = [name for name in needed if name not in file]
             if absent:
-                raise InputError(
-                    f"{path}: not an h5ad file, {' and '.join(sorted(absent))} is missing; found {sorted(file)}"
-                )
+                raise InputError(f"{path}: not an {kind} file, {' and '.join(absent)} is missing; found {sorted(file)}")
             yield file
     except InputError:
         raise
     except Exception as error:
         # h5py and anndata raise OSError, RuntimeError, KeyError and their own types, depending on where the damage is
-        raise InputError(f"{path}: truncated or damaged h5ad file ({_first_line(error)})") from error
+        raise InputError(f"{path}: truncated or damaged {kind} file ({_first_line(error)})") from error
 
 
 def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData":
@@ -87,7 +94,7 @@ def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData"
     from anndata import AnnData
     from anndata.io import read_elem
 
-    with open_h5ad(path) as file:
+    with open_hdf5(path) as file:
         wanted = [key for key in file if key not in ("obs", "var")] if slots is None else list(slots)
         parts: dict[str, Any] = {"obs": read_elem(file["obs"]), "var": read_elem(file["var"])}
         for slot in wanted:
@@ -118,7 +125,7 @@ def read_csr(path: str | Path, slot: str) -> "csr_matrix":
     from anndata.io import read_elem
     from scipy.sparse import csr_matrix, vstack
 
-    with open_h5ad(path) as file:
+    with open_hdf5(path) as file:
         stored = file[slot]
         dtype = stored["data"].dtype if isinstance(stored, h5py.Group) else stored.dtype
         if dtype.kind not in "biuf":
@@ -186,8 +193,8 @@ def write_h5ad(adata: "AnnData", path: str | Path, X: "Iterable[np.ndarray | csr
     path
         File to write.
     X
-        Row blocks of X, all dense or all CSR, appended one by one so that the whole matrix is never in memory, and not
-        compressed. None writes ``adata.X``.
+        Row blocks of X, all dense or all CSR, appended one by one so that the whole matrix is never in memory. CSR is
+        compressed with lzf, which is faster than gzip; dense noise would hardly shrink. None writes ``adata.X``.
     """
     with replacing(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
@@ -210,8 +217,9 @@ def _append_blocks(path: Path, blocks: "Iterable[np.ndarray | csr_matrix]") -> N
                 file["X"].resize(rows + len(block), axis=0)
                 file["X"][rows:] = block
         else:
-            # 32-bit row pointers end at 2^31 values
-            write_elem(file, "X", first, dataset_kwargs={"indptr_dtype": np.int64})
+            # 32-bit row pointers would end at 2^31 values
+            options = {"indptr_dtype": np.int64, "compression": "lzf", "shuffle": True}
+            write_elem(file, "X", first, dataset_kwargs=options)
             stored = sparse_dataset(file["X"])
             for block in blocks:
                 stored.append(block)

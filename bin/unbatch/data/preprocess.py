@@ -30,15 +30,13 @@ def batches(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
     InputError
         If the column or the batch of a cell is missing, there is only one batch, or one has too few cells.
     """
-    values = _text(_column(obs, key, source, "batch-key"))
-    values = values.mask(values == "")
-    lost = values.isna()
+    batch = _without(_categorical(_column(obs, key, source, "batch-key")), [""])
+    lost = batch.isna()
     if lost.any():
         raise InputError(
             f"{source}: {key} is missing in {lost.sum()} cells (the first is {obs.index[lost.argmax()]}), expected the "
             "batch of every cell"
         )
-    batch = pd.Categorical(values, categories=_order(obs[key], values))
     require_batches(batch, key, source)
     return batch
 
@@ -64,7 +62,8 @@ def require_batches(batch: pd.Categorical, key: str, source: Path, dropped: str 
     small = sizes[sizes < MIN_BATCH]
     if len(small):
         raise InputError(
-            f"{source}: batch {small.index[0]} of {key} has {small.iloc[0]} cells{dropped}, expected {MIN_BATCH} or more"
+            f"{source}: batch {small.index[0]} of {key} has {small.iloc[0]} cells{dropped}, expected {MIN_BATCH} or "
+            "more"
         )
     if len(sizes) < 2:
         raise InputError(f"{source}: {key} has one batch only ({sizes.index[0]}), expected two or more")
@@ -78,11 +77,15 @@ def labels(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
     InputError
         If the column is missing or no cell has a label.
     """
-    values = _text(_column(obs, key, source, "label-key"))
-    values = values.mask(values.str.strip().str.lower().isin(NO_LABEL))
-    if values.isna().all():
+    label = _categorical(_column(obs, key, source, "label-key"))
+    label = _without(label, [name for name in label.categories if name.strip().lower() in NO_LABEL])
+    if label.isna().all():
         raise InputError(f"{source}: {key} has no label in any cell, expected cell types or domains")
-    return pd.Categorical(values, categories=_order(obs[key], values))
+    return label
+
+
+def _without(values: pd.Categorical, names: list[str]) -> pd.Categorical:
+    return values.remove_categories(values.categories.intersection(names))
 
 
 def _column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series:
@@ -93,20 +96,14 @@ def _column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series
     return obs[key]
 
 
-def _text(values: pd.Series) -> pd.Series:
-    """Values as text; whole numbers without .0, which they get where one is missing."""
+def _categorical(values: pd.Series) -> pd.Categorical:
+    """Categories of text: in their own order if the column had one, else in order of appearance."""
+    # a whole number is a float where another one is missing: convert_dtypes brings it back
+    text = values.astype(object).convert_dtypes().astype("string").astype(object)
+    used = text.dropna().unique()
     if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(values.cat.categories.dtype)
-    return values.convert_dtypes().astype("string").astype(object).where(values.notna(), None)
-
-
-def _order(original: pd.Series, values: pd.Series) -> list[str]:
-    """Categories in use: in their own order if the column had one, else in order of appearance."""
-    used = list(pd.unique(values.dropna()))
-    if isinstance(original.dtype, pd.CategoricalDtype):
-        place = {str(name): number for number, name in enumerate(original.cat.categories)}
-        used.sort(key=lambda name: place.get(name, len(place)))
-    return used
+        used = values.cat.categories[values.cat.categories.isin(values)].astype(str)
+    return pd.Categorical(text, categories=used)
 
 
 def free_reserved(obs: pd.DataFrame, batch_key: str, label_key: str | None) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -124,11 +121,10 @@ def free_reserved(obs: pd.DataFrame, batch_key: str, label_key: str | None) -> t
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Make a table that h5ad can hold: what is neither number nor truth value becomes categories of text."""
-    tidied = pd.DataFrame(index=table.index.rename(None))
-    for name, values in table.items():
-        plain = values.dtype.kind in "biuf"
-        tidied[str(name)] = values if plain else pd.Categorical(_text(values))
-    return tidied
+    columns = {
+        str(name): values if values.dtype.kind in "biuf" else _categorical(values) for name, values in table.items()
+    }
+    return pd.DataFrame(columns, index=table.index.rename(None))
 
 
 def filters(
@@ -151,14 +147,23 @@ def filters(
         Truth values of shape (cells,) and (genes,).
     """
     genes = np.bincount(counts.indices, minlength=counts.shape[1]) >= min_cells
-    if not genes.all():
-        counts = counts[:, genes]
-    return (totals(counts) >= min_counts) & (np.diff(counts.indptr) >= min_genes), genes
+    counts = subset(counts, np.ones(counts.shape[0], dtype=bool), genes)
+    return (_totals(counts) >= min_counts) & (np.diff(counts.indptr) >= min_genes), genes
 
 
-def totals(counts: "csr_matrix") -> np.ndarray:
-    """Total counts of each cell as float64, shape (cells,)."""
-    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+def subset(counts: "csr_matrix", cells: np.ndarray, genes: np.ndarray) -> "csr_matrix":
+    """Keep cells and genes, given as truth values, without a copy where all are kept."""
+    if not cells.all():
+        counts = counts[cells]
+    return counts if genes.all() else counts[:, genes]
+
+
+def _totals(counts: "csr_matrix") -> np.ndarray:
+    """Total of each cell as float64; scipy's sum would make a float64 copy of all values."""
+    totals = np.zeros(counts.shape[0])
+    filled = np.diff(counts.indptr) > 0
+    totals[filled] = np.add.reduceat(counts.data, counts.indptr[:-1][filled], dtype=np.float64)
+    return totals
 
 
 def is_whole(counts: "csr_matrix", block: int = 2**22) -> bool:
@@ -169,15 +174,15 @@ def is_whole(counts: "csr_matrix", block: int = 2**22) -> bool:
     )
 
 
-def require_expressed(counts: "csr_matrix", cells: pd.Index, group: pd.Series | pd.Categorical, source: Path) -> None:
-    """Check that every cell has counts.
+def require_expressed(counts: "csr_matrix", cells: pd.Index, group: np.ndarray, source: Path) -> None:
+    """Check that there are genes and that every cell has counts.
 
     Parameters
     ----------
     counts
         Shape (cells, genes), without stored zeros.
     cells, group
-        Name of each cell and what it belongs to, for the message.
+        Names of the cells and of their samples, each of shape (cells,), for the message.
     source
         File that they are from.
 
@@ -186,40 +191,47 @@ def require_expressed(counts: "csr_matrix", cells: pd.Index, group: pd.Series | 
     InputError
         If not.
     """
+    if not counts.shape[1]:
+        raise InputError(f"{source}: no gene is left by --min-cells, expected a smaller number")
     empty = np.flatnonzero(np.diff(counts.indptr) == 0)
     if len(empty):
-        first = empty[0]
+        sizes = pd.Series(group[empty]).value_counts()
+        where = ", ".join(f"{size} in {name}" for name, size in sizes.items())
         raise InputError(
-            f"{source}: {len(empty)} cells have no counts at all (the first is {cells[first]} of {pd.Series(group).iloc[first]}), "
+            f"{source}: cells without any counts in the shared genes: {where} (the first is {cells[empty[0]]}), "
             "expected counts in every cell; --min-counts 1 drops them"
         )
 
 
-def losses(group: pd.Series | pd.Categorical, kept: np.ndarray, genes: dict[str, int], shared: int) -> pd.DataFrame:
+def losses(group: np.ndarray, kept: np.ndarray, genes: dict[str, int], shared: int) -> pd.DataFrame:
     """Say what each sample lost.
 
     Parameters
     ----------
     group
-        Sample of each cell before filtering, shape (cells,).
+        Name of each cell's sample before filtering, shape (cells,).
     kept
         Which cells are kept, shape (cells,).
     genes
-        Genes of each sample in its file.
+        Number of genes in the file of each sample.
     shared
-        Genes that all samples have.
+        Number of genes that all samples have.
 
     Returns
     -------
     pd.DataFrame
         ``genes``, ``genes_not_shared``, ``cells`` and ``cells_dropped`` by sample.
     """
-    table = pd.DataFrame({"sample": np.asarray(group).astype(str), "dropped": ~kept})
-    table = table.groupby("sample", sort=False)["dropped"].agg(cells="size", cells_dropped="sum")
-    found = pd.Series(genes).reindex(table.index)
-    table.insert(0, "genes", found)
-    table.insert(1, "genes_not_shared", found - shared)
-    return table.rename_axis(None)
+    table = pd.DataFrame({"genes": genes})
+    table["genes_not_shared"] = table["genes"] - shared
+    dropped = pd.Series(~kept).groupby(group)
+    return table.assign(cells=dropped.size(), cells_dropped=dropped.sum())
+
+
+def size_factors(counts: "csr_matrix") -> np.ndarray:
+    """Total of each cell over the mean of all cells, float64, shape (cells,)."""
+    totals = _totals(counts)
+    return totals / totals.mean()
 
 
 def log_normalise(counts: "csr_matrix", size_factor: np.ndarray) -> "csr_matrix":
@@ -278,15 +290,15 @@ def highly_variable(X: "csr_matrix", batch: pd.Categorical, n_top: int) -> np.nd
     return table["highly_variable"].to_numpy(dtype=bool)
 
 
-def folds(strata: np.ndarray, rng: np.random.Generator, n: int = 5) -> np.ndarray:
-    """Deal cells into folds so that every stratum is spread as evenly as it can be.
+def folds(batch: pd.Categorical, label: pd.Categorical | None, rng: np.random.Generator, n: int = 5) -> np.ndarray:
+    """Deal cells into folds so that every label of every batch is spread as evenly as it can be.
 
     Parameters
     ----------
-    strata
-        Stratum of each cell, shape (cells,).
+    batch, label
+        Of every cell; cells without a label are a label of their own.
     rng
-        Source of the random order within a stratum.
+        Source of the random order of cells of the same batch and label.
     n
         Number of folds.
 
@@ -295,8 +307,9 @@ def folds(strata: np.ndarray, rng: np.random.Generator, n: int = 5) -> np.ndarra
     np.ndarray
         Fold of each cell, 0 to n - 1, int8, shape (cells,). Fold sizes differ by 1 at most.
     """
-    # dealing goes on from one stratum to the next, so that small strata do not all fill the first folds
-    order = np.lexsort((rng.random(len(strata)), strata))
-    fold = np.empty(len(strata), dtype=np.int8)
-    fold[order] = np.arange(len(strata)) % n
+    strata = [batch.codes] if label is None else [label.codes, batch.codes]
+    order = np.lexsort((rng.random(len(batch)), *strata))
+    fold = np.empty(len(batch), dtype=np.int8)
+    # dealing goes on from one stratum to the next, so that small ones do not all fill the first folds
+    fold[order] = np.arange(len(batch)) % n
     return fold

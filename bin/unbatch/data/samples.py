@@ -1,8 +1,7 @@
 """Reading samples: first the names in each file, which is fast and finds most mistakes, then the counts."""
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ from unbatch.data.samplesheet import Row
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import h5py
     from scipy.sparse import csr_matrix
 
@@ -141,7 +142,15 @@ def read_counts(sample: Sample, genes: pd.Index, continuous: bool = False) -> "c
     counts.sum_duplicates()
     counts.eliminate_zeros()
     _check_counts(counts, sample, genes, continuous)
-    return counts.astype(np.float32)
+    return counts.astype(np.float32, copy=False)
+
+
+def join_counts(samples: Iterable[Sample], genes: pd.Index, continuous: bool = False) -> "csr_matrix":
+    """Read the counts of all samples (`read_counts`) and put them below each other."""
+    from scipy.sparse import vstack
+
+    parts = [read_counts(sample, genes, continuous) for sample in samples]
+    return parts[0] if len(parts) == 1 else vstack(parts, format="csr")
 
 
 def _check_counts(counts: "csr_matrix", sample: Sample, genes: pd.Index, continuous: bool) -> None:
@@ -183,13 +192,14 @@ def _some(names: Iterable[Any], limit: int = 5) -> str:
 def _inspect_h5ad(path: Path, name: str, counts_from: str | None) -> Sample:
     from anndata.io import read_elem
 
-    with io.open_h5ad(path) as file:
-        present = [slot for slot in COUNT_SLOTS if slot in file]
-        slot = counts_from or next(iter(present), None)
+    with io.open_hdf5(path) as file:
+        slot = counts_from or next((slot for slot in COUNT_SLOTS if slot in file), None)
         if slot is None or slot not in file:
-            raise InputError(
-                f"{path}: no counts in {counts_from or ', '.join(COUNT_SLOTS)}; found {', '.join(present) or 'none'}"
-            )
+            present = [
+                name for name in ("X", "raw/X", *(f"layers/{key}" for key in file.get("layers", ()))) if name in file
+            ]
+            found = ", ".join(present) or "no matrix"
+            raise InputError(f"{path}: no counts in {counts_from or ', '.join(COUNT_SLOTS)}; found {found}")
         obs = read_elem(file["obs"])
         var = read_elem(file["raw/var" if slot == "raw/X" else "var"])
         coordinates = next((read_elem(file[key]) for key in _COORDINATE_SLOTS if key in file), None)
@@ -216,30 +226,14 @@ def _usable(coordinates: Any, cells: int) -> tuple[np.ndarray | None, str]:
 # 10x and Space Ranger -------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _open_10x(path: Path) -> "Iterator[h5py.Group]":
-    import h5py
-
-    io.require_file(path)
-    if not h5py.is_hdf5(path):
-        raise InputError(f"{path}: not an HDF5 file, expected a 10x feature-barcode matrix")
-    try:
-        with h5py.File(path, "r") as file:
-            if "matrix/features" not in file:
-                raise InputError(
-                    f"{path}: not a 10x matrix of Cell Ranger 3 or newer (matrix/features is missing), found {sorted(file)}"
-                )
-            yield file["matrix"]
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path}: truncated or damaged 10x file ({type(error).__name__}: {error})") from error
+def _open_10x(path: Path) -> "AbstractContextManager[h5py.File]":
+    return io.open_hdf5(path, "10x HDF5 (Cell Ranger 3 or newer)", ["matrix/features"])
 
 
 def _inspect_10x(path: Path, name: str) -> Sample:
-    with _open_10x(path) as matrix:
-        barcodes = matrix["barcodes"].asstr()[:]
-        features = {key: matrix["features"][key].asstr()[:] for key in ("id", "name", "feature_type")}
+    with _open_10x(path) as file:
+        barcodes = file["matrix/barcodes"].asstr()[:]
+        features = {key: file["matrix/features"][key].asstr()[:] for key in ("id", "name", "feature_type")}
     columns = np.flatnonzero(features["feature_type"] == "Gene Expression")
     var = pd.DataFrame({"gene_symbol": features["name"][columns]}, index=features["id"][columns])
     return Sample(
@@ -250,9 +244,9 @@ def _inspect_10x(path: Path, name: str) -> Sample:
 def _read_10x_matrix(sample: Sample) -> "csr_matrix":
     from scipy.sparse import csr_matrix
 
-    with _open_10x(sample.matrix) as matrix:
-        genes, cells = matrix["shape"][:]
-        parts = tuple(matrix[key][:] for key in ("data", "indices", "indptr"))
+    with _open_10x(sample.matrix) as file:
+        genes, cells = file["matrix/shape"][:]
+        parts = tuple(file["matrix"][key][:] for key in ("data", "indices", "indptr"))
         # genes x cells by column is cells x genes by row
         counts = csr_matrix(parts, shape=(cells, genes))
         counts.check_format(full_check=True)
@@ -351,7 +345,7 @@ def join_cells(samples: list[Sample], rows: list[Row]) -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def join_coordinates(samples: list[Sample], group: pd.Series | pd.Categorical) -> np.ndarray | None:
+def join_coordinates(samples: list[Sample], group: np.ndarray) -> np.ndarray | None:
     """Coordinates of all cells, or None (the log says why) unless every cell has them in as many dimensions.
 
     Parameters
@@ -359,7 +353,7 @@ def join_coordinates(samples: list[Sample], group: pd.Series | pd.Categorical) -
     samples
         All samples.
     group
-        What each cell belongs to, to say which groups have cells without coordinates.
+        Name of each cell's sample, shape (cells,), to say which of them lack coordinates.
     """
     lacking = [f"{sample.name} {sample.lacks}" for sample in samples if sample.coordinates is None]
     if lacking:
@@ -391,7 +385,7 @@ def read_truth(sample: Sample) -> dict[str, dict[str, Any]]:
     """
     from anndata.io import read_elem
 
-    with io.open_h5ad(sample.path) as file:
+    with io.open_hdf5(sample.path) as file:
         truth = {
             axis: {key: read_elem(file[axis][key]) for key in file.get(axis, ()) if key.endswith("_true")}
             for axis in ("obsm", "varm")

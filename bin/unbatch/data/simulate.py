@@ -8,7 +8,9 @@ additive batch term of the BatchBlend thesis, section 2.1: cell i of batch t has
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from itertools import batched
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -51,7 +53,7 @@ _SHIFTED_MIX = (
     {"Excitatory L3": 0.2, "Excitatory L4": 0.2, "Inhibitory L4": 0.53, "Non-neuron": 0.07},
 )
 
-# Values drawn at once: 32 MB as float64. Counts depend on it, as it decides which random numbers a cell gets.
+# Values in a block: 32 MB as float64. The values depend on it, as every block has its own random numbers.
 _BLOCK = 2**22
 
 # Smallest and largest value of each numeric parameter. With fewer than 10 genes int(0.1 * genes) is 0 and
@@ -193,8 +195,10 @@ def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
         mix = _SHIFTED_MIX if p.mix == "shifted" and batch % 2 else _MIX
         cell_type.append(_cell_types(layer, mix, rng))
         amounts.append(_amounts(cell_type[-1], p.sigma_x, p.size_scale, rng))
-        hit = rng.choice(METAGENES, round(p.share_beta * METAGENES), replace=False)
-        beta[batch, hit] = np.abs(rng.normal(0, p.sigma_beta, len(hit)))
+        # as many random numbers whatever the parameters, so that the same seed gives the same cells with another effect
+        size, hit = np.abs(rng.normal(0, p.sigma_beta, METAGENES)), rng.permutation(METAGENES)
+        hit = hit[: round(p.share_beta * METAGENES)]
+        beta[batch, hit] = size[hit]
     batch = np.repeat(np.arange(p.batches), p.cells)
     amounts = np.concatenate(amounts)
     gene_factors = np.exp(rng.normal(0, p.sigma_gene, (p.batches, p.genes)))
@@ -217,7 +221,7 @@ def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
     )
 
 
-def draw_expression(truth: Truth, rng: np.random.Generator) -> Iterator["np.ndarray | csr_matrix"]:
+def draw_expression(truth: Truth, rng: np.random.Generator, threads: int = 1) -> Iterator["np.ndarray | csr_matrix"]:
     """Draw the expression values, some cells at a time, so that memory does not grow with the data.
 
     Parameters
@@ -226,6 +230,8 @@ def draw_expression(truth: Truth, rng: np.random.Generator) -> Iterator["np.ndar
         What `draw_truth` returned.
     rng
         Source of all random numbers.
+    threads
+        Blocks that are drawn at the same time; the values do not depend on it.
 
     Yields
     ------
@@ -236,13 +242,18 @@ def draw_expression(truth: Truth, rng: np.random.Generator) -> Iterator["np.ndar
     from scipy.sparse import csr_matrix
 
     p = truth.parameters
-    block = max(1, _BLOCK // p.genes)
-    for start in range(0, len(truth.batch), block):
+
+    def draw(start: int, rng: np.random.Generator) -> "np.ndarray | csr_matrix":
         mean = truth.mean(slice(start, start + block))
         if p.noise == "gaussian":
-            yield np.abs(mean + rng.normal(0, p.sigma_y / p.genes, mean.shape)).astype(np.float32)
-        else:
-            yield csr_matrix(_counts(mean, p.dispersion, rng), dtype=np.float32)
+            return np.abs(mean + rng.normal(0, p.sigma_y / p.genes, mean.shape)).astype(np.float32)
+        return csr_matrix(_counts(mean, p.dispersion, rng), dtype=np.float32)
+
+    block = max(1, _BLOCK // p.genes)
+    starts = range(0, len(truth.batch), block)
+    with ThreadPoolExecutor(threads) as pool:
+        for jobs in batched(zip(starts, rng.spawn(len(starts)), strict=True), threads):
+            yield from pool.map(draw, *zip(*jobs, strict=True))
 
 
 def _counts(mean: np.ndarray, dispersion: float, rng: np.random.Generator) -> np.ndarray:
