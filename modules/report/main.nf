@@ -1,0 +1,27 @@
+include { quote } from '../arguments'
+
+process REPORT {
+    tag 'report'
+    label 'process_medium'
+
+    input:
+    tuple path(scores), path(datasets), path(fits), path(cards), val(about)
+
+    output:
+    path 'report', emit: content
+    tuple val(task.process), eval('report --version'), topic: 'versions'
+
+    script:
+    def dataset_options = [datasets].flatten().collect { file -> "--dataset ${file}" }.join(' ')
+    def fit_options = [fits].flatten().collect { file -> "--fit ${file}" }.join(' ')
+    """
+    printf '%s' ${quote(groovy.json.JsonOutput.toJson(about))} > run.json
+    report ${scores} ${dataset_options} ${fit_options} --methods ${cards} --parameters run.json \\
+        --threads ${task.cpus} -o report
+    """
+
+    stub:
+    """
+    mkdir report
+    """
+}

@@ -1,0 +1,187 @@
+// Checks of the parameters against nextflow_schema.json, the help text, and what they stand for.
+// Own code, as the plugin for it has to be downloaded.
+
+def readSchema() {
+    new groovy.json.JsonSlurper().parseText(file("${projectDir}/nextflow_schema.json").text)
+}
+
+def readCards() {
+    new org.yaml.snakeyaml.Yaml().load(file("${projectDir}/assets/methods.yml").text)
+}
+
+// All parameters by name, in the order of the schema
+def describedParameters(schema) {
+    schema['$defs'].values().collectEntries { section -> section.properties }
+}
+
+def helpText(schema) {
+    def width = describedParameters(schema).keySet().collect { name -> name.length() }.max() + 4
+    def sections = schema['$defs'].values().collect { section ->
+        def lines = section.properties.collect { name, rule ->
+            def hints = [rule['enum'] ? rule['enum'].join('|') : rule.type]
+            if (rule['default'] != null && rule.type != 'boolean') {
+                hints << "default ${rule['default']}".toString()
+            }
+            "  ${('--' + name).padRight(width)}${rule.description} [${hints.join(', ')}]"
+        }
+        "${section.title}\n${lines.join('\n')}"
+    }
+    """
+unbatch ${workflow.manifest.version}: ${workflow.manifest.description}
+
+  nextflow run . --input sheet.csv --label_key cell_type --outdir results
+  nextflow run . --simulate
+
+${sections.join('\n\n')}
+
+Methods: ${readCards().keySet().join(', ')}
+"""
+}
+
+// What is wrong with the parameters, one sentence each; an empty list when nothing is
+def parameterErrors(given, schema) {
+    def known = describedParameters(schema)
+    // Nextflow hands --batch-key over as 'batch-key' and as 'batchKey': one of the two is enough to complain about
+    def dashed = given.keySet().findAll { name -> name.contains('-') }
+    def doubles = dashed.collect { name -> camelCase(name) }
+    def unknown = given.keySet().findAll { name -> !known.containsKey(name) && !doubles.contains(name) }
+    def typos = unknown.collect { name -> "--${name}: no such parameter${suggestion(name.replace('-', '_'), known.keySet(), '--')}" }
+    def wrong = known
+        .collect { name, rule -> [name, rule, given[name]] }
+        .findAll { _name, _rule, value -> value != null }
+        .collect { name, rule, value -> valueError(name, rule, value) }
+        .findAll { message -> message != null }
+    (typos + wrong + combinationErrors(given)).collect { message -> message.toString() }
+}
+
+def valueError(name, rule, value) {
+    def type = [
+        string: value instanceof CharSequence || value instanceof Number,
+        integer: value instanceof Integer || value instanceof Long,
+        number: value instanceof Number,
+        boolean: value instanceof Boolean,
+    ]
+    if (!type[rule.type]) {
+        def article = rule.type == 'integer' ? 'a whole number' : rule.type == 'boolean' ? 'true or false' : "a ${rule.type == 'string' ? 'text' : 'number'}"
+        def found = value == true ? 'nothing' : "'${value}'"
+        return "--${name}: found ${found}, ${article} was expected (${rule.description})"
+    }
+    if (rule['enum'] && !rule['enum'].contains(value.toString())) {
+        return "--${name}: found '${value}', expected one of ${rule['enum'].join(', ')}${suggestion(value.toString(), rule['enum'], '')}"
+    }
+    if (rule.minimum != null && value < rule.minimum) {
+        return "--${name}: found ${value}, expected ${rule.minimum} or more"
+    }
+    if (rule.maximum != null && value > rule.maximum) {
+        return "--${name}: found ${value}, expected ${rule.maximum} or less"
+    }
+    if (rule.pattern && !(value.toString() ==~ rule.pattern)) {
+        return "--${name}: found '${value}', expected ${rule.description} (${rule.pattern})"
+    }
+    if (rule.exists && !file(value.toString()).exists()) {
+        return "--${name}: ${value}: no such file"
+    }
+    null
+}
+
+def combinationErrors(given) {
+    def errors = []
+    if (given.simulate && given.input) {
+        errors << '--simulate and --input: give one of the two, they name different data'
+    }
+    if (!given.simulate && !given.input) {
+        errors << '--input: missing; name a samplesheet or an h5ad file, or use --simulate'
+    }
+    def cards = readCards()
+    def wanted = methodNames(given.methods)
+    if (wanted.isEmpty()) {
+        errors << "--methods: names no method, expected some of ${cards.keySet().join(', ')}"
+    }
+    errors + wanted
+        .findAll { method -> !cards.containsKey(method) }
+        .collect { method -> "--methods: no method '${method}'${suggestion(method, cards.keySet(), '')}; there are ${cards.keySet().join(', ')}" }
+}
+
+def methodNames(text) {
+    text.toString() == 'all' ? readCards().keySet().toList() : text.toString().tokenize(',').collect { name -> name.trim() }.findAll { name -> name }.unique()
+}
+
+def camelCase(name) {
+    name.replaceAll(/-([a-zA-Z0-9])/) { _all, letter -> letter.toUpperCase() }
+}
+
+// ", did you mean --batch_key?" for the closest name, nothing when none is close
+def suggestion(name, names, prefix) {
+    def closest = names.min { other -> editDistance(name.toLowerCase(), other.toLowerCase()) }
+    def near = closest && editDistance(name.toLowerCase(), closest.toLowerCase()) <= Math.max(2, name.length().intdiv(3))
+    near ? ", did you mean ${prefix}${closest}?" : ''
+}
+
+// Levenshtein distance, row by row
+def editDistance(a, b) {
+    def first = (0..b.length()).toList()
+    def last = (0..<a.length()).inject(first) { row, i ->
+        (0..<b.length()).inject([i + 1]) { next, j ->
+            def swap = row[j] + (a[i] == b[j] ? 0 : 1)
+            next + [[next[j] + 1, row[j + 1] + 1, swap].min()]
+        }
+    }
+    last[-1]
+}
+
+// Parameters of each method from the YAML file: method -> name -> value
+def methodParameters(path, methods) {
+    if (!path) {
+        return [:]
+    }
+    def content = new org.yaml.snakeyaml.Yaml().load(file(path).text) ?: [:]
+    if (!(content instanceof Map) || content.values().any { value -> !(value instanceof Map) }) {
+        error("${path}: expected method -> name -> value, as in 'harmony: {n_components: 50}'")
+    }
+    def unknown = content.keySet().find { method -> !readCards().containsKey(method) }
+    if (unknown) {
+        error("${path}: no method '${unknown}'${suggestion(unknown.toString(), readCards().keySet(), '')}")
+    }
+    def unused = content.keySet().findAll { method -> !methods.contains(method) }
+    if (unused) {
+        log.warn("${path}: parameters of ${unused.join(', ')} are not used, --methods does not name them")
+    }
+    content
+}
+
+// Every method with every seed
+def fitPlan(given) {
+    def cards = readCards()
+    def methods = methodNames(given.methods)
+    def own = methodParameters(given.method_params, methods)
+    methods.collectMany { method ->
+        def settings = own[method] ?: [:]
+        def id = settings ? 'p' + groovy.json.JsonOutput.toJson(settings).md5().take(6) : 'default'
+        (0..<given.seeds).collect { seed ->
+            [method: method, program: cards[method].program, params_id: id, params: settings, seed: seed]
+        }
+    }
+}
+
+// The files that a samplesheet names, in the order of its rows; its own checks are preprocess's, before any reading
+def sampleFiles(sheet) {
+    def rows = sheet.splitCsv(header: true, strip: true)
+    def columns = rows ? rows[0].keySet().collect { name -> name.replace('\uFEFF', '') } : []
+    def absent = ['sample', 'path'].findAll { column -> !columns.contains(column) }
+    if (!rows) {
+        error("${sheet}: the samplesheet has no rows")
+    }
+    if (absent) {
+        error("${sheet}: column ${absent.join(' and ')} missing in the samplesheet; found ${columns.join(', ')}")
+    }
+    rows.collect { row ->
+        if (!row.path) {
+            error("${sheet}: sample '${row.sample}' has no path")
+        }
+        def found = row.path.startsWith('/') || row.path.contains('://') ? file(row.path) : sheet.parent.resolve(row.path)
+        if (!found.exists()) {
+            error("${sheet}: sample '${row.sample}': ${found}: no such file")
+        }
+        found
+    }
+}

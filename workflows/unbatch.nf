@@ -1,0 +1,100 @@
+// The big picture: input or simulation -> preprocess -> fit x methods x seeds -> score -> report
+
+include { SIMULATE     } from '../modules/simulate/main'
+include { PREPROCESS   } from '../modules/preprocess/main'
+include { FIT_BASELINE } from '../modules/fit_baseline/main'
+include { SCORE        } from '../modules/score/main'
+include { REPORT       } from '../modules/report/main'
+include { MULTIQC      } from '../modules/multiqc/main'
+
+workflow UNBATCH {
+    take:
+    inputs  // [meta, samplesheet or h5ad, files that the samplesheet names], empty when data are simulated
+    plan    // list of [method:, program:, params_id:, params:, seed:], the same for every dataset
+    options // map: step -> options of its program
+    about   // map: what the report says of the run
+    cards   // assets/methods.yml
+
+    main:
+    ch_simulated = channel.fromList(options.simulate ? [[options.simulated, options.simulate]] : [])
+    SIMULATE(ch_simulated)
+
+    ch_inputs = inputs.mix(SIMULATE.out.dataset.map { meta, dataset -> [meta, dataset, []] })
+    PREPROCESS(ch_inputs.map { meta, source, samples -> [meta, source, samples, options.preprocess] })
+    ch_datasets = PREPROCESS.out.dataset
+
+    // every dataset with every method and seed, to the program that fits the method
+    ch_jobs = ch_datasets
+        .combine(channel.fromList(plan))
+        .map { meta, dataset, job ->
+            def id = "${meta.dataset}.${job.method}.${job.params_id}.s${job.seed}".toString()
+            [meta + [id: id, method: job.method, params_id: job.params_id, seed: job.seed], dataset, job]
+        }
+        .branch { _meta, _dataset, job ->
+            baseline: job.program == 'fit-baseline'
+        }
+    FIT_BASELINE(ch_jobs.baseline.map { meta, dataset, job -> [meta, dataset, job.params, options.fit] })
+    ch_fits = FIT_BASELINE.out.fit
+    ch_outcomes = FIT_BASELINE.out.outcome
+
+    // one row per planned fit, whatever became of it
+    ch_rows = ch_jobs.baseline
+        .map { meta, _dataset, _job -> [meta] }
+        .join(ch_outcomes, remainder: true)
+        .join(ch_fits, remainder: true)
+        .map { meta, outcome, fit -> [groupKey(meta.dataset, plan.size()), outcomeRow(meta, outcome, fit), fit ?: []] }
+        .groupTuple()
+        .map { dataset, rows, fits -> [dataset.toString(), rows.sort { row -> row.id }, fits.flatten().sort { fit -> fit.name }] }
+
+    ch_to_score = ch_datasets
+        .map { meta, dataset -> [meta.dataset, meta, dataset] }
+        .join(ch_rows)
+        .map { _name, meta, dataset, rows, fits -> [meta, dataset, fits, rows, options.score] }
+    SCORE(ch_to_score)
+
+    ch_report = SCORE.out.scores
+        .map { meta, scores -> [meta.dataset, scores] }
+        .join(ch_to_score.map { meta, dataset, fits, _rows, _options -> [meta.dataset, dataset, fits] })
+        .toSortedList { a, b -> a[0] <=> b[0] }
+        .map { found ->
+            [found.collect { row -> row[1] }, found.collect { row -> row[2] }, found.collectMany { row -> row[3] }, cards, about]
+        }
+    REPORT(ch_report)
+
+    ch_versions = channel.topic('versions')
+        .unique()
+        .toSortedList { a, b -> a[0] <=> b[0] }
+        .map { found -> versionsText(found, about) }
+        .collectFile(name: 'unbatch_mqc_versions.yml', storeDir: "${options.outdir}/pipeline_info")
+    MULTIQC(
+        REPORT.out.content
+            .combine(ch_versions)
+            .map { content, versions -> [content, versions, file("${projectDir}/assets/multiqc_config.yml", checkIfExists: true)] }
+    )
+
+    emit:
+    report = MULTIQC.out.report
+    rows   = ch_rows.flatMap { _dataset, rows, _fits -> rows }
+}
+
+// What is known of a planned fit: how its task ended, in its own words where it could still speak.
+def outcomeRow(meta, outcome, fit) {
+    def told = outcome
+        ? new groovy.json.JsonSlurper().parseText(outcome.text)
+        : [status: 'failed', exit_code: null, attempts: null, message: 'the task was stopped before it could say why']
+    // a failure is no result to keep: without its file, -resume runs the task again
+    if (outcome && told.status == 'failed') {
+        outcome.delete()
+    }
+    meta.subMap(['id', 'method', 'params_id', 'seed', 'code']) + told + [fit: fit ? fit.name : null]
+}
+
+// Collated versions as MultiQC reads them: {process: {tool: version}}
+def versionsText(found, about) {
+    def tools = found.collectEntries { process, json ->
+        [process.tokenize(':').last(), new groovy.json.JsonSlurper().parseText(json)]
+    }
+    groovy.json.JsonOutput.prettyPrint(
+        groovy.json.JsonOutput.toJson(tools + [Workflow: [unbatch: about.version, Nextflow: about.nextflow]])
+    ) + '\n'
+}
