@@ -74,7 +74,7 @@ def main(
     import numpy as np
     from anndata import AnnData
 
-    from unbatch.data import io, preprocess, samples, schema
+    from unbatch.data import io, preprocess, samples, schema, sparse
 
     if label_key == batch_key:
         raise InputError(f"--label-key and --batch-key are both {batch_key}, expected two columns")
@@ -84,9 +84,9 @@ def main(
     label = preprocess.labels(obs, label_key, source) if label_key else None
     genes = samples.shared_genes(files, source)
     # in one file, batches are all that tells its samples apart, and they have the same genes
-    several = len(files) > 1
-    group = np.asarray(obs["sample"] if several else batch)
-    sizes = {file.name: len(file.var) for file in files} if several else dict.fromkeys(batch.categories, len(genes))
+    one_file = _is_h5ad(source)
+    group = np.asarray(batch if one_file else obs["sample"])
+    sizes = dict.fromkeys(batch.categories, len(genes)) if one_file else {file.name: len(file.var) for file in files}
     coordinates = samples.join_coordinates(files, group)
 
     reading = progress(files, "reading", name=lambda file: file.name)
@@ -94,7 +94,7 @@ def main(
     cells, found = preprocess.filters(counts, min_counts, min_genes, min_cells)
     losses = preprocess.losses(group, cells, sizes, len(genes))
     _report_losses(losses, found)
-    counts = preprocess.subset(counts, cells, found)
+    counts = sparse.subset(counts, cells, found)
     obs, batch, group = obs[cells], batch[cells], group[cells]
     preprocess.require_batches(batch, batch_key, source, " left by the filters")
     preprocess.require_expressed(counts, obs.index, group, source)
@@ -110,7 +110,7 @@ def main(
     size_factor = preprocess.size_factors(counts)
     obs["size_factor"] = size_factor
     obs["split"] = preprocess.folds(batch, label, np.random.default_rng(run.seed))
-    X = preprocess.log_normalise(counts, size_factor)
+    X = sparse.log_normalise(counts, size_factor)
     var = preprocess.tidy(files[0].var.loc[genes[found]])
     var["highly_variable"] = preprocess.highly_variable(X, batch, n_top_genes)
     adata = AnnData(X, obs=obs, var=var, layers={"counts": counts})
@@ -121,14 +121,18 @@ def main(
         "source": source.name,
         "parameters": _parameters(run.seed),
         "versions": versions(*PACKAGES),
-        "counts": "integer" if preprocess.is_whole(counts) else "continuous",
+        "counts": "integer" if sparse.are_whole(counts) else "continuous",
         "losses": losses,
     }
-    if not several:
+    if one_file:
         _add_truth(adata, samples.read_truth(files[0]), cells, found)
     schema.validate(adata, "dataset", output)
     io.write_h5ad(adata, output)
     log.info("wrote %s: %d cells, %d genes, %d batches", output, *counts.shape, len(batch.categories))
+
+
+def _is_h5ad(source: Path) -> bool:
+    return source.suffix.lower() == ".h5ad"
 
 
 def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tuple[list[Sample], pd.DataFrame]":
@@ -137,7 +141,7 @@ def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tup
     from unbatch.data.samplesheet import read_samplesheet
 
     io.require_file(source)
-    if source.suffix == ".h5ad":
+    if _is_h5ad(source):
         if staged:
             raise InputError(f"{source}: --staged goes with a samplesheet, not with one h5ad file")
         files = [samples.inspect(source, source.stem, counts_from)]

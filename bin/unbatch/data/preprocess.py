@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from unbatch.data.sparse import cells_per_gene, genes_per_cell, subset, totals
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,12 +99,15 @@ def _column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series
 
 def _categorical(values: pd.Series) -> pd.Categorical:
     """Categories of text: in their own order if the column had one, else in order of appearance."""
-    # a whole number is a float where another one is missing: convert_dtypes brings it back
-    text = values.astype(object).convert_dtypes().astype("string").astype(object)
-    used = text.dropna().unique()
     if isinstance(values.dtype, pd.CategoricalDtype):
-        used = values.cat.categories[values.cat.categories.isin(values)].astype(str)
-    return pd.Categorical(text, categories=used)
+        codes, found = values.cat.codes, values.cat.categories
+    else:
+        codes, found = pd.factorize(values)
+    # a whole number is a float where another one is missing: convert_dtypes brings it back
+    text = pd.Series(found).astype(object).convert_dtypes().astype("string")
+    # what was different, such as 1 and "1", can have the same text; code -1 is a missing value
+    recoded, names = pd.factorize(text)
+    return pd.Categorical.from_codes(np.append(recoded, -1)[codes], names).remove_unused_categories()
 
 
 def free_reserved(obs: pd.DataFrame, batch_key: str, label_key: str | None) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -146,32 +150,9 @@ def filters(
     tuple of np.ndarray
         Truth values of shape (cells,) and (genes,).
     """
-    genes = np.bincount(counts.indices, minlength=counts.shape[1]) >= min_cells
+    genes = cells_per_gene(counts) >= min_cells
     counts = subset(counts, np.ones(counts.shape[0], dtype=bool), genes)
-    return (_totals(counts) >= min_counts) & (np.diff(counts.indptr) >= min_genes), genes
-
-
-def subset(counts: "csr_matrix", cells: np.ndarray, genes: np.ndarray) -> "csr_matrix":
-    """Keep cells and genes, given as truth values, without a copy where all are kept."""
-    if not cells.all():
-        counts = counts[cells]
-    return counts if genes.all() else counts[:, genes]
-
-
-def _totals(counts: "csr_matrix") -> np.ndarray:
-    """Total of each cell as float64; scipy's sum would make a float64 copy of all values."""
-    totals = np.zeros(counts.shape[0])
-    filled = np.diff(counts.indptr) > 0
-    totals[filled] = np.add.reduceat(counts.data, counts.indptr[:-1][filled], dtype=np.float64)
-    return totals
-
-
-def is_whole(counts: "csr_matrix", block: int = 2**22) -> bool:
-    """Tell if all values are whole numbers, looked at some at a time to make no large temporary arrays."""
-    return all(
-        np.array_equal(part, np.rint(part))
-        for part in (counts.data[start : start + block] for start in range(0, counts.nnz, block))
-    )
+    return (totals(counts) >= min_counts) & (genes_per_cell(counts) >= min_genes), genes
 
 
 def require_expressed(counts: "csr_matrix", cells: pd.Index, group: np.ndarray, source: Path) -> None:
@@ -193,7 +174,7 @@ def require_expressed(counts: "csr_matrix", cells: pd.Index, group: np.ndarray, 
     """
     if not counts.shape[1]:
         raise InputError(f"{source}: no gene is left by --min-cells, expected a smaller number")
-    empty = np.flatnonzero(np.diff(counts.indptr) == 0)
+    empty = np.flatnonzero(genes_per_cell(counts) == 0)
     if len(empty):
         sizes = pd.Series(group[empty]).value_counts()
         where = ", ".join(f"{size} in {name}" for name, size in sizes.items())
@@ -230,30 +211,8 @@ def losses(group: np.ndarray, kept: np.ndarray, genes: dict[str, int], shared: i
 
 def size_factors(counts: "csr_matrix") -> np.ndarray:
     """Total of each cell over the mean of all cells, float64, shape (cells,)."""
-    totals = _totals(counts)
-    return totals / totals.mean()
-
-
-def log_normalise(counts: "csr_matrix", size_factor: np.ndarray) -> "csr_matrix":
-    """Divide by the size factor of each cell and take log(1 + x).
-
-    Parameters
-    ----------
-    counts
-        Shape (cells, genes), float32.
-    size_factor
-        Above 0, shape (cells,).
-
-    Returns
-    -------
-    scipy.sparse.csr_matrix
-        Float32, with the index arrays of `counts`, not copies of them.
-    """
-    from scipy.sparse import csr_matrix
-
-    values = counts.data / np.repeat(size_factor.astype(np.float32), np.diff(counts.indptr))
-    np.log1p(values, out=values)
-    return csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+    total = totals(counts)
+    return total / total.mean()
 
 
 def highly_variable(X: "csr_matrix", batch: pd.Categorical, n_top: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from unbatch.data import io
 from unbatch.data.samplesheet import Row
+from unbatch.data.sparse import first_wrong
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ def inspect(path: Path, name: str, counts_from: str | None = None) -> Sample:
     """
     if path.is_dir():
         sample = _inspect_space_ranger(path, name)
-    elif path.suffix == ".h5":
+    elif path.suffix.lower() == ".h5":
         sample = _inspect_10x(path, name)
-    elif path.suffix == ".h5ad":
+    elif path.suffix.lower() == ".h5ad":
         sample = _inspect_h5ad(path, name, counts_from)
     else:
         io.require_file(path)
@@ -154,31 +155,17 @@ def join_counts(samples: Iterable[Sample], genes: pd.Index, continuous: bool = F
 
 
 def _check_counts(counts: "csr_matrix", sample: Sample, genes: pd.Index, continuous: bool) -> None:
-    for kind, is_wrong, right in (
-        ("NaN or infinite", lambda part: ~np.isfinite(part), "finite counts"),
-        ("negative", lambda part: part < 0, "counts of 0 or more"),
-        ("not whole", lambda part: part != np.rint(part), "raw counts"),
-    ):
-        if continuous and kind == "not whole":
-            continue
-        at = _first(counts.data, is_wrong)
-        if at is None:
-            continue
-        cell = sample.obs.index[np.searchsorted(counts.indptr, at, side="right") - 1]
-        hint = "; choose others by --counts-from, or give --allow-continuous" if kind == "not whole" else ""
-        raise InputError(
-            f"{sample.path}: {sample.slot} holds {counts.data[at]:g} (cell {cell}, gene {genes[counts.indices[at]]}), "
-            f"which is {kind}, expected {right}{hint}"
-        )
-
-
-def _first(values: np.ndarray, is_wrong: Any, block: int = 2**22) -> int | None:
-    """Position of the first wrong value, looked for some at a time to make no large temporary arrays."""
-    for start in range(0, len(values), block):
-        wrong = np.flatnonzero(is_wrong(values[start : start + block]))
-        if len(wrong):
-            return start + int(wrong[0])
-    return None
+    wrong = first_wrong(counts, continuous)
+    if wrong is None:
+        return
+    at, kind = wrong
+    cell = sample.obs.index[np.searchsorted(counts.indptr, at, side="right") - 1]
+    gene = genes[counts.indices[at]]
+    hint = "; choose others by --counts-from, or give --allow-continuous" if kind == "not whole" else ""
+    raise InputError(
+        f"{sample.path}: {sample.slot} holds {counts.data[at]:g} (cell {cell}, gene {gene}), which is {kind}, expected "
+        f"raw counts{hint}"
+    )
 
 
 def _some(names: Iterable[Any], limit: int = 5) -> str:
