@@ -115,14 +115,16 @@ def _draw(
         )
     chosen = embedding.stratified(cells.strata, max_cells, run.seed)
     shown = drawn(result, fits, MAX_PANELS)
-    coloured = [entry for entry, _ in shown if entry.method != "none"][: MAX_COLOURED - 1]
-    coloured += [entry for entry, _ in shown if entry.method == "none"]
+    # the best and None side by side, then the next
+    coloured = [entry for entry, _ in shown if entry.kind != "control"][: MAX_COLOURED - 1]
+    coloured[1:1] = [entry for entry, _ in shown if entry.method == "none"]
     hues, inputs, params = [], [], {}
     for entry, path in shown:
         full, params[entry.method, entry.params_id] = read_embedding(path, cells)
         inputs.append(full[chosen])
         if cells.positions is not None and entry in coloured:
             hues.append((entry, embedding.component_colours(full)))
+    hues.sort(key=lambda hue: coloured.index(hue[0]))
     log.info("Laying out %d embeddings of %d cells", len(shown), len(chosen))
     # a process takes seconds to start: only where layouts take longer
     workers = min(run.threads, len(shown)) if len(chosen) >= 3000 else 1

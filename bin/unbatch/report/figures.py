@@ -10,7 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from unbatch.report.scores import Entry
 
@@ -50,7 +51,10 @@ class Legend:
 
 
 def legend(names: Sequence[str], numbered: bool = False) -> Legend:
-    """Give categories colours: Okabe-Ito for up to 8, scanpy's 28 or 102 colours for more, repeated beyond that.
+    """Give categories colours.
+
+    Okabe-Ito for up to 8, matplotlib's tab20 for up to 20 (its saturated half first), and beyond that scanpy's 102,
+    repeated if need be.
 
     Parameters
     ----------
@@ -61,9 +65,13 @@ def legend(names: Sequence[str], numbered: bool = False) -> Legend:
     """
     if len(names) <= len(OKABE_ITO):
         return Legend(list(names), OKABE_ITO[: len(names)])
-    from scanpy.plotting.palettes import godsnot_102, zeileis_28
+    if len(names) <= 20:
+        pairs = [mpl.colors.to_hex(colour) for colour in mpl.colormaps["tab20"].colors]
+        many = [*pairs[::2], *pairs[1::2]]
+    else:
+        from scanpy.plotting.palettes import godsnot_102
 
-    many = zeileis_28 if len(names) <= len(zeileis_28) else godsnot_102[1:]
+        many = list(godsnot_102[1:])
     return Legend(list(names), [many[i % len(many)] for i in range(len(names))], numbered)
 
 
@@ -105,14 +113,23 @@ def cells(
         for code in np.unique(codes[codes >= 0]):
             axes.annotate(
                 str(code + 1),
-                np.median(positions[codes == code], axis=0),
+                _densest(positions[codes == code]),
                 ha="center",
                 va="center",
                 fontsize=8,
                 fontweight="bold",
-                bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours.colours[code], "alpha": 0.85},
+                path_effects=[withStroke(linewidth=2.2, foreground="white")],
             )
     return png(figure)
+
+
+def _densest(positions: np.ndarray) -> np.ndarray:
+    """Position amid most others: unlike the median, never between two groups."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = max(int(np.sqrt(len(positions))), 1)
+    distances, indices = NearestNeighbors(n_neighbors=k).fit(positions).kneighbors(positions)
+    return positions[indices[np.argmin(distances[:, -1])]].mean(axis=0)
 
 
 def tissue(positions: np.ndarray, colours: np.ndarray, extent: np.ndarray, pixels: int = 480) -> str:
@@ -142,6 +159,8 @@ def tissue(positions: np.ndarray, colours: np.ndarray, extent: np.ndarray, pixel
     if len(positions) > 1:
         distances, _ = NearestNeighbors(n_neighbors=2).fit(positions).kneighbors(positions)
         pitch = float(np.median(distances[:, 1]))
+    # cells at random places lie closer in places than on the whole
+    pitch = max(pitch, 0.6 * float(np.sqrt(np.prod(np.ptp(positions, axis=0)) / len(positions))))
     # a spot as wide as the distance to the next, in points
     side = np.clip(pitch / (2 * half) * pixels / figure.dpi * 72 * 1.05, 1.2, 14)
     axes.scatter(*positions.T, s=side**2, c=colours, linewidths=0)
@@ -180,7 +199,8 @@ def trade_off(entries: Sequence[Entry]) -> str:
         axes.set_xlabel("Batch score (batches mix better →)")
         axes.set_ylabel("Biology score (labels kept better →)")
         labels = [e.label if len(e.label) <= 34 else e.label[:33] + "…" for e in shown]
-        _place_labels(axes, np.column_stack([x, y]), labels, [KIND_COLOURS.get(e.kind, INK) for e in shown])
+        bars = np.array([[[e.batch.low, e.bio.low], [e.batch.high, e.bio.high]] for e in shown])
+        _place_labels(axes, np.column_stack([x, y]), bars, labels, [KIND_COLOURS.get(e.kind, INK) for e in shown])
         kinds = [k for k in KIND_MARKS if any(e.kind == k for e in shown)]
         names = {"correction": "correction", "reference": "reference (no correction)", "control": "control"}
         handles = [
@@ -192,8 +212,6 @@ def trade_off(entries: Sequence[Entry]) -> str:
 
 def _total_lines(axes: "Axes") -> None:
     """Lines of equal total (.4 batch + .6 biology), so that the eye can rank."""
-    from matplotlib.ticker import MaxNLocator
-
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     levels = MaxNLocator(7, steps=[1, 2, 2.5, 5]).tick_values(0.4 * x0 + 0.6 * y0, 0.4 * x1 + 0.6 * y1)
     for level in levels:
@@ -208,7 +226,7 @@ def _total_lines(axes: "Axes") -> None:
     axes.set_ylim(y0, y1)
 
 
-def _place_labels(axes: "Axes", points: np.ndarray, labels: list[str], colours: list[str]) -> None:
+def _place_labels(axes: "Axes", points: np.ndarray, bars: np.ndarray, labels: list[str], colours: list[str]) -> None:
     """Write labels beside points so that they cover neither points nor each other; a line leads to those far off.
 
     Greedy: every label takes, of a fan of places around its point, the one that covers least.
@@ -219,7 +237,9 @@ def _place_labels(axes: "Axes", points: np.ndarray, labels: list[str], colours: 
     frame = axes.get_window_extent(renderer)
     pixel = axes.transData.transform(points)
     scale = figure.dpi / 72
-    taken = [np.array([x - 6 * scale, y - 6 * scale, x + 6 * scale, y + 6 * scale]) for x, y in pixel]
+    taken = [np.array([x, y, x, y]) + np.array([-6, -6, 6, 6]) * scale for x, y in pixel]
+    for (x, y), ends in zip(pixel, axes.transData.transform(bars.reshape(-1, 2)).reshape(-1, 4), strict=True):
+        taken += [np.array([ends[0], y - 2, ends[2], y + 2]), np.array([x - 2, ends[1], x + 2, ends[3]])]
     angles = np.deg2rad([0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 202, 338, 68, 112, 248, 292])
     for index in np.argsort(-pixel[:, 1], kind="stable"):
         text = axes.annotate(
@@ -261,9 +281,9 @@ def cost(entries: Sequence[Entry]) -> str:
         figure = Figure(figsize=(9.6, 1.1 + 0.34 * len(entries)), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, key, label, write in (
-            (panels[0], "wall_s", "Run time of a fit", _seconds),
-            (panels[1], "peak_mb", "Peak memory of a fit", _megabytes),
+        for axes, key, label, write, steps in (
+            (panels[0], "wall_s", "Run time of a fit", _seconds, _TIMES),
+            (panels[1], "peak_mb", "Peak memory of a fit", _megabytes, _SIZES),
         ):
             for place, entry in enumerate(entries):
                 values = [row[key] for row in entry.rows if row.get(key)]
@@ -279,11 +299,12 @@ def cost(entries: Sequence[Entry]) -> str:
                     )  # fmt: skip
             axes.set_xscale("log")
             axes.set_title(label, fontsize=11.5, loc="left")
-            axes.xaxis.set_major_locator(LogLocator(numticks=6))
-            axes.xaxis.set_major_formatter(FuncFormatter(write))
-            axes.xaxis.set_minor_formatter(NullFormatter())
             low, high = axes.get_xlim()
-            axes.set_xlim(low / 1.3, high * (high / low) ** 0.22 * 1.4)
+            low, high = low / 1.3, high * (high / low) ** 0.22 * 1.4
+            axes.xaxis.set_major_locator(FixedLocator(_round_values(low, high, steps)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(write))
+            axes.set_xlim(low, high)
         panels[0].set_yticks(
             range(len(entries)), [e.label if len(e.label) < 30 else e.label[:29] + "…" for e in entries]
         )
@@ -291,15 +312,25 @@ def cost(entries: Sequence[Entry]) -> str:
         return svg(figure)
 
 
+_TIMES = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800, 36000, 108000, 360000]
+_SIZES = [float(2**power) for power in range(4, 24)]
+
+
+def _round_values(low: float, high: float, values: list[float]) -> list[float]:
+    """Choose at most six of the values that people read easily."""
+    inside = [value for value in values if low <= value <= high]
+    return inside[:: -(-len(inside) // 6)] if inside else []
+
+
 def _seconds(value: float, _position: object) -> str:
     for size, unit in ((3600, "h"), (60, "min")):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
+            return f"{value / size:.2g} {unit}"
     return f"{value:.2g} s"
 
 
 def _megabytes(value: float, _position: object) -> str:
-    return f"{value / 1024:.2g} GB" if value >= 1000 else f"{value:.3g} MB"
+    return f"{value / 1024:.2g} GB" if value >= 1024 else f"{value:.3g} MB"
 
 
 def shades(values: Sequence[float | None], lower_is_better: bool = False) -> list[tuple[str, str] | None]:

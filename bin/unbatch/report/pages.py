@@ -48,7 +48,7 @@ class Drawing:
     umaps
         Entry and its layout of the chosen cells, in the order to show them.
     hues
-        Entry and colours of all cells by components of its embedding.
+        Entry and colours of all cells by components of its embedding; the first two are shown at once.
     seed
         Of subsample, layout and drawing order.
     """
@@ -105,24 +105,24 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
 
 
 _PARTS = {
-    "summary": ("Summary", "Which method integrates this data best?"),
-    "warnings": ("Warnings and failures", "What went wrong, and what weakens the comparison?"),
-    "scores": ("Scores", "How does every method score?"),
-    "tradeoff": ("Batch against biology", "What does mixing the batches cost in biology?"),
-    "umap": ("Embeddings (UMAP)", "What do the embeddings look like?"),
-    "tissue": ("Tissue maps", "Does an embedding follow the anatomy, and the same way in every section?"),
-    "cost": ("Run time and memory", "What does a fit cost?"),
-    "methods": ("Methods and parameters", "What was run, how is it cited, and how can it be repeated?"),
+    "summary": ("Summary", "The method that integrates this data best, and how sure that is."),
+    "warnings": ("Warnings and failures", "What went wrong, and what weakens the comparison."),
+    "scores": ("Scores", "Every method on every metric."),
+    "tradeoff": ("Batch against biology", "What the mixing of batches costs in biology."),
+    "umap": ("Embeddings (UMAP)", "What the embeddings look like."),
+    "tissue": ("Tissue maps", "Whether an embedding follows the anatomy, and in the same way in every section."),
+    "cost": ("Run time and memory", "What a fit costs."),
+    "methods": ("Methods and parameters", "What was run, how it is cited, and how it can be repeated."),
 }
 
 
 def _page(part: str, name: str, content: str, suffix: str = "") -> dict[str, Any]:
-    parent, question = _PARTS[part]
+    parent, about = _PARTS[part]
     return {
         "id": f"{PREFIX}{part}{suffix and '_' + suffix}_page",
         "parent_id": f"{PREFIX}{part}",
         "parent_name": parent,
-        "parent_description": question,
+        "parent_description": about,
         "section_name": name or parent,
         "plot_type": "html",
         "data": content,
@@ -166,7 +166,7 @@ def _summary(report: Report) -> dict[str, Any]:
                 "best": best and best.label,
                 "best_total": describe(best.total) if best else "",
                 "bound_total": f"{bound.label}: {bound.total.mean:.2f}" if bound else "",
-                "troubles": len(troubles(result)),
+                "troubles": sum(len(t.seeds) for t in troubles(result)),
                 "facts": facts,
                 "subsampled": (
                     f"Scores are over {data['scored_cells']:,} of the {data['cells']:,} cells: a random subsample in "
@@ -177,7 +177,12 @@ def _summary(report: Report) -> dict[str, Any]:
             }
         )
     content = _render(
-        "summary", style=_style(), several=report.several, datasets=datasets, weights=_weights(report.results[0])
+        "summary",
+        style=_style(),
+        several=report.several,
+        datasets=datasets,
+        weights=_weights(report.results[0]),
+        total=any(entry.total for result in report.results for entry in result.entries),
     )
     return _page("summary", "", content)
 
@@ -218,9 +223,10 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         rows.append(
             {
                 "label": entry.label,
+                "tag": "no correction" if entry.kind == "reference" else "",
                 "rank": entry.rank,
                 "part": part if part != last and part else "",
-                "note": None if entry.status == "ok" else f"{entry.status}: {entry.note}",
+                "note": _outcome(entry),
                 "cells": cells.get(entry.label, {}),
                 **{key: getattr(entry, key) for key in ("batch", "bio", "total")},
             }
@@ -254,6 +260,12 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         _page("scores", f"{where}Overview", content, str(number)),
         _table(scored, names, number, where),
     ]
+
+
+def _outcome(entry: Entry) -> str | None:
+    if entry.status == "ok":
+        return None
+    return "failed, see Warnings and failures" if entry.status == "failed" else f"not applicable: {entry.note}"
 
 
 def _part(entry: Entry) -> str:
@@ -386,15 +398,13 @@ def _umaps(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
         if len(chosen) == len(cells.names)
         else f"{len(chosen):,} of {len(cells.names):,} cells"
     )
-    common = (
-        f" Methods in order of rank, {about}, drawn in random order so that no group lies on top. In a UMAP, who is "
-        "next to whom can be read, but not distances between groups or sizes of groups."
-    )
     pages = [
         _grid(
             "umap",
             f"{where}By batch",
-            "Good: within every group the colours mix. Bad: the same group appears once per batch." + common,
+            "Good: within every group the colours mix. Bad: the same group appears once per batch. Methods in order of "
+            f"rank, {about}, drawn in random order so that no group lies on top. In a UMAP, who is next to whom can be "
+            "read, but not distances between groups or sizes of groups.",
             figures.legend(cells.batches),
             [(entry, layout, cells.batch[chosen]) for entry, layout in drawing.umaps],
             drawing,
@@ -409,7 +419,7 @@ def _umaps(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
             _grid(
                 "umap",
                 f"{where}By label",
-                "Good: labels form groups that stay apart. Bad: labels run into each other." + numbers + common,
+                "Good: labels form groups that stay apart. Bad: labels run into each other." + numbers,
                 labels,
                 [(entry, layout, cells.label[chosen]) for entry, layout in drawing.umaps],
                 drawing,
@@ -440,6 +450,7 @@ def _grid(
             {
                 "title": "",
                 "note": "",
+                "folded": False,
                 "panels": [
                     {
                         "title": entry.label,
@@ -491,6 +502,7 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                 {
                     "title": "",
                     "note": "",
+                    "folded": False,
                     "panels": [
                         {
                             "title": cells.batches[code],
@@ -520,6 +532,7 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                 {
                     "title": entry.label,
                     "note": _place(entry),
+                    "folded": place > 1,
                     "panels": [
                         {
                             "title": cells.batches[code],
@@ -532,7 +545,7 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                         for code in shown[:MAX_COLOURED]
                     ],
                 }
-                for entry, hue in drawing.hues
+                for place, (entry, hue) in enumerate(drawing.hues)
             ],
         )
         pages.append(_page("tissue", f"{where}Embedding as colour", content, f"{number}_colour"))

@@ -272,7 +272,7 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
         if entry.status != "ok":
             return (3 if entry.status == "failed" else 4, 0, entry.label)
         if entry.kind == "control":
-            return 2, score(entry), entry.label
+            return 2, 0 if entry.method == "none" else 1, entry.label
         return (0 if entry.complete else 1), score(entry), entry.label
 
     entries.sort(key=place)
@@ -299,12 +299,13 @@ def _note(entry: Entry, metrics: dict[str, Any]) -> str:
         notes.append("not ranked")
     left_out = [str(row["seed"]) for row in entry.rows if row not in entry.compared]
     if left_out:
-        notes.append(f"without {'seed' if len(left_out) == 1 else 'seeds'} {', '.join(left_out)}")
+        used = _join(str(row["seed"]) for row in entry.compared)
+        notes.append(f"mean over seed {used} only, as {_join(left_out)} gave no or fewer scores")
     return "; ".join(notes)
 
 
 def overlap(one: Spread, other: Spread) -> bool:
-    """Whether the ranges over seeds touch, or cannot be told apart as one of them is a single seed and close."""
+    """Whether the ranges over seeds touch."""
     return one.low <= other.high and other.low <= one.high
 
 
@@ -333,9 +334,12 @@ def verdict(result: Result) -> list[str]:
     sentences = []
     bound = max((e for e in uncorrected if e.total and e.complete), key=lambda e: e.total.mean, default=None)
     if bound is None:
+        alone = not any(e.rank and e is not best for e in result.entries)
         sentences += [
-            f"{best.label} ranks first: total {describe(best.total)}.",
-            "No uncorrected embedding (None) was scored beside it, so whether any correction helps is not known.",
+            f"{best.label} is the only method with a full set of scores: total {describe(best.total)}."
+            if alone
+            else f"{best.label} ranks first: total {describe(best.total)}.",
+            "No embedding without correction (None) was scored beside it, so whether correction helps is not known.",
         ]
     elif bound.total.mean >= best.total.mean:
         sentences += [
@@ -345,9 +349,10 @@ def verdict(result: Result) -> list[str]:
         ]
     else:
         gain = best.total.mean - bound.total.mean
+        against = "no correction" if bound.method == "none" else "the best embedding without correction"
         sentences.append(
-            f"{best.label} ranks first: total {describe(best.total)}, "
-            f"{gain:.2f} above no correction ({bound.label}, {bound.total.mean:.2f})."
+            f"{best.label} ranks first: total {describe(best.total)}, {gain:.2f} above {against}, {bound.label} "
+            f"with {bound.total.mean:.2f}."
         )
         if overlap(best.total, bound.total):
             sentences.append(f"Over seeds, its range overlaps with that of {bound.label}: the gain is not certain.")
@@ -356,7 +361,7 @@ def verdict(result: Result) -> list[str]:
             f"Against {none.label}, {best.label} has a batch score {_change(best.batch.mean - none.batch.mean)} and "
             f"a biology score {_change(best.bio.mean - none.bio.mean)}."
         )
-    sentences += _separable(best, [e for e in result.entries if e.rank and e is not best])
+    sentences += _separable(best, [e for e in result.entries if e.rank and e not in (best, bound)])
     shuffled = next((e for e in result.scored("control") if e.method == "shuffled" and e.total), None)
     if shuffled and shuffled.total.mean >= best.total.mean:
         sentences.append(
@@ -372,8 +377,8 @@ def _verdict_without_total(result: Result) -> list[str]:
     sentences = [f"No best method can be named, as {reason}: only the mixing of batches was scored."]
     if entries:
         sentences.append(
-            f"Batches mix best with {entries[0].label} (batch score {describe(entries[0].batch)}), but a method that "
-            "destroys all biology would mix them best of all."
+            f"Batches mix best with {entries[0].label}, batch score {describe(entries[0].batch)}, but a method "
+            "that destroys all biology would mix them best of all."
         )
     shuffled = next((e for e in result.scored("control") if e.method == "shuffled" and e.batch), None)
     if shuffled:
@@ -383,19 +388,18 @@ def _verdict_without_total(result: Result) -> list[str]:
 
 def _separable(best: Entry, others: list[Entry]) -> list[str]:
     close = [e for e in others if overlap(best.total, e.total)]
-    single = best.total.n == 1 or any(e.total.n == 1 for e in others)
+    following = next((e for e in others if e.kind == "correction"), None)
     sentences = []
     if close:
         sentences.append(f"By its range over seeds it is not separable from {_join(e.label for e in close)}.")
-    elif others and not single:
-        sentences.append(
-            f"Its range over seeds does not overlap with that of the next, {others[0].label} "
-            f"({describe(others[0].total)})."
-        )
-    elif others:
-        sentences.append(f"Next is {others[0].label} ({describe(others[0].total)}).")
+    elif following:
+        sentences.append(f"The next correction is {following.label} with {describe(following.total)}.")
+    single = [e.label for e in (best, following) if e and e.total.n == 1]
     if single:
-        sentences.append("With one seed there is no spread, so small differences may be chance; run with two or more.")
+        sentences.append(
+            f"{_join(single)} {'has' if len(single) == 1 else 'have'} scores of one seed only: the spread is unknown, "
+            "and a small difference may be chance."
+        )
     return sentences
 
 
@@ -414,6 +418,10 @@ def _change(value: float) -> str:
     return f"{abs(value):.2f} {'higher' if value > 0 else 'lower'}"
 
 
+def _shorten(name: str, length: int = 40) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
 def _join(words: Iterable[str]) -> str:
     words = list(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
@@ -421,34 +429,38 @@ def _join(words: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Trouble:
-    """One fit without scores."""
+    """Fits of a method that ended alike without scores; of attempts, time and memory the largest."""
 
     label: str
-    seed: int
+    seeds: list[int]
     status: str
     exit_code: str
-    attempts: int
     message: str
+    attempts: int
     wall_s: float | None
     peak_mb: float | None
 
 
 def troubles(result: Result) -> list[Trouble]:
     """List the fits that failed, then those that were not applicable."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for entry in result.entries:
+        for row in entry.rows:
+            if row["status"] != "ok":
+                code = "killed" if row.get("exit_code") is None else str(row["exit_code"])
+                alike[entry.label, row["status"], code, str(row.get("message") or "no message")].append(row)
     found = [
         Trouble(
-            entry.label,
-            row["seed"],
-            row["status"],
-            "killed" if row.get("exit_code") is None else str(row["exit_code"]),
-            row.get("attempts") or 1,
-            str(row.get("message") or "no message"),
-            _number(row.get("wall_s")),
-            _number(row.get("peak_mb")),
+            label,
+            [row["seed"] for row in rows],
+            status,
+            code,
+            message,
+            max(row.get("attempts") or 1 for row in rows),
+            max(_number(row.get("wall_s")) or 0 for row in rows) or None,
+            max(_number(row.get("peak_mb")) or 0 for row in rows) or None,
         )
-        for entry in result.entries
-        for row in entry.rows
-        if row["status"] != "ok"
+        for (label, status, code, message), rows in alike.items()
     ]
     return sorted(found, key=lambda t: t.status != "failed")
 
@@ -472,14 +484,18 @@ def remarks(result: Result, confined: list[tuple[str, str, int]]) -> list[str]:
             f"{count:,} of {cells:,} cells ({count / cells:.1%}) have no label; scores that need labels leave them out."
         )
     if confined:
-        listed = "; ".join(f"{label} only in {batch} ({cells:,} cells)" for label, batch, cells in confined[:10])
+        listed = "; ".join(
+            f"{_shorten(label)} only in {_shorten(batch)} ({cells:,} cells)" for label, batch, cells in confined[:10]
+        )
         more = f"; and {len(confined) - 10} more" if len(confined) > 10 else ""
         found.append(
             "Batch and biology cannot be told apart for labels that one batch alone has, and a method that merges them "
             f"with others is not punished by the batch scores: {listed}{more}."
         )
+    reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in result.metrics.get("missing", {}).items():
-        found.append(f"{title(name)} is missing: {reason}.")
+        reasons[str(reason)].append(title(name))
+    found += [f"Not computed ({reason}): {_join(names)}." for reason, names in reasons.items()]
     for entry in result.scored():
         if entry.note:
             found.append(f"{entry.label}: {entry.note}.")
