@@ -6,6 +6,8 @@ SHELL := bash
 OUTDIR ?= results
 BASE ?= python:3.13-slim
 IMAGE := unbatch:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bin/unbatch/__init__.py)
+# Passed into the build of the image where they are set.
+BUILD_ENV := http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL PIP_EXTRA_INDEX_URL
 NEXTFLOW_CODE := $(wildcard main.nf nextflow.config conf workflows modules)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -55,7 +57,8 @@ lock: setup ## lock all requirements anew; UPGRADE=--upgrade takes the newest ve
 	    --repo-cache ../.tools/maven --cache-dir ../.tools/jgo lock
 
 image: ## build the container image; BASE=... is another base image (see containers/)
-	containers/build.sh "$(BASE)" "$(IMAGE)"
+	docker build --network host --build-arg BASE="$(BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) \
+	    --tag "$(IMAGE)" containers
 
 test-docker: setup image ## run the pipeline on tiny data in the image
 	@$(plain_log); nextflow run . -profile test,docker --outdir results-docker

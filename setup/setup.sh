@@ -114,9 +114,11 @@ make_venv() {
         fi
     fi
     say "installing the locked packages into .venv (about 7 GB, a few minutes)"
-    # Compiled now, since tasks may not write into .venv.
+    # Bytecode is made now, since tasks are told not to write any.
     "$uv" pip sync --require-hashes --compile-bytecode --python "$venv/bin/python" \
         "$root/containers/requirements-dev.lock"
+    say "compiling umap, which would do it in every task otherwise"
+    env -u NUMBA_CACHE_DIR "$venv/bin/python" -c "import umap"
 }
 
 make_nextflow() {
