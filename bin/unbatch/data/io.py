@@ -40,7 +40,9 @@ def require_file(path: Path) -> Path:
 
 
 @contextmanager
-def open_hdf5(path: str | Path, kind: str = "h5ad", needed: Iterable[str] = ("obs", "var")) -> "Iterator[h5py.File]":
+def open_hdf5(
+    path: str | Path, kind: str = "an h5ad file", needed: Iterable[str] = ("obs", "var")
+) -> "Iterator[h5py.File]":
     """Open an HDF5 file to read parts of it in the block, which should do nothing else.
 
     Parameters
@@ -61,18 +63,18 @@ def open_hdf5(path: str | Path, kind: str = "h5ad", needed: Iterable[str] = ("ob
 
     path = require_file(Path(path))
     if not h5py.is_hdf5(path):
-        raise InputError(f"{path}: not an {kind} file (no HDF5 signature)")
+        raise InputError(f"{path}: not {kind} (no HDF5 signature)")
     try:
         with h5py.File(path, "r") as file:
             absent = [name for name in needed if name not in file]
             if absent:
-                raise InputError(f"{path}: not an {kind} file, {' and '.join(absent)} is missing; found {sorted(file)}")
+                raise InputError(f"{path}: not {kind}, {' and '.join(absent)} is missing; found {sorted(file)}")
             yield file
     except InputError:
         raise
     except Exception as error:
         # h5py and anndata raise OSError, RuntimeError, KeyError and their own types, depending on where the damage is
-        raise InputError(f"{path}: truncated or damaged {kind} file ({_first_line(error)})") from error
+        raise InputError(f"{path}: truncated or damaged, expected {kind} ({_first_line(error)})") from error
 
 
 def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData":

@@ -124,9 +124,13 @@ def free_reserved(obs: pd.DataFrame, batch_key: str, label_key: str | None) -> t
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Make a table that h5ad can hold: what is neither number nor truth value becomes categories of text."""
+    """Make a table that h5ad can hold: what is neither number nor truth value becomes categories of text.
+
+    A ``/`` in the name of a column, which anndata used to allow, becomes ``_``.
+    """
     columns = {
-        str(name): values if values.dtype.kind in "biuf" else _categorical(values) for name, values in table.items()
+        str(name).replace("/", "_"): values if values.dtype.kind in "biuf" else _categorical(values)
+        for name, values in table.items()
     }
     return pd.DataFrame(columns, index=table.index.rename(None))
 

@@ -214,7 +214,7 @@ def _usable(coordinates: Any, cells: int) -> tuple[np.ndarray | None, str]:
 
 
 def _open_10x(path: Path) -> "AbstractContextManager[h5py.File]":
-    return io.open_hdf5(path, "10x HDF5 (Cell Ranger 3 or newer)", ["matrix/features"])
+    return io.open_hdf5(path, "a 10x HDF5 file of Cell Ranger 3 or newer", ["matrix/features"])
 
 
 def _inspect_10x(path: Path, name: str) -> Sample:
