@@ -53,8 +53,8 @@ class Legend:
 def legend(names: Sequence[str], numbered: bool = False) -> Legend:
     """Give categories colours.
 
-    Okabe-Ito for up to 8, matplotlib's tab20 for up to 20 (its saturated half first), and beyond that scanpy's 102,
-    repeated if need be.
+    Okabe-Ito for up to 8; for more matplotlib's tab20, its saturated half first, then tab20b and tab20c, repeated
+    beyond these 60.
 
     Parameters
     ----------
@@ -65,13 +65,9 @@ def legend(names: Sequence[str], numbered: bool = False) -> Legend:
     """
     if len(names) <= len(OKABE_ITO):
         return Legend(list(names), OKABE_ITO[: len(names)])
-    if len(names) <= 20:
-        pairs = [mpl.colors.to_hex(colour) for colour in mpl.colormaps["tab20"].colors]
-        many = [*pairs[::2], *pairs[1::2]]
-    else:
-        from scanpy.plotting.palettes import godsnot_102
-
-        many = list(godsnot_102[1:])
+    tab20 = mpl.colormaps["tab20"].colors
+    rest = [*mpl.colormaps["tab20b"].colors, *mpl.colormaps["tab20c"].colors]
+    many = [mpl.colors.to_hex(colour) for colour in (*tab20[::2], *tab20[1::2], *rest)]
     return Legend(list(names), [many[i % len(many)] for i in range(len(names))], numbered)
 
 
@@ -114,6 +110,8 @@ def cells(
             axes.annotate(
                 str(code + 1),
                 _densest(positions[codes == code]),
+                xytext=(4, 4),
+                textcoords="offset points",
                 ha="center",
                 va="center",
                 fontsize=8,
@@ -162,7 +160,7 @@ def tissue(positions: np.ndarray, colours: np.ndarray, extent: np.ndarray, pixel
     # cells at random places lie closer in places than on the whole
     pitch = max(pitch, 0.6 * float(np.sqrt(np.prod(np.ptp(positions, axis=0)) / len(positions))))
     # a spot as wide as the distance to the next, in points
-    side = np.clip(pitch / (2 * half) * pixels / figure.dpi * 72 * 1.05, 1.2, 14)
+    side = np.clip(pitch / (2 * half) * pixels / figure.dpi * 72 * 1.05, 1.2, 9)
     axes.scatter(*positions.T, s=side**2, c=colours, linewidths=0)
     return png(figure)
 
@@ -239,7 +237,10 @@ def _place_labels(axes: "Axes", points: np.ndarray, bars: np.ndarray, labels: li
     scale = figure.dpi / 72
     taken = [np.array([x, y, x, y]) + np.array([-6, -6, 6, 6]) * scale for x, y in pixel]
     for (x, y), ends in zip(pixel, axes.transData.transform(bars.reshape(-1, 2)).reshape(-1, 4), strict=True):
-        taken += [np.array([ends[0], y - 2, ends[2], y + 2]), np.array([x - 2, ends[1], x + 2, ends[3]])]
+        taken += [
+            np.array([ends[0] - 6, y - 4, ends[2] + 6, y + 4]),
+            np.array([x - 4, ends[1] - 6, x + 4, ends[3] + 6]),
+        ]
     angles = np.deg2rad([0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 202, 338, 68, 112, 248, 292])
     for index in np.argsort(-pixel[:, 1], kind="stable"):
         text = axes.annotate(

@@ -228,6 +228,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
                 "part": part if part != last and part else "",
                 "note": _outcome(entry),
                 "cells": cells.get(entry.label, {}),
+                "complete": entry.complete,
                 **{key: getattr(entry, key) for key in ("batch", "bio", "total")},
             }
         )
@@ -273,7 +274,7 @@ def _part(entry: Entry) -> str:
         return "No scores"
     if entry.kind == "control":
         return _CONTROLS
-    return "" if entry.complete else f"Not comparable with the others: {entry.note}"
+    return "" if entry.complete else f"Not comparable: {entry.note}"
 
 
 def _columns(group: str, names: list[str]) -> dict[str, Any]:
@@ -329,7 +330,8 @@ def _table(scored: list[Entry], names: dict[str, list[str]], number: int, where:
                 if spread.sd is not None:
                     row[f"{key}_sd"] = spread.sd
         row |= {name: spread.mean for name, spread in entry.metrics.items() if spread}
-        data[str(escape(entry.label))] = row
+        aside = " (control)" if entry.kind == "control" else "" if entry.complete else " (fewer metrics)"
+        data[str(escape(entry.label + aside))] = row
     used = {key for row in data.values() for key in row}
     page = _page("scores", f"{where}Sortable table", "", f"{number}_table")
     page |= {
@@ -414,7 +416,7 @@ def _umaps(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
     ]
     if cells.label is not None:
         labels = figures.legend(cells.labels, numbered=len(cells.labels) > len(figures.OKABE_ITO))
-        numbers = " Numbers stand at the median of their label." if labels.numbered else ""
+        numbers = " Numbers stand where their label is densest." if labels.numbered else ""
         pages.append(
             _grid(
                 "umap",

@@ -261,7 +261,7 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
             **{key: Spread.of(_number(row.get(key)) for row in compared) for key in ("batch", "bio", "total")},
             complete=bool(whole),
         )
-        entry.note = _note(entry, metrics)
+        entry.note = _note(entry, metrics, full)
         entries.append(entry)
 
     def score(entry: Entry) -> float:
@@ -286,22 +286,29 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _note(entry: Entry, metrics: dict[str, Any]) -> str:
+def _note(entry: Entry, metrics: dict[str, Any], full: set[str]) -> str:
     if entry.status != "ok":
         return str(entry.rows[0].get("message") or "")
     notes = []
     if not entry.complete:
-        row = entry.compared[0]
-        for key, title in (("batch", "batch"), ("bio", "biology")):
-            wanted, count = len(metrics.get(key, [])), row.get(f"n_{key}")
-            if count is not None and count < wanted:
-                notes.append(f"{title}: mean of {count} of {wanted}")
-        notes.append("not ranked")
+        notes.append("not ranked, as its means are over fewer metrics" + _fewer(entry, metrics, full))
     left_out = [str(row["seed"]) for row in entry.rows if row not in entry.compared]
     if left_out:
         used = _join(str(row["seed"]) for row in entry.compared)
-        notes.append(f"mean over seed {used} only, as {_join(left_out)} gave no or fewer scores")
+        notes.append(f"mean over seed {used} only, as seed {_join(left_out)} gave none or fewer scores")
     return "; ".join(notes)
+
+
+def _fewer(entry: Entry, metrics: dict[str, Any], full: set[str]) -> str:
+    """Say which means are over how many metrics, and which are missing."""
+    parts = []
+    for key, word in (("batch", "batch"), ("bio", "biology")):
+        wanted = [name for name in metrics.get(key, []) if name in full]
+        absent = [name for name in wanted if not entry.metrics.get(name)]
+        if absent:
+            lost = _join(title(name) for name in absent)
+            parts.append(f"{word}: mean of {len(wanted) - len(absent)} of {len(wanted)}, without {lost}")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def overlap(one: Spread, other: Spread) -> bool:

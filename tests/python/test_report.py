@@ -1,0 +1,536 @@
+"""The report: what the scores say, pages that MultiQC takes, names that can do no harm."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from unbatch.cli.report import main
+from unbatch.report import embedding, figures
+from unbatch.report.pages import plain
+from unbatch.report.scores import rank, read_cards, read_scores, remarks, troubles, verdict
+
+ASSETS = Path(__file__).parents[2] / "assets"
+CARDS = read_cards(ASSETS / "methods.yml")
+BATCH = ["bras", "ilisi", "kbet", "graph_connectivity", "pcr"]
+BIO = ["isolated_labels", "nmi", "ari", "silhouette_label", "clisi"]
+METRICS = {
+    "batch": BATCH,
+    "bio": BIO,
+    "other": ["asw_batch", "ch_label"],
+    "weights": {"batch": 0.4, "bio": 0.6},
+    "missing": {},
+}
+HOSTILE = ["<script>alert(1)</script>", "$(touch x)", "\"quoted\" & 'so'", "long " * 60]
+
+
+def row(method, seed=0, batch=0.5, bio=0.5, without=(), dataset="toy", **more):
+    metrics = dict.fromkeys(BATCH, batch) | dict.fromkeys(BIO, bio) | {"asw_batch": 0.1, "ch_label": 5321.0}
+    metrics |= dict.fromkeys(without)
+    count = {key: sum(metrics[n] is not None for n in names) for key, names in (("batch", BATCH), ("bio", BIO))}
+    return {
+        "id": f"{dataset}.{method}.default.s{seed}",
+        "dataset": dataset,
+        "method": method,
+        "params_id": "default",
+        "seed": seed,
+        "status": "ok",
+        "exit_code": 0,
+        "message": "",
+        "metrics": metrics,
+        "batch": batch if count["batch"] else None,
+        "n_batch": count["batch"],
+        "bio": bio if count["bio"] else None,
+        "n_bio": count["bio"],
+        "total": 0.4 * batch + 0.6 * bio if all(count.values()) else None,
+        "wall_s": 2.5,
+        "peak_mb": 640.0,
+        "device": "cpu",
+        "attempts": 1,
+        "versions": {"harmonypy": "2.1.0"},
+    } | more
+
+
+def fallen(method, seed=0, status="failed", exit_code=1, message="ValueError: it broke", **more):
+    ended = {"status": status, "exit_code": exit_code, "message": message, "metrics": {}}
+    return row(method, seed, without=[*BATCH, *BIO], **ended, **more)
+
+
+def content(rows, cells=90, labels=("T", "B"), batches=("a", "b"), dataset="toy", **more):
+    return {
+        "schema": 1,
+        "dataset": {
+            "name": dataset,
+            "cells": cells,
+            "genes": 50,
+            "batches": dict.fromkeys(batches, cells // len(batches)),
+            "labels": dict.fromkeys(labels, 10) if labels else None,
+            "unlabelled": 3 if labels else 0,
+            "scored_cells": 60,
+            "subsampled": True,
+            "coordinates": True,
+        },
+        "metrics": METRICS,
+        "rows": rows,
+        "settings": {"seed": 0, "max_cells": 60},
+        "versions": {"scib-metrics": "0.6.1"},
+    } | more
+
+
+@pytest.fixture
+def result(tmp_path):
+    def read(rows, **more):
+        path = tmp_path / "scores.json"
+        path.write_text(json.dumps(content(rows, **more)))
+        return read_scores(path, CARDS)
+
+    return read
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in (*arguments, "--methods", ASSETS / "methods.yml", "--threads", 1)])
+
+
+def pages_of(folder):
+    return {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*_mqc.json"))}
+
+
+def write_dataset(path, batches=("a", "b"), labels=("T", "B"), cells=90, positions=True):
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(index=[f"c{i}" for i in range(cells)])
+    obs["batch"] = pd.Categorical.from_codes(np.arange(cells) % len(batches), list(batches))
+    if labels:
+        codes = np.arange(cells) // 2 % len(labels)
+        # the last label is in the first batch only, three cells have none
+        codes[(codes == len(labels) - 1) & (np.arange(cells) % len(batches) > 0)] = 0
+        codes[:3] = -1
+        obs["label"] = pd.Categorical.from_codes(codes, list(labels))
+    data = ad.AnnData(obs=obs, uns={"unbatch": {"schema": 1}})
+    if positions:
+        data.obsm["spatial"] = rng.random((cells, 2)) * 100
+    data.write_h5ad(path)
+    return obs
+
+
+def write_fit(path, obs, method, seed=0):
+    matrix = np.random.default_rng(seed).normal(size=(len(obs), 5)).astype(np.float32)
+    about = {"schema": 1, "method": method, "seed": seed, "params": {"n_components": 5}}
+    ad.AnnData(obs=obs[[]], obsm={f"X_{method}": matrix}, uns={"unbatch": about}).write_h5ad(path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A report with everything in it, hostile names among them."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = [
+        row("none", 0, 0.2, 0.6),
+        row("none", 1, 0.2, 0.6),
+        row("harmony", 0, 0.7, 0.6),
+        row("harmony", 1, 0.72, 0.61),
+        row("combat", 0, 0.6, 0.6, without=["kbet"]),
+        fallen("scanorama", 0, exit_code=None, message="Killed <b>here</b>", attempts=3),
+        fallen("pca", 0, "not applicable", 99, "needs <i>counts</i>"),
+    ]
+    (folder / "scores.json").write_text(json.dumps(content(rows, batches=HOSTILE[:2], labels=HOSTILE)))
+    obs = write_dataset(folder / "toy.h5ad", HOSTILE[:2], HOSTILE)
+    fits = []
+    for each in rows[:1] + rows[2:3]:
+        fits += ["--fit", folder / f"{each['id']}.h5ad"]
+        write_fit(fits[-1], obs, each["method"])
+    (folder / "params.json").write_text(json.dumps({"run_name": "<u>run</u>", "parameters": {"seeds": 2, "x": None}}))
+    arguments = (
+        folder / "scores.json",
+        "--dataset",
+        folder / "toy.h5ad",
+        *fits,
+        "--parameters",
+        folder / "params.json",
+    )
+    outcome = run(*arguments, "-o", folder / "report")
+    assert outcome.exit_code == 0, outcome.output
+    return folder, arguments
+
+
+# what the scores say
+
+
+def test_a_control_is_never_ranked_and_never_named_best(result):
+    found = result(
+        [row("shuffled", batch=1, bio=1), row("none", batch=0.9, bio=0.9), row("harmony"), row("combat", bio=0.4)]
+    )
+    assert [(e.method, e.rank) for e in found.entries] == [
+        ("harmony", 1),
+        ("combat", 2),
+        ("none", None),
+        ("shuffled", None),
+    ]
+    assert "Shuffled" not in verdict(found)[0]
+    assert any("Caution: the Shuffled control" in sentence for sentence in verdict(found))
+
+
+def test_no_method_beating_no_correction_is_said_in_plain_words(result):
+    sentences = verdict(result([row("none", bio=0.7), row("harmony", bio=0.6)]))
+    assert sentences[0] == "No method beats no correction on this data."
+    assert "Harmony" in sentences[1]
+    assert "None" in sentences[1]
+
+
+def test_a_reference_that_corrects_nothing_counts_as_no_correction(result):
+    found = result([row("none", bio=0.1), row("pca", bio=0.9), row("harmony", bio=0.6)])
+    assert found.entries[0].method == "pca"
+    assert verdict(found)[0] == "No method beats no correction on this data."
+
+
+def test_the_best_method_is_named_with_its_spread_and_gain(result):
+    rows = [row("none", s, 0.2, 0.5) for s in (0, 1)] + [row("harmony", s, 0.7 + 0.1 * s, 0.5) for s in (0, 1)]
+    assert verdict(result(rows))[0] == (
+        "Harmony ranks first: total 0.60 ± 0.03 (2 seeds, 0.58 to 0.62), 0.22 above no correction, None with 0.38."
+    )
+
+
+@pytest.mark.parametrize(("other", "overlaps"), [((0.62, 0.52), True), ((0.4, 0.41), False)])
+def test_ranges_over_seeds_that_overlap_are_not_called_different(result, other, overlaps):
+    rows = [row("harmony", s, bio=b) for s, b in enumerate((0.6, 0.65))]
+    rows += [row("combat", s, bio=b) for s, b in enumerate(other)] + [row("none", 0, bio=0.1)]
+    text = " ".join(verdict(result(rows)))
+    assert ("not separable from ComBat" in text) == overlaps
+    assert ("The next correction is ComBat" in text) != overlaps
+
+
+def test_a_single_seed_is_said_to_have_no_spread(result):
+    text = " ".join(verdict(result([row("harmony"), row("none", bio=0.1)])))
+    assert "0.50 (one seed)" in text
+    assert "the spread is unknown" in text
+
+
+def test_means_over_other_metrics_are_not_ranked(result):
+    found = result([row("harmony"), row("combat", batch=0.9, without=["kbet"]), row("none", bio=0.1)])
+    combat = next(e for e in found.entries if e.method == "combat")
+    assert combat.rank is None
+    assert "mean of 4 of 5, without kBET" in combat.note
+    assert verdict(found)[0].startswith("Harmony ranks first")
+    assert any("mean of 4 of 5" in remark for remark in remarks(found, []))
+
+
+def test_as_many_metrics_but_others_are_not_compared(result):
+    found = result([row("harmony", without=["ilisi"]), row("combat", without=["kbet"])])
+    assert [e.rank for e in found.entries] == [None, None]
+
+
+def test_a_seed_with_fewer_metrics_is_left_out_of_the_mean(result):
+    found = result([row("harmony", 0), row("harmony", 1, batch=0.9, without=["kbet"])])
+    assert found.entries[0].batch.n == 1
+    assert "mean over seed 0 only, as seed 1 gave none or fewer scores" in found.entries[0].note
+
+
+def test_without_labels_nothing_is_ranked():
+    entries = rank([row("harmony", without=BIO), row("none", without=BIO)], {**METRICS, "bio": []}, CARDS)
+    assert [e.rank for e in entries] == [None, None]
+
+
+def test_without_labels_no_best_method_is_named(tmp_path):
+    lost = [*BIO, "bras", "kbet", "graph_connectivity"]
+    rows = [row("harmony", batch=0.7, without=lost), row("none", batch=0.2, without=lost)]
+    missing = {"nmi": "no labels", "ari": "no labels"}
+    more = {"metrics": {**METRICS, "batch": ["ilisi", "pcr"], "bio": [], "missing": missing}}
+    (tmp_path / "s.json").write_text(json.dumps(content(rows, labels=None, **more)))
+    found = read_scores(tmp_path / "s.json", CARDS)
+    assert verdict(found)[0].startswith("No best method can be named, as there are no labels")
+    assert "Not computed (no labels): NMI and ARI." in remarks(found, [])
+    outcome = run(tmp_path / "s.json", "-o", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+
+
+def test_no_result_at_all_is_reported_not_an_error(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([fallen("harmony"), fallen("none")])))
+    outcome = run(tmp_path / "s.json", "-o", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    assert "No fit ended with a result" in pages_of(tmp_path / "out")["unbatch_summary_page_mqc.json"]["data"]
+
+
+def test_failures_come_before_what_is_not_applicable_and_alike_seeds_together(result):
+    found = troubles(
+        result([fallen("pca", 0, "not applicable", 99), fallen("harmony", 0), fallen("harmony", 1), row("none")])
+    )
+    assert [(t.label, t.seeds, t.status) for t in found] == [
+        ("Harmony", [0, 1], "failed"),
+        ("PCA (scaled)", [0], "not applicable"),
+    ]
+
+
+# the pages
+
+
+def test_every_page_has_what_multiqc_needs(written):
+    pages = pages_of(written[0] / "report")
+    assert len({page["id"] for page in pages.values()}) == len(pages)
+    for page in pages.values():
+        assert page["plot_type"] in ("html", "table")
+        assert page["data"]
+        assert page["parent_id"] != page["id"]
+        assert page["parent_name"]
+        assert page["section_name"]
+    about = {page["parent_id"]: page["parent_description"] for page in pages.values()}
+    assert all(page["parent_description"] == about[page["parent_id"]] for page in pages.values())
+    assert {"umap", "tissue", "scores", "tradeoff", "cost", "methods"} <= {key.split("_")[1] for key in about}
+
+
+class Tags(HTMLParser):
+    """Collects tags and their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_names_from_outside_are_shown_as_text(written):
+    pages = pages_of(written[0] / "report")
+    for page in pages.values():
+        text = page["data"] if page["plot_type"] == "html" else json.dumps(page["data"])
+        for tag, attributes in Tags(text).found:
+            assert tag not in ("script", "b" if "warnings" in page["id"] else "script", "u", "iframe", "object")
+            assert not [name for name in attributes if name.startswith("on")]
+        assert "<script" not in page["section_name"]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in pages["unbatch_umap_0_label_page_mqc.json"]["data"]
+    assert "$(touch x)" in pages["unbatch_umap_0_batch_page_mqc.json"]["data"]
+    assert "Killed &lt;b&gt;here&lt;/b&gt;" in pages["unbatch_warnings_page_mqc.json"]["data"]
+
+
+def test_titles_stay_harmless_when_multiqc_unescapes_them():
+    assert plain("<script>alert(1)</script>") == "_script_alert(1)__script_"
+    assert plain("&lt;b&gt;") == "_lt_b_gt_"
+    assert len(plain("x" * 500)) == 60
+
+
+def test_images_have_a_text_for_those_who_do_not_see_them(written):
+    images = [
+        attributes
+        for page in pages_of(written[0] / "report").values()
+        if page["plot_type"] == "html"
+        for tag, attributes in Tags(page["data"]).found
+        if tag == "img"
+    ]
+    assert len(images) >= 2 * 2 + 2 + 2
+    assert all(image["alt"] and image["src"].startswith("data:image/") for image in images)
+
+
+def test_warnings_name_confined_labels_and_unlabelled_cells(written):
+    text = pages_of(written[0] / "report")["unbatch_warnings_page_mqc.json"]["data"]
+    assert "only in &lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "3 of 90 cells (3.3%) have no label" in text
+    assert "killed" in text
+
+
+def test_paper_text_cites_the_methods_and_tools_used(written):
+    text = pages_of(written[0] / "report")["unbatch_methods_paper_page_mqc.json"]["data"]
+    for source in (
+        "10.1038/s41592-019-0619-0",
+        "10.1038/s41592-021-01336-8",
+        "10.1038/nbt.3820",
+        "10.1093/bioinformatics/",
+    ):
+        assert source in text
+    assert "harmonypy 2.1.0" in text
+
+
+def test_same_input_gives_the_same_files(written, tmp_path):
+    folder, arguments = written
+    assert run(*arguments, "-o", tmp_path / "again").exit_code == 0
+    for path in (folder / "report").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_pages_of_an_earlier_report_do_not_stay(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("harmony"), row("none", bio=0.1)])))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "unbatch_umap_7_batch_page_mqc.json").write_text("{}")
+    (tmp_path / "out" / "other.txt").write_text("stays")
+    assert run(tmp_path / "s.json", "-o", tmp_path / "out").exit_code == 0
+    assert not (tmp_path / "out" / "unbatch_umap_7_batch_page_mqc.json").exists()
+    assert (tmp_path / "out" / "other.txt").exists()
+
+
+def test_without_coordinates_or_labels_their_pages_are_left_out(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("harmony")], labels=None)))
+    write_dataset(tmp_path / "d.h5ad", labels=None, positions=False)
+    assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
+    assert not [name for name in pages_of(tmp_path / "out") if "tissue" in name or "label" in name]
+
+
+def test_several_datasets_are_compared_in_one_table(tmp_path):
+    for number, name in enumerate(("one", "<b>two</b>")):
+        rows = [row("harmony", dataset=name), row("none", bio=0.1, dataset=name)]
+        (tmp_path / f"{number}.json").write_text(json.dumps(content(rows, dataset=name)))
+    outcome = run(tmp_path / "0.json", tmp_path / "1.json", "-o", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    pages = pages_of(tmp_path / "out")
+    assert "Best correction" in pages["unbatch_summary_page_mqc.json"]["data"]
+    assert pages["unbatch_scores_1_page_mqc.json"]["section_name"] == "_b_two__b_: Overview"
+
+
+# what is wrong is said in a sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("rows"), "rows is missing"),
+        (lambda c: c.update(schema=7), "schema 1, found 7"),
+        (lambda c: c["rows"][0].update(method="magic"), "names the method 'magic'"),
+        (lambda c: c["rows"][0].update(status="so so"), "status 'so so'"),
+        (lambda c: c["rows"][0].pop("metrics"), "rows[0] lacks metrics"),
+        (lambda c: c["dataset"].pop("genes"), "dataset lacks genes"),
+        (lambda c: c.update(rows=[]), "rows is empty"),
+    ],
+)
+def test_scores_that_are_not_scores_are_refused(tmp_path, change, message):
+    broken = content([row("harmony")])
+    change(broken)
+    (tmp_path / "s.json").write_text(json.dumps(broken))
+    outcome = run(tmp_path / "s.json", "-o", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert message in outcome.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]"])
+def test_scores_that_are_not_json_are_refused(tmp_path, text):
+    (tmp_path / "s.json").write_text(text)
+    outcome = run(tmp_path / "s.json", "-o", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "s.json" in outcome.output
+
+
+def test_a_dataset_or_fit_of_other_cells_is_refused(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("harmony")])))
+    obs = write_dataset(tmp_path / "toy.h5ad", cells=60)
+    outcome = run(tmp_path / "s.json", "--dataset", tmp_path / "toy.h5ad", "-o", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "holds 60 cells" in outcome.output
+    write_dataset(tmp_path / "toy.h5ad")
+    write_fit(tmp_path / "fit.h5ad", obs, "harmony")
+    both = ("--dataset", tmp_path / "toy.h5ad", "--fit", tmp_path / "fit.h5ad")
+    outcome = run(tmp_path / "s.json", *both, "-o", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "not those of the dataset" in outcome.output
+    write_fit(tmp_path / "fit.h5ad", obs, "combat")
+    outcome = run(tmp_path / "s.json", *both, "-o", tmp_path / "out")
+    assert outcome.exit_code == 2
+    assert "no row of the scores" in outcome.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, unbatch.cli.report; print([m for m in ('matplotlib', 'numpy', 'umap') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ASSETS.parent / "bin"
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# what is drawn
+
+
+def test_subsample_keeps_shares_and_every_stratum():
+    strata = np.repeat([0, 1, 2], [9000, 990, 10])
+    chosen = embedding.stratified(strata, 1000, seed=1)
+    assert np.bincount(strata[chosen]).tolist() == [900, 99, 1]
+    assert np.array_equal(chosen, embedding.stratified(strata, 1000, seed=1))
+    assert len(embedding.stratified(strata, 20000, seed=1)) == 10000
+
+
+def test_visium_array_positions_become_distances_with_rows_downwards():
+    row_, column = np.divmod(np.arange(78 * 128), 128)
+    on_grid = (row_ + column) % 2 == 0
+    positions, array = embedding.tissue(np.column_stack([row_, column])[on_grid])
+    assert array
+    first = positions[0]
+    assert np.isclose(np.sort(np.linalg.norm(positions - first, axis=1))[1:3], 1, atol=1e-6).all()
+    assert np.ptp(positions, axis=0).tolist() == pytest.approx([63.5, 77 * np.sqrt(0.75)])
+
+
+def test_other_positions_are_left_as_they_are():
+    xy = np.random.default_rng(0).random((200, 3))
+    positions, array = embedding.tissue(xy)
+    assert not array
+    assert np.array_equal(positions, xy[:, :2])
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 20, 21, 150])
+def test_every_category_has_a_colour_and_few_have_colour_blind_safe_ones(count):
+    colours = figures.legend([str(i) for i in range(count)]).colours
+    assert len(colours) == count
+    assert len(set(colours)) == min(count, 60)
+    if count <= 8:
+        assert set(colours) <= set(figures.OKABE_ITO)
+
+
+def test_shades_run_from_worst_to_best():
+    assert figures.shades([0.0, 1.0, None])[2] is None
+    assert figures.shades([0.0, 1.0]) == figures.shades([1.0, 0.0], lower_is_better=True)
+
+
+@pytest.mark.parametrize("shape", [(30, 1), (3, 5), (2, 2)])
+def test_small_and_flat_embeddings_can_be_laid_out(shape):
+    layout = embedding.umap(np.random.default_rng(0).normal(size=shape), seed=0)
+    assert layout.shape == (shape[0], 2)
+    assert np.isfinite(layout).all()
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 7])
+def test_an_embedding_of_any_width_becomes_colours(dimensions):
+    colours = embedding.component_colours(np.random.default_rng(0).normal(size=(30, dimensions)))
+    assert colours.shape == (30, 3)
+    assert colours.min() >= 0
+    assert colours.max() <= 1
+
+
+# MultiQC
+
+
+def test_multiqc_makes_one_page_of_it_that_asks_no_server(written, tmp_path):
+    folder, _ = written
+    (tmp_path / "versions_mqc_versions.yml").write_text("SCORE:\n  scib-metrics: 0.6.1\n")
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("multiqc"),
+            folder / "report",
+            "versions_mqc_versions.yml",
+            "--config",
+            ASSETS / "multiqc_config.yml",
+            "--filename",
+            "multiqc_report.html",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rror" not in done.stderr
+    html = (tmp_path / "multiqc_report.html").read_text(encoding="utf-8")
+    heads = re.findall(r'<h2 class="mb-0" id="(\w+)">', html)
+    parts = ["summary", "warnings", "scores", "tradeoff", "umap", "tissue", "cost", "methods"]
+    assert heads == [*(f"unbatch_{part}" for part in parts), "multiqc_software_versions"]
+    remote = [
+        (tag, attributes)
+        for tag, attributes in Tags(html).found
+        if tag in ("script", "img", "link", "iframe", "source", "object", "embed")
+        and re.match(r"(https?:)?//", attributes.get("src") or attributes.get("href") or "")
+    ]
+    assert not remote
+    assert not re.findall(r"url\(\s*['\"]?(?:https?:)?//", html)
+    assert "<script>alert(1)" not in html
+    assert len(html) < 6_000_000
