@@ -49,7 +49,20 @@ def test_matrices_of_every_layout_are_read_as_csr(kind, tmp_path: Path, monkeypa
     np.testing.assert_array_equal(matrix.toarray(), values)
 
 
-def test_indices_out_of_range_are_refused(small: Path):
+def test_64_bit_indices_are_made_small(small: Path):
+    with h5py.File(small, "r+") as file:
+        for key in ("indices", "indptr"):
+            values = file["X"][key][:]
+            del file["X"][key]
+            file["X"][key] = values.astype("int64")
+    matrix = io.read_csr(small, "X")
+    assert matrix.indices.dtype == matrix.indptr.dtype == np.int32
+    np.testing.assert_array_equal(matrix.toarray(), np.eye(4, 3))
+
+
+@pytest.mark.parametrize("layout", [csr_matrix, csc_matrix])
+def test_indices_out_of_range_are_refused(layout, small: Path):
+    ad.AnnData(layout(np.eye(4, 3))).write_h5ad(small)
     with h5py.File(small, "r+") as file:
         file["X/indices"][0] = 1000
     with pytest.raises(InputError, match="truncated or damaged, expected an h5ad file"):

@@ -280,6 +280,12 @@ def test_highly_variable_genes_vary_within_batches():
     assert not chosen[:10].any()
 
 
+def test_genes_that_do_not_vary_cannot_be_ranked(one_file):
+    adata = make()
+    adata.X = csr_matrix(np.ones((12, 8), dtype="float32"))
+    assert "no gene varies in one of the batches" in refused(one_file(adata), "--n-top-genes", "3")
+
+
 def test_folds_are_stratified_by_batch_and_label():
     rng = np.random.default_rng(0)
     batch = pd.Categorical(rng.choice(["a", "b", "c"], 997))

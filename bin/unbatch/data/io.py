@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Values of a dense matrix that are read at once: 64 MB as float32.
 _DENSE_BLOCK = 2**24
 
+_MAX_INT32 = 2**31 - 1
+
 
 def require_file(path: Path) -> Path:
     """Return `path` if it is a readable, non-empty file.
@@ -124,6 +126,7 @@ def read_csr(path: str | Path, slot: str) -> "csr_matrix":
         If the file or the matrix is damaged, or the matrix does not hold real numbers.
     """
     import h5py
+    import numpy as np
     from anndata.io import read_elem
     from scipy.sparse import csr_matrix, vstack
 
@@ -133,13 +136,18 @@ def read_csr(path: str | Path, slot: str) -> "csr_matrix":
         if dtype.kind not in "biuf":
             raise InputError(f"{path}: {slot} holds {dtype}, expected real numbers")
         if isinstance(stored, h5py.Group):
-            matrix = csr_matrix(read_elem(stored))
+            matrix = read_elem(stored)
+            # scipy trusts the indices of a file and reads outside of the arrays if they are wrong
+            matrix.check_format(full_check=True)
+            matrix = csr_matrix(matrix)
         else:
             rows = max(1, _DENSE_BLOCK // max(1, stored.shape[1]))
             starts = range(0, stored.shape[0], rows)
             matrix = vstack([csr_matrix(stored[start : start + rows]) for start in starts], format="csr")
-        # scipy trusts the indices of a file and reads outside of the arrays if they are wrong
-        matrix.check_format(full_check=True)
+    if matrix.indices.dtype != np.int32 and max(matrix.nnz, *matrix.shape) <= _MAX_INT32:
+        # files often have 64-bit indices without need, which take twice the memory
+        indices, indptr = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)
+        matrix = csr_matrix((matrix.data, indices, indptr), shape=matrix.shape)
     return matrix
 
 
@@ -201,10 +209,11 @@ def write_h5ad(adata: "AnnData", path: str | Path, X: "Iterable[np.ndarray | csr
     with replacing(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
         if X is not None:
-            _append_blocks(temporary, X)
+            _append_blocks(temporary, X, adata.n_obs * adata.n_vars)
 
 
-def _append_blocks(path: Path, blocks: "Iterable[np.ndarray | csr_matrix]") -> None:
+def _append_blocks(path: Path, blocks: "Iterable[np.ndarray | csr_matrix]", most: int) -> None:
+    """Write blocks of rows as X; `most` is the largest number of values that they can have."""
     import h5py
     import numpy as np
     from anndata.io import sparse_dataset, write_elem
@@ -219,9 +228,10 @@ def _append_blocks(path: Path, blocks: "Iterable[np.ndarray | csr_matrix]") -> N
                 file["X"].resize(rows + len(block), axis=0)
                 file["X"][rows:] = block
         else:
-            # 32-bit row pointers would end at 2^31 values
-            options = {"indptr_dtype": np.int64, "compression": "lzf", "shuffle": True}
-            write_elem(file, "X", first, dataset_kwargs=options)
+            pointer = np.int32 if most <= _MAX_INT32 else np.int64
+            write_elem(
+                file, "X", first, dataset_kwargs={"indptr_dtype": pointer, "compression": "lzf", "shuffle": True}
+            )
             stored = sparse_dataset(file["X"])
             for block in blocks:
                 stored.append(block)

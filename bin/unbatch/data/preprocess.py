@@ -238,6 +238,11 @@ def highly_variable(X: "csr_matrix", batch: pd.Categorical, n_top: int) -> np.nd
     -------
     np.ndarray
         Truth values of shape (genes,).
+
+    Raises
+    ------
+    InputError
+        If no gene varies in one of the batches.
     """
     if X.shape[1] <= n_top:
         return np.ones(X.shape[1], dtype=bool)
@@ -247,9 +252,16 @@ def highly_variable(X: "csr_matrix", batch: pd.Categorical, n_top: int) -> np.nd
     cells = pd.DataFrame({"batch": batch}, index=np.arange(X.shape[0]).astype(str))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        table = sc.pp.highly_variable_genes(
-            AnnData(X, obs=cells), n_top_genes=n_top, flavor="seurat", batch_key="batch", inplace=False
-        )
+        try:
+            table = sc.pp.highly_variable_genes(
+                AnnData(X, obs=cells), n_top_genes=n_top, flavor="seurat", batch_key="batch", inplace=False
+            )
+        except IndexError as error:
+            # scanpy takes the n-th of the dispersions that are numbers, and there are none
+            raise InputError(
+                "--n-top-genes: variable genes cannot be chosen, no gene varies in one of the batches; expected other "
+                f"counts, or {X.shape[1]} to keep all genes"
+            ) from error
     return table["highly_variable"].to_numpy(dtype=bool)
 
 
