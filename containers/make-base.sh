@@ -14,7 +14,8 @@ certificates=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv trixie "$folder" ${DEBIAN_MIRROR:-}
+debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv trixie "$folder" \
+    ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
 cp "$certificates" "$folder/etc/ssl/certs/ca-certificates.crt"
 rm -rf "$folder"/var/cache/apt/archives/*.deb "$folder"/var/lib/apt/lists/*
 

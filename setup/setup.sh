@@ -66,8 +66,9 @@ check_java() {
 }
 
 check_compiler() {
-    command -v "${CC:-cc}" >/dev/null && command -v "${CXX:-c++}" >/dev/null ||
+    if ! command -v "${CC:-cc}" >/dev/null || ! command -v "${CXX:-c++}" >/dev/null; then
         die "A C and C++ compiler (cc, c++) is missing: install one, for example Debian's package build-essential."
+    fi
 }
 
 # What the user set for one of pip, uv and jgo serves all three: uv reads nothing of pip's, and jgo knows
