@@ -72,9 +72,13 @@ workflow UNBATCH {
             .map { content, versions -> [content, versions, file("${projectDir}/assets/multiqc_config.yml", checkIfExists: true)] }
     )
 
+    // emitted by plain names: Nextflow 25.04.0's parser loses `emit: name = value`
+    ch_html = MULTIQC.out.report
+    ch_outcome_rows = ch_rows.flatMap { _dataset, rows, _fits -> rows }
+
     emit:
-    report = MULTIQC.out.report
-    rows   = ch_rows.flatMap { _dataset, rows, _fits -> rows }
+    ch_html
+    ch_outcome_rows
 }
 
 // What is known of a planned fit: how its task ended, in its own words where it could still speak.

@@ -1,0 +1,114 @@
+// What a run is made of, from its parameters: the input, the plan of fits, the options of every step, the last message.
+
+include { methodNames ; readCards ; suggestion } from './parameters'
+
+// Parameters of each method from the YAML file: method -> name -> value
+def methodParameters(path, methods) {
+    if (!path) {
+        return [:]
+    }
+    def content = new org.yaml.snakeyaml.Yaml().load(file(path).text) ?: [:]
+    if (!(content instanceof Map) || content.values().any { value -> !(value instanceof Map) }) {
+        error("${path}: expected method -> name -> value, as in 'harmony: {n_components: 50}'")
+    }
+    def unknown = content.keySet().find { method -> !readCards().containsKey(method) }
+    if (unknown) {
+        error("${path}: no method '${unknown}'${suggestion(unknown.toString(), readCards().keySet(), '')}")
+    }
+    def unused = content.keySet().findAll { method -> !methods.contains(method) }
+    if (unused) {
+        log.warn("${path}: parameters of ${unused.join(', ')} are not used, --methods does not name them")
+    }
+    content
+}
+
+// Every method with every seed
+def fitPlan(given) {
+    def cards = readCards()
+    def methods = methodNames(given.methods)
+    def own = methodParameters(given.method_params, methods)
+    methods.collectMany { method ->
+        def settings = own[method] ?: [:]
+        def id = settings ? 'p' + groovy.json.JsonOutput.toJson(settings).md5().take(6) : 'default'
+        (0..<given.seeds).collect { seed ->
+            [method: method, program: cards[method].program, params_id: id, params: settings, seed: seed]
+        }
+    }
+}
+
+// The files that a samplesheet names, in the order of its rows; its own checks are preprocess's, before any reading
+def sampleFiles(sheet) {
+    def rows = sheet.splitCsv(header: true, strip: true)
+    def columns = rows ? rows[0].keySet().collect { name -> name.replace('\uFEFF', '') } : []
+    def absent = ['sample', 'path'].findAll { column -> !columns.contains(column) }
+    if (!rows) {
+        error("${sheet}: the samplesheet has no rows")
+    }
+    if (absent) {
+        error("${sheet}: column ${absent.join(' and ')} missing in the samplesheet; found ${columns.join(', ')}")
+    }
+    rows.collect { row ->
+        if (!row.path) {
+            error("${sheet}: sample '${row.sample}' has no path")
+        }
+        def found = row.path.startsWith('/') || row.path.contains('://') ? file(row.path) : sheet.parent.resolve(row.path)
+        if (!found.exists()) {
+            error("${sheet}: sample '${row.sample}': ${found}: no such file")
+        }
+        found
+    }
+}
+
+// What became of the run: the report, and every fit that is not in its ranking
+def closingMessage(success, outdir, planned, fits) {
+    def lost = fits.findAll { row -> row.status != 'ok' }.sort { row -> row.id }
+    def lines = lost.collect { row -> "  ${row.id}: ${row.status}${row.exit_code == null ? '' : ' (exit ' + row.exit_code + ')'}: ${row.message}" }
+    def count = "${fits.size() - lost.size()} of ${planned} fits done"
+    success
+        ? "\n${([count] + lines).join('\n')}\nReport: ${outdir}/multiqc/multiqc_report.html\n"
+        : "\nThe run failed, ${count}; the message is above, what was finished is in ${outdir}; mend it and add -resume\n"
+}
+
+// One hash over the package: Nextflow hashes only what a script names, so that -resume would miss an edited import
+def codeFingerprint() {
+    def sources = files("${projectDir}/bin/**", hidden: false).findAll { source -> source.name ==~ /.*\.(py|yml)|[a-z-]+/ }
+    sources.sort { source -> source.toString() }.collect { source -> source.text }.join('\n').md5().take(12)
+}
+
+def datasetMeta(given, code) {
+    def name = given.simulate ? 'simulated' : file(given.input).baseName.replaceAll(/[^A-Za-z0-9_-]+/, '_')
+    [id: name, dataset: name, code: code]
+}
+
+def inputOf(meta, source) {
+    [meta, source, source.extension == 'csv' ? sampleFiles(source) : []]
+}
+
+// Options of the program of each step, by their names without dashes
+def stepOptions(given, meta) {
+    def simulation = given.findAll { name, _value -> name.startsWith('sim_') }.collectEntries { name, value -> [name.drop(4), value] }
+    [
+        outdir: given.outdir,
+        simulated: meta,
+        simulate: given.simulate ? simulation : null,
+        preprocess: given.subMap(['batch_key', 'counts_from', 'min_counts', 'min_genes', 'min_cells', 'n_top_genes']) + [
+            label_key: given.label_key ?: (given.simulate ? 'cell_type' : null),
+            allow_continuous: given.allow_continuous || (given.simulate && given.sim_noise == 'gaussian'),
+        ],
+        fit: [max_epochs: given.max_epochs],
+        score: given.subMap(['max_cells', 'batch_silhouette']),
+    ]
+}
+
+// What the report says of the run; nothing that changes when the same run is resumed
+def aboutRun(run, given, code) {
+    [
+        version: run.manifest.version,
+        revision: run.commitId ?: run.revision,
+        nextflow: run.nextflow.version.toString(),
+        profile: run.profile,
+        container: run.containerEngine ? given.container : null,
+        code: code,
+        parameters: given.findAll { name, value -> value != null && name != 'help' && !name.contains('-') },
+    ]
+}
