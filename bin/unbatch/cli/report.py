@@ -11,7 +11,7 @@ from unbatch.data.io import require_file, write_json
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
-    from unbatch.report.pages import Drawing
+    from unbatch.report.model import Drawing
     from unbatch.report.scores import Result
 
 MAX_PANELS = 16
@@ -65,7 +65,8 @@ def main(
         require_file(path)
 
     from unbatch.report.inputs import match_datasets, match_fits
-    from unbatch.report.pages import PREFIX, Report, build
+    from unbatch.report.model import Report
+    from unbatch.report.pages import PREFIX, build
 
     dataset_of = match_datasets(results, datasets)
     fit_of = match_fits(results, fits)
@@ -105,7 +106,8 @@ def _draw(
 
     from unbatch.report import embedding
     from unbatch.report.inputs import drawn, read_cells, read_embedding
-    from unbatch.report.pages import MAX_COLOURED, Drawing
+    from unbatch.report.model import Drawing
+    from unbatch.report.pages import MAX_COLOURED
 
     cells = read_cells(dataset)
     if len(cells.names) != result.dataset["cells"]:
@@ -126,8 +128,8 @@ def _draw(
             hues.append((entry, embedding.component_colours(full)))
     hues.sort(key=lambda hue: coloured.index(hue[0]))
     log.info("Laying out %d embeddings of %d cells", len(shown), len(chosen))
-    # a process takes seconds to start: only where layouts take longer
-    workers = min(run.threads, len(shown)) if len(chosen) >= 3000 else 1
+    # every process compiles UMAP anew, some 15 s: only where the layouts take much longer
+    workers = min(run.threads, len(shown)) if len(chosen) * len(shown) >= 60_000 else 1
     layouts = Parallel(n_jobs=max(workers, 1))(delayed(embedding.umap)(each, run.seed) for each in inputs)
     umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts, strict=True)]
     return Drawing(cells, chosen, umaps, hues, run.seed), params

@@ -54,7 +54,7 @@ def legend(names: Sequence[str], numbered: bool = False) -> Legend:
     """Give categories colours.
 
     Okabe-Ito for up to 8; for more matplotlib's tab20, its saturated half first, then tab20b and tab20c, repeated
-    beyond these 60.
+    beyond these 54.
 
     Parameters
     ----------
@@ -65,8 +65,9 @@ def legend(names: Sequence[str], numbered: bool = False) -> Legend:
     """
     if len(names) <= len(OKABE_ITO):
         return Legend(list(names), OKABE_ITO[: len(names)])
-    tab20 = mpl.colormaps["tab20"].colors
-    rest = [*mpl.colormaps["tab20b"].colors, *mpl.colormaps["tab20c"].colors]
+    # without their greys, which mean that there is no category
+    tab20 = [colour for place, colour in enumerate(mpl.colormaps["tab20"].colors) if place not in (14, 15)]
+    rest = [*mpl.colormaps["tab20b"].colors, *mpl.colormaps["tab20c"].colors[:16]]
     many = [mpl.colors.to_hex(colour) for colour in (*tab20[::2], *tab20[1::2], *rest)]
     return Legend(list(names), [many[i % len(many)] for i in range(len(names))], numbered)
 
@@ -366,7 +367,7 @@ def _square(width: float, height: float | None = None) -> tuple[Figure, "Axes"]:
 
 def _equal(axes: "Axes", positions: np.ndarray) -> None:
     low, high = positions.min(axis=0), positions.max(axis=0)
-    half = max(*(high - low), 1e-9) * 0.53
+    half = max(*(high - low), 1e-9) * 0.55
     middle = (low + high) / 2
     axes.set_xlim(middle[0] - half, middle[0] + half)
     axes.set_ylim(middle[1] - half, middle[1] + half)

@@ -8,7 +8,6 @@ import base64
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,11 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from unbatch.report import embedding, figures
-from unbatch.report.inputs import Cells
-from unbatch.report.scores import Card, Entry, Result, Spread, describe, info, remarks, title, troubles, verdict
+from unbatch.report.model import Drawing, Report
+from unbatch.report.names import info
+from unbatch.report.paper import paper, weights
+from unbatch.report.scores import Entry, Result, Spread
+from unbatch.report.verdict import describe, remarks, troubles, verdict
 
 PREFIX = "unbatch_"
 MAX_SECTIONS = 12
@@ -33,48 +35,6 @@ _env = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What is drawn of a dataset.
-
-    Attributes
-    ----------
-    cells
-        All its cells.
-    chosen
-        Indices of the cells that are drawn in UMAPs.
-    umaps
-        Entry and its layout of the chosen cells, in the order to show them.
-    hues
-        Entry and colours of all cells by components of its embedding; the first two are shown at once.
-    seed
-        Of subsample, layout and drawing order.
-    """
-
-    cells: Cells
-    chosen: np.ndarray
-    umaps: list[tuple[Entry, np.ndarray]]
-    hues: list[tuple[Entry, np.ndarray]]
-    seed: int
-
-
-@dataclass
-class Report:
-    """All that the pages are made of; `fit_params` are those that the fits hold, by method and parameter set."""
-
-    results: list[Result]
-    cards: dict[str, Card]
-    drawings: dict[str, Drawing] = field(default_factory=dict)
-    fit_params: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    parameters: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def several(self) -> bool:
-        """Whether there is more than one dataset."""
-        return len(self.results) > 1
 
 
 def plain(text: str, length: int = 60) -> str:
@@ -139,11 +99,6 @@ def _style() -> str:
     return Markup((here / "style.css").read_text(encoding="utf-8").replace("LOGO", f"data:image/svg+xml;base64,{logo}"))
 
 
-def _weights(result: Result) -> str:
-    weights = result.metrics.get("weights") or {"batch": 0.4, "bio": 0.6}
-    return f"{weights['batch']:g} × batch + {weights['bio']:g} × biology"
-
-
 def _summary(report: Report) -> dict[str, Any]:
     datasets = []
     for result in report.results:
@@ -181,7 +136,7 @@ def _summary(report: Report) -> dict[str, Any]:
         style=_style(),
         several=report.several,
         datasets=datasets,
-        weights=_weights(report.results[0]),
+        weights=weights(report.results[0]),
         total=any(entry.total for result in report.results for entry in result.entries),
     )
     return _page("summary", "", content)
@@ -247,7 +202,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
     seeds = max(len(entry.compared) for entry in scored)
     content = _render(
         "scores",
-        caption=f"Methods in order of their total ({_weights(result)})"
+        caption=f"Methods in order of their total ({weights(result)})"
         + (f"; every number is the mean over up to {seeds} seeds." if seeds > 1 else "; one seed per method.")
         if any(entry.total for entry in scored)
         else "Methods in order of their batch score; without a biology score there is no total and no rank.",
@@ -274,7 +229,7 @@ def _part(entry: Entry) -> str:
         return "No scores"
     if entry.kind == "control":
         return _CONTROLS
-    return "" if entry.complete else f"Not comparable: {entry.note}"
+    return "" if entry.complete else entry.note[:1].upper() + entry.note[1:]
 
 
 def _columns(group: str, names: list[str]) -> dict[str, Any]:
@@ -336,7 +291,8 @@ def _table(scored: list[Entry], names: dict[str, list[str]], number: int, where:
     page = _page("scores", f"{where}Sortable table", "", f"{number}_table")
     page |= {
         "plot_type": "table",
-        "description": "Click a column's head to sort. “Configure columns” shows every metric; “Export as CSV” saves.",
+        "description": "Click a column's head to sort. “Configure columns” has every metric; “Export as CSV” gives a "
+        "file, under Data.",
         "pconfig": {
             "id": f"{PREFIX}scores_{number}_table",
             "title": "Integration scores",
@@ -363,7 +319,6 @@ def _trade_off(result: Result, number: int, where: str) -> dict[str, Any] | None
         f"right). Bars: lowest to highest seed.{hollow}",
         image=figures.trade_off(shown),
         alt=f"Biology score against batch score. {spoken}.",
-        extra="",
     )
     return _page("tradeoff", where.removesuffix(": "), content, str(number))
 
@@ -385,9 +340,7 @@ def _cost(result: Result, number: int, where: str) -> dict[str, Any] | None:
         if retried
         else " No fit needed a second attempt."
     )
-    content = _render(
-        "figure", caption=caption, image=figures.cost(entries), alt="Run time and memory of every fit.", extra=""
-    )
+    content = _render("figure", caption=caption, image=figures.cost(entries), alt="Run time and memory of every fit.")
     return _page("cost", where.removesuffix(": "), content, str(number))
 
 
@@ -554,33 +507,9 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
     return pages
 
 
-_SOFTWARE = {
-    "scib": (
-        "Luecken et al. Benchmarking atlas-level data integration in single-cell genomics. "
-        "Nat Methods 19, 41-50 (2022). doi:10.1038/s41592-021-01336-8"
-    ),
-    "bras": (
-        "Rautenstrauch & Ohler. Shortcomings of silhouette in single-cell integration benchmarking. "
-        "Nat Biotechnol (2025). doi:10.1038/s41587-025-02743-4"
-    ),
-    "umap": (
-        "McInnes, Healy, Saul & Grossberger. UMAP: Uniform Manifold Approximation and Projection. "
-        "J Open Source Softw 3, 861 (2018). doi:10.21105/joss.00861"
-    ),
-    "nextflow": (
-        "Di Tommaso et al. Nextflow enables reproducible computational workflows. "
-        "Nat Biotechnol 35, 316-319 (2017). doi:10.1038/nbt.3820"
-    ),
-    "multiqc": (
-        "Ewels, Magnusson, Lundin & Käller. MultiQC: summarize analysis results for multiple tools and samples in a "
-        "single report. Bioinformatics 32, 3047-3048 (2016). doi:10.1093/bioinformatics/btw354"
-    ),
-}
-
-
 def _methods(report: Report) -> list[dict[str, Any]]:
     used = list(dict.fromkeys((e.method, e.params_id) for r in report.results for e in r.entries))
-    versions = _versions(report)
+    versions = report.all_versions
     methods = []
     for method, params_id in sorted(used, key=lambda key: list(report.cards).index(key[0])):
         card = report.cards[method]
@@ -592,7 +521,7 @@ def _methods(report: Report) -> list[dict[str, Any]]:
                 "kind": card.kind,
                 "summary": card.summary,
                 "package": f"{card.package} {version}".strip() if card.package else "unbatch",
-                "params": [(key, _value(value)) for key, value in params.items()],
+                "params": [(key, written(value)) for key, value in params.items()],
                 "licence": card.licence,
             }
         )
@@ -603,10 +532,11 @@ def _methods(report: Report) -> list[dict[str, Any]]:
         for key in entering
         for name in result.metrics.get(key, [])
     }
+    text, references = paper(report)
     pages = [
         _page("methods", "Methods compared", _render("methods", methods=methods), "compared"),
         _page("methods", "Metrics", _render("metrics", metrics=list(metrics.values()), count=len(metrics)), "metrics"),
-        _page("methods", "Text for a paper", _paper(report, versions), "paper"),
+        _page("methods", "Text for a paper", _render("paper", text=text, references=references), "paper"),
     ]
     parts = _parameter_parts(report)
     if parts:
@@ -614,22 +544,14 @@ def _methods(report: Report) -> list[dict[str, Any]]:
     return pages
 
 
-def _versions(report: Report) -> dict[str, str]:
-    found = dict(report.versions)
-    for result in report.results:
-        found |= result.versions
-        for row in result.rows:
-            found |= row.get("versions") or {}
-    return {str(key): str(value) for key, value in found.items()}
-
-
-def _value(value: Any) -> str:
+def written(value: Any) -> str:
+    """Write a parameter for people."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, float | np.floating):
         return f"{float(value):g}" if math.isfinite(value) else str(value)
     if isinstance(value, list | tuple):
-        return ", ".join(_value(item) for item in value)
+        return ", ".join(written(item) for item in value)
     if value is None:
         return "not set"
     return str(value)
@@ -637,76 +559,14 @@ def _value(value: Any) -> str:
 
 def _parameter_parts(report: Report) -> list[dict[str, Any]]:
     """Run parameters: what is nested becomes a table of its own."""
-    top = [(str(k), _value(v)) for k, v in report.parameters.items() if not isinstance(v, dict)]
+    top = [(str(k), written(v)) for k, v in report.parameters.items() if not isinstance(v, dict)]
     parts = [{"title": "This run", "entries": top}] if top else []
     parts += [
-        {"title": str(key).replace("_", " ").capitalize(), "entries": [(str(k), _value(v)) for k, v in value.items()]}
+        {"title": str(key).replace("_", " ").capitalize(), "entries": [(str(k), written(v)) for k, v in value.items()]}
         for key, value in report.parameters.items()
         if isinstance(value, dict) and value
     ]
     settings = {f"{r.name}: {k}" if report.several else k: v for r in report.results for k, v in r.settings.items()}
     if settings:
-        parts.append({"title": "Settings of the scores", "entries": [(k, _value(v)) for k, v in settings.items()]})
+        parts.append({"title": "Settings of the scores", "entries": [(k, written(v)) for k, v in settings.items()]})
     return parts
-
-
-def _paper(report: Report, versions: dict[str, str]) -> str:
-    """Write a paragraph for a paper's methods, with numbered references."""
-    references: list[str] = []
-
-    def cite(*texts: str) -> str:
-        for text in texts:
-            if text not in references:
-                references.append(text)
-        return "[" + ",".join(str(references.index(text) + 1) for text in texts) + "]"
-
-    def version(package: str) -> str:
-        return f" {versions[package]}" if package in versions else ""
-
-    sentences = []
-    for result in report.results:
-        data = result.dataset
-        name = f"{result.name}: " if report.several else ""
-        labels = f" and {len(data['labels'])} labels" if result.labelled else ""
-        sentences.append(
-            f"{name}{data['cells']:,} cells with {data['genes']:,} genes from {len(data['batches'])} batches{labels} "
-            "were integrated."
-        )
-    methods = []
-    for method in dict.fromkeys(e.method for r in report.results for e in r.scored()):
-        card = report.cards[method]
-        source = f"{card.citation}{f' doi:{card.doi}' if card.doi else ''}"
-        package = f" ({card.package}{version(card.package)})" if card.package else ""
-        methods.append(f"{card.label}{package} {cite(source)}" if card.citation else f"{card.label}{package}")
-    seeds = len({row["seed"] for r in report.results for row in r.rows})
-    sentences.append(
-        f"Compared were {', '.join(methods)}, each with {seeds} random seed{'s' if seeds > 1 else ''}, by unbatch"
-        f"{version('unbatch')}, a Nextflow{version('nextflow')} pipeline {cite(_SOFTWARE['nextflow'])}."
-    )
-    first = report.results[0]
-    batch, bio = (
-        [title(n) for n in first.metrics.get(key, []) if any(e.metrics.get(n) for e in first.scored())]
-        for key in ("batch", "bio")
-    )
-    sources = [_SOFTWARE["scib"], *([_SOFTWARE["bras"]] if "BRAS" in batch else [])]
-    sentences.append(
-        f"Embeddings were scored with scib-metrics{version('scib-metrics')} {cite(*sources)}: batch mixing by "
-        f"{', '.join(batch)}"
-        + (f"; biology by {', '.join(bio)}; the total is {_weights(first)} of the means." if bio else ".")
-    )
-    if first.dataset.get("subsampled"):
-        sentences.append(f"Scores are over a stratified random subsample of {first.dataset['scored_cells']:,} cells.")
-    drawing = next((d for d in report.drawings.values() if d.umaps), None)
-    if drawing:
-        sentences.append(
-            f"UMAPs {cite(_SOFTWARE['umap'])} (umap-learn{version('umap-learn')}; {embedding.NEIGHBOURS} neighbours, "
-            f"minimum distance {embedding.MIN_DIST:g}, {embedding.EPOCHS} epochs, start from principal components, "
-            f"seed {drawing.seed}) show up to {max(len(d.chosen) for d in report.drawings.values()):,} cells, sampled "
-            "in proportion to batch and label."
-        )
-    sentences.append(f"The report was made with MultiQC{version('multiqc')} {cite(_SOFTWARE['multiqc'])}.")
-    own = (
-        f"unbatch{version('unbatch')}: tells batch from biology in single-cell and spatial transcriptomics (software)."
-    )
-    references.append(own)
-    return _render("paper", text=" ".join(sentences), references=references)

@@ -1,0 +1,63 @@
+"""All that a report is made of."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unbatch.report.inputs import Cells
+from unbatch.report.scores import Card, Entry, Result
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn of a dataset.
+
+    Attributes
+    ----------
+    cells
+        All its cells.
+    chosen
+        Indices of the cells that are drawn in UMAPs.
+    umaps
+        Entry and its layout of the chosen cells, in the order to show them.
+    hues
+        Entry and colours of all cells by components of its embedding; the first two are shown at once.
+    seed
+        Of subsample, layout and drawing order.
+    """
+
+    cells: Cells
+    chosen: np.ndarray
+    umaps: list[tuple[Entry, np.ndarray]]
+    hues: list[tuple[Entry, np.ndarray]]
+    seed: int
+
+
+@dataclass
+class Report:
+    """All that the pages are made of; `fit_params` are those that the fits hold, by method and parameter set."""
+
+    results: list[Result]
+    cards: dict[str, Card]
+    drawings: dict[str, Drawing] = field(default_factory=dict)
+    fit_params: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one dataset."""
+        return len(self.results) > 1
+
+    @property
+    def all_versions(self) -> dict[str, str]:
+        """Versions of all software: that of the run, the report, the scores and the fits."""
+        found = dict(self.versions)
+        if self.parameters.get("nextflow"):
+            found["nextflow"] = self.parameters["nextflow"]
+        for result in self.results:
+            found |= result.versions
+            for row in result.rows:
+                found |= row.get("versions") or {}
+        return {str(key): str(value) for key, value in found.items()}

@@ -1,0 +1,68 @@
+"""How metrics are called and read, and lists of names."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """How a metric is called and read; `better` is ``"higher"`` or ``"lower"``."""
+
+    title: str
+    short: str
+    about: str
+    better: str = "higher"
+
+
+METRICS = {
+    "bras": MetricInfo(
+        "BRAS", "BRAS", "silhouette of batches within each label, against all other batches: 1 when batches mix"
+    ),
+    "silhouette_batch": MetricInfo(
+        "Silhouette batch", "Silh. batch", "older form of BRAS; can reward embeddings in which batches stay apart"
+    ),
+    "ilisi": MetricInfo("iLISI", "iLISI", "how many batches there are among the neighbours of a cell"),
+    "kbet": MetricInfo(
+        "kBET", "kBET", "share of cells, per label, around which batches are as frequent as in the whole label"
+    ),
+    "kbet_all": MetricInfo(
+        "kBET (all cells)", "kBET all", "share of cells around which batches are as frequent as in the whole dataset"
+    ),
+    "graph_connectivity": MetricInfo(
+        "Graph connectivity", "Graph conn.", "whether the cells of a label hang together in the neighbour graph"
+    ),
+    "pcr": MetricInfo("PCR comparison", "PCR", "how much less variance batches explain than before correction"),
+    "isolated_labels": MetricInfo(
+        "Isolated labels", "Isolated labels", "whether labels that few batches have stay apart from others"
+    ),
+    "nmi": MetricInfo("NMI", "NMI", "agreement of k-means clusters with labels"),
+    "ari": MetricInfo("ARI", "ARI", "agreement of k-means clusters with labels, corrected for chance"),
+    "silhouette_label": MetricInfo("Silhouette label", "Silh. label", "whether labels form compact, separate groups"),
+    "clisi": MetricInfo(
+        "cLISI", "cLISI", "whether the neighbours of a cell have its label; near 1 for most methods, so it tells little"
+    ),
+    "asw_batch": MetricInfo("ASW batch", "ASW batch", "separation of batches (silhouette width, raw)", "lower"),
+    "ch_batch": MetricInfo("CH batch", "CH batch", "separation of batches (Calinski-Harabasz)", "lower"),
+    "inv_db_batch": MetricInfo("1/DB batch", "1/DB batch", "separation of batches (1 / Davies-Bouldin)", "lower"),
+    "asw_label": MetricInfo("ASW label", "ASW label", "separation of labels (silhouette width, raw)"),
+    "ch_label": MetricInfo("CH label", "CH label", "separation of labels (Calinski-Harabasz)"),
+    "inv_db_label": MetricInfo("1/DB label", "1/DB label", "separation of labels (1 / Davies-Bouldin)"),
+}
+"""What the metrics of `score` mean, by name."""
+
+
+def info(name: str) -> MetricInfo:
+    """Return how a metric is called and read; one that is not known goes by its name."""
+    plain = name.replace("_", " ")
+    return METRICS.get(name, MetricInfo(plain, plain, ""))
+
+
+def title(name: str) -> str:
+    """Return the title of a metric."""
+    return info(name).title
+
+
+def join(words: Iterable[str]) -> str:
+    """Write a list as in ``a, b and c``."""
+    words = list(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,98 @@
+"""Text for the methods of a paper, with references."""
+
+from unbatch.report import embedding
+from unbatch.report.model import Report
+from unbatch.report.names import title
+from unbatch.report.scores import Result
+
+_SOFTWARE = {
+    "scib": (
+        "Luecken et al. Benchmarking atlas-level data integration in single-cell genomics. "
+        "Nat Methods 19, 41-50 (2022). doi:10.1038/s41592-021-01336-8"
+    ),
+    "bras": (
+        "Rautenstrauch & Ohler. Shortcomings of silhouette in single-cell integration benchmarking. "
+        "Nat Biotechnol (2025). doi:10.1038/s41587-025-02743-4"
+    ),
+    "umap": (
+        "McInnes, Healy, Saul & Grossberger. UMAP: Uniform Manifold Approximation and Projection. "
+        "J Open Source Softw 3, 861 (2018). doi:10.21105/joss.00861"
+    ),
+    "nextflow": (
+        "Di Tommaso et al. Nextflow enables reproducible computational workflows. "
+        "Nat Biotechnol 35, 316-319 (2017). doi:10.1038/nbt.3820"
+    ),
+    "multiqc": (
+        "Ewels, Magnusson, Lundin & Käller. MultiQC: summarize analysis results for multiple tools and samples in a "
+        "single report. Bioinformatics 32, 3047-3048 (2016). doi:10.1093/bioinformatics/btw354"
+    ),
+}
+
+
+def weights(result: Result) -> str:
+    """Write how the total is weighted."""
+    by = result.metrics.get("weights") or {"batch": 0.4, "bio": 0.6}
+    return f"{by['batch']:g} × batch + {by['bio']:g} × biology"
+
+
+def paper(report: Report) -> tuple[str, list[str]]:
+    """Write a paragraph for a paper's methods, and the numbered references it cites."""
+    versions = report.all_versions
+    references: list[str] = []
+
+    def cite(*texts: str) -> str:
+        for text in texts:
+            if text not in references:
+                references.append(text)
+        return "[" + ",".join(str(references.index(text) + 1) for text in texts) + "]"
+
+    def version(package: str) -> str:
+        return f" {versions[package]}" if package in versions else ""
+
+    sentences = []
+    for result in report.results:
+        data = result.dataset
+        name = f"{result.name}: " if report.several else ""
+        labels = f" and {len(data['labels'])} labels" if result.labelled else ""
+        sentences.append(
+            f"{name}{data['cells']:,} cells with {data['genes']:,} genes from {len(data['batches'])} batches{labels} "
+            "were integrated."
+        )
+    methods = []
+    for method in dict.fromkeys(e.method for r in report.results for e in r.scored()):
+        card = report.cards[method]
+        source = f"{card.citation}{f' doi:{card.doi}' if card.doi else ''}"
+        package = f" ({card.package}{version(card.package)})" if card.package else ""
+        methods.append(f"{card.label}{package} {cite(source)}" if card.citation else f"{card.label}{package}")
+    seeds = len({row["seed"] for r in report.results for row in r.rows})
+    sentences.append(
+        f"Compared were {', '.join(methods)}, each with {seeds} random seed{'s' if seeds > 1 else ''}, by unbatch"
+        f"{version('unbatch')}, a Nextflow{version('nextflow')} pipeline {cite(_SOFTWARE['nextflow'])}."
+    )
+    first = report.results[0]
+    batch, bio = (
+        [title(n) for n in first.metrics.get(key, []) if any(e.metrics.get(n) for e in first.scored())]
+        for key in ("batch", "bio")
+    )
+    sources = [_SOFTWARE["scib"], *([_SOFTWARE["bras"]] if "BRAS" in batch else [])]
+    sentences.append(
+        f"Embeddings were scored with scib-metrics{version('scib-metrics')} {cite(*sources)}: batch mixing by "
+        f"{', '.join(batch)}"
+        + (f"; biology by {', '.join(bio)}; the total is {weights(first)} of the means." if bio else ".")
+    )
+    if first.dataset.get("subsampled"):
+        sentences.append(f"Scores are over a stratified random subsample of {first.dataset['scored_cells']:,} cells.")
+    drawing = next((d for d in report.drawings.values() if d.umaps), None)
+    if drawing:
+        sentences.append(
+            f"UMAPs {cite(_SOFTWARE['umap'])} (umap-learn{version('umap-learn')}; {embedding.NEIGHBOURS} neighbours, "
+            f"minimum distance {embedding.MIN_DIST:g}, {embedding.EPOCHS} epochs, start from principal components, "
+            f"seed {drawing.seed}) show up to {max(len(d.chosen) for d in report.drawings.values()):,} cells, sampled "
+            "in proportion to batch and label."
+        )
+    sentences.append(f"The report was made with MultiQC{version('multiqc')} {cite(_SOFTWARE['multiqc'])}.")
+    own = (
+        f"unbatch{version('unbatch')}: tells batch from biology in single-cell and spatial transcriptomics (software)."
+    )
+    references.append(own)
+    return " ".join(sentences), references
