@@ -74,7 +74,7 @@ def main(
     import numpy as np
     from anndata import AnnData
 
-    from unbatch.data import io, preprocess, samples, schema, sparse
+    from unbatch.data import io, join, preprocess, samples, schema, sparse
 
     if label_key == batch_key:
         raise InputError(f"--label-key and --batch-key are both {batch_key}, expected two columns")
@@ -82,15 +82,15 @@ def main(
     io.require_place(output, [source, *(file.path for file in files)])
     batch = preprocess.batches(obs, batch_key, source)
     label = preprocess.labels(obs, label_key, source) if label_key else None
-    genes = samples.shared_genes(files, source)
+    genes = join.shared_genes(files, source)
     # in one file, batches are all that tells its samples apart, and they have the same genes
     one_file = _is_h5ad(source)
     group = np.asarray(batch if one_file else obs["sample"])
     sizes = dict.fromkeys(batch.categories, len(genes)) if one_file else {file.name: len(file.var) for file in files}
-    coordinates = samples.join_coordinates(files, group)
+    coordinates = join.coordinates(files, group)
 
     reading = progress(files, "reading", name=lambda file: file.name)
-    counts = samples.join_counts(reading, genes, allow_continuous)
+    counts = join.counts(reading, genes, allow_continuous)
     cells, found = preprocess.filters(counts, min_counts, min_genes, min_cells)
     losses = preprocess.losses(group, cells, sizes, len(genes))
     _report_losses(losses, found)
@@ -137,7 +137,7 @@ def _is_h5ad(source: Path) -> bool:
 
 def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tuple[list[Sample], pd.DataFrame]":
     """Read all that is known before the counts are: the samples and the table of their cells."""
-    from unbatch.data import io, samples
+    from unbatch.data import io, join, samples
     from unbatch.data.samplesheet import read_samplesheet
 
     io.require_file(source)
@@ -147,8 +147,8 @@ def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tup
         files = [samples.inspect(source, source.stem, counts_from)]
         return files, files[0].obs
     rows = read_samplesheet(source, staged)
-    files = samples.name_genes([samples.inspect(row.path, row.sample, counts_from) for row in rows])
-    return files, samples.join_cells(files, rows)
+    files = join.name_genes([samples.inspect(row.path, row.sample, counts_from) for row in rows])
+    return files, join.cells(files, rows)
 
 
 def _report_losses(losses: "pd.DataFrame", found: "np.ndarray") -> None:

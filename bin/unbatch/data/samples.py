@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from unbatch.data import io
-from unbatch.data.samplesheet import Row
 from unbatch.data.sparse import first_wrong
 from unbatch.errors import InputError
 
@@ -98,7 +97,7 @@ def inspect(path: Path, name: str, counts_from: str | None = None) -> Sample:
         twice = names[names.duplicated()].unique()
         if len(twice):
             raise InputError(
-                f"{path}: {len(twice)} {what} names are there more than once ({_some(twice)}), expected unique ones"
+                f"{path}: {len(twice)} {what} names are there more than once ({some(twice)}), expected unique ones"
             )
     return sample
 
@@ -146,12 +145,26 @@ def read_counts(sample: Sample, genes: pd.Index, continuous: bool = False) -> "c
     return counts.astype(np.float32, copy=False)
 
 
-def join_counts(samples: Iterable[Sample], genes: pd.Index, continuous: bool = False) -> "csr_matrix":
-    """Read the counts of all samples (`read_counts`) and put them below each other."""
-    from scipy.sparse import vstack
+def read_truth(sample: Sample) -> dict[str, dict[str, Any]]:
+    """Read what a simulation says about its cells and genes: slots named ``*_true`` and ``uns/unbatch/truth``.
 
-    parts = [read_counts(sample, genes, continuous) for sample in samples]
-    return parts[0] if len(parts) == 1 else vstack(parts, format="csr")
+    Returns
+    -------
+    dict
+        ``obsm``, ``varm`` and ``uns``, each by key; empty where the file has none, or where `var` is that of raw.
+    """
+    from anndata.io import read_elem
+
+    with io.open_hdf5(sample.path) as file:
+        truth = {
+            axis: {key: read_elem(file[axis][key]) for key in file.get(axis, ()) if key.endswith("_true")}
+            for axis in ("obsm", "varm")
+        }
+        known = "uns/unbatch/truth" in file
+        truth["uns"] = {"truth": read_elem(file["uns/unbatch/truth"])} if known else {}
+    if sample.slot == "raw/X":
+        truth["varm"] = {}
+    return truth
 
 
 def _check_counts(counts: "csr_matrix", sample: Sample, genes: pd.Index, continuous: bool) -> None:
@@ -168,7 +181,8 @@ def _check_counts(counts: "csr_matrix", sample: Sample, genes: pd.Index, continu
     )
 
 
-def _some(names: Iterable[Any], limit: int = 5) -> str:
+def some(names: Iterable[Any], limit: int = 5) -> str:
+    """List the first of some names, for messages."""
     names = list(names)
     return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")
 
@@ -182,10 +196,8 @@ def _inspect_h5ad(path: Path, name: str, counts_from: str | None) -> Sample:
     with io.open_hdf5(path) as file:
         slot = counts_from or next((slot for slot in COUNT_SLOTS if slot in file), None)
         if slot is None or slot not in file:
-            present = [
-                name for name in ("X", "raw/X", *(f"layers/{key}" for key in file.get("layers", ()))) if name in file
-            ]
-            found = ", ".join(present) or "no matrix"
+            places = ("X", "raw/X", *(f"layers/{key}" for key in file.get("layers", ())))
+            found = ", ".join(place for place in places if place in file) or "no matrix"
             raise InputError(f"{path}: no counts in {counts_from or ', '.join(COUNT_SLOTS)}; found {found}")
         obs = read_elem(file["obs"])
         var = read_elem(file["raw/var" if slot == "raw/X" else "var"])
@@ -255,10 +267,10 @@ def _inspect_space_ranger(folder: Path, name: str) -> Sample:
         raise InputError(f"{positions}: expected the columns {', '.join(columns)} ({error})") from error
     unknown = sample.obs.index.difference(table.index)
     if len(unknown):
-        raise InputError(f"{positions}: {len(unknown)} barcodes of {matrix.name} are missing ({_some(unknown)})")
+        raise InputError(f"{positions}: {len(unknown)} barcodes of {matrix.name} are missing ({some(unknown)})")
     if table.index.has_duplicates:
         raise InputError(
-            f"{positions}: barcodes are there more than once ({_some(table.index[table.index.duplicated()])})"
+            f"{positions}: barcodes are there more than once ({some(table.index[table.index.duplicated()])})"
         )
     table = table.loc[sample.obs.index]
     rows = np.flatnonzero(table["in_tissue"] == 1)
@@ -272,113 +284,3 @@ def _inspect_space_ranger(folder: Path, name: str) -> Sample:
         lacks=lacks,
         rows=rows,
     )
-
-
-# Joining --------------------------------------------------------------------------------------------------------------
-
-
-def name_genes(samples: list[Sample]) -> list[Sample]:
-    """Name the genes of 10x files by symbol if that is unique in every one of them, and by gene id otherwise.
-
-    The choice is one for all files, as they are joined by these names; h5ad files keep theirs.
-    """
-    tenx = [sample for sample in samples if sample.slot == "matrix"]
-    if not tenx:
-        return samples
-    unique = all(sample.var["gene_symbol"].is_unique for sample in tenx)
-    log.info("genes of 10x files are named by %s", "symbol" if unique else "gene id, as several genes share a symbol")
-    if not unique:
-        return samples
-
-    def by_symbol(sample: Sample) -> Sample:
-        var = sample.var.rename_axis("gene_id").reset_index().set_index("gene_symbol").rename_axis(None)
-        return replace(sample, var=var)
-
-    return [by_symbol(sample) if sample.slot == "matrix" else sample for sample in samples]
-
-
-def shared_genes(samples: list[Sample], source: Path) -> pd.Index:
-    """Names of the genes that all samples have, in the order of the first one.
-
-    Raises
-    ------
-    InputError
-        If there are none.
-    """
-    genes = samples[0].var.index
-    for sample in samples[1:]:
-        genes = genes[genes.isin(sample.var.index)]
-    if not len(genes):
-        found = "; ".join(f"{sample.name} has {_some(sample.var.index, 2)}" for sample in samples)
-        raise InputError(f"{source}: no gene is in all samples ({found}), expected the same gene names")
-    return genes
-
-
-def join_cells(samples: list[Sample], rows: list[Row]) -> pd.DataFrame:
-    """Put the tables of the cells below each other.
-
-    Cells are renamed ``<sample>/<name>``, which is unique, as names of samples have no ``/``. The samplesheet's
-    columns win over those of the same name in a file; columns that a file lacks are missing for its cells.
-    """
-    tables = []
-    for sample, row in zip(samples, rows, strict=True):
-        table = sample.obs.copy()
-        table.index = row.sample + "/" + table.index
-        for key, value in {"sample": row.sample, **row.extra}.items():
-            if key in table and (table[key].astype(str) != value).any():
-                log.info("%s: the samplesheet's %s replaces the one in the file", sample.path, key)
-            table[key] = value or np.nan
-        tables.append(table)
-    return pd.concat(tables)
-
-
-def join_coordinates(samples: list[Sample], group: np.ndarray) -> np.ndarray | None:
-    """Coordinates of all cells, or None (the log says why) unless every cell has them in as many dimensions.
-
-    Parameters
-    ----------
-    samples
-        All samples.
-    group
-        Name of each cell's sample, shape (cells,), to say which of them lack coordinates.
-    """
-    lacking = [f"{sample.name} {sample.lacks}" for sample in samples if sample.coordinates is None]
-    if lacking:
-        log.info("no coordinates: %s", "; ".join(lacking))
-        return None
-    dimensions = {sample.name: sample.coordinates.shape[1] for sample in samples}
-    if len(set(dimensions.values())) > 1:
-        log.warning("coordinates are left out, their dimensions differ: %s", dimensions)
-        return None
-    coordinates = np.concatenate([sample.coordinates for sample in samples])
-    lost = ~np.isfinite(coordinates).all(axis=1)
-    if lost.any():
-        log.warning(
-            "coordinates are left out, they are NaN or infinite in %d cells of %s",
-            lost.sum(),
-            _some(pd.unique(group[lost])),
-        )
-        return None
-    return coordinates
-
-
-def read_truth(sample: Sample) -> dict[str, dict[str, Any]]:
-    """Read what a simulation says about its cells and genes: slots named ``*_true`` and ``uns/unbatch/truth``.
-
-    Returns
-    -------
-    dict
-        ``obsm``, ``varm`` and ``uns``, each by key; empty where the file has none, or where `var` is that of raw.
-    """
-    from anndata.io import read_elem
-
-    with io.open_hdf5(sample.path) as file:
-        truth = {
-            axis: {key: read_elem(file[axis][key]) for key in file.get(axis, ()) if key.endswith("_true")}
-            for axis in ("obsm", "varm")
-        }
-        known = "uns/unbatch/truth" in file
-        truth["uns"] = {"truth": read_elem(file["uns/unbatch/truth"])} if known else {}
-    if sample.slot == "raw/X":
-        truth["varm"] = {}
-    return truth
