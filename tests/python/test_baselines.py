@@ -1,0 +1,159 @@
+"""Outside methods: the cards, the contract of what they return, and `fit-baseline`."""
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from scipy import sparse
+
+from unbatch import baselines
+from unbatch.baselines.cells import Cells, principal_components
+from unbatch.cli import fit_baseline
+from unbatch.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+BASELINES = [name for name, card in CARDS.items() if card["program"] == "fit-baseline"]
+
+
+def shifted_batches(n: int = 120, genes: int = 40, shift: float = 0.5) -> tuple[Cells, np.ndarray]:
+    """Two cell types in two batches; the second batch has `shift` added to a third of its genes."""
+    rng = np.random.default_rng(0)
+    label, batch = np.arange(n) % 2, (np.arange(n) // 2) % 2
+    X = rng.gamma(2.0, 0.2, (n, genes))
+    X[label == 1, : genes // 4] += 2.0
+    X[batch == 1, -genes // 3 :] += shift
+    X = sparse.csr_matrix(X.astype(np.float32))
+    names = [f"gene{i}" for i in range(genes)]
+    return Cells(X=X, counts=X, genes=names, batch=batch.astype(np.int64)), label
+
+
+def between_over_within(embedding: np.ndarray, groups: np.ndarray) -> float:
+    """Squared distance between the means of two groups over the mean variance within them."""
+    means = [embedding[groups == g].mean(0) for g in (0, 1)]
+    within = np.mean([embedding[groups == g].var(0).sum() for g in (0, 1)])
+    return float(((means[0] - means[1]) ** 2).sum() / within)
+
+
+def test_every_card_has_its_file_and_every_file_its_card():
+    assert sorted(BASELINES) == baselines.names()
+
+
+@pytest.mark.parametrize("method", CARDS)
+def test_a_card_is_complete(method: str):
+    card = CARDS[method]
+    assert set(card) == {
+        "label", "program", "kind", "summary", "needs", "package", "licence", "citation", "doi", "defaults"
+    }  # fmt: skip
+    assert card["kind"] in {"control", "reference", "correction"}
+    assert set(card["needs"]) <= {"labels", "coordinates", "integers", "gpu"}
+
+
+@pytest.mark.parametrize("method", CARDS)
+def test_a_card_is_in_the_documentation_and_the_citations(method: str):
+    assert f"| {CARDS[method]['label']} |" in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert CARDS[method]["citation"] in (ROOT / "CITATIONS.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_defaults_on_the_card_are_those_of_the_function(method: str):
+    assert baselines.parameters(baselines.load(method)) == CARDS[method]["defaults"]
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_the_same_seed_gives_the_same_embedding(method: str):
+    cells, _label = shifted_batches()
+    fit = baselines.load(method)
+    first, second = (fit(cells, seed=3).embedding for _ in range(2))
+    assert first.shape[0] == len(cells.batch)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("method", ["combat", "harmony", "scanorama"])
+def test_corrections_bring_the_batches_together_and_keep_the_types_apart(method: str):
+    cells, label = shifted_batches()
+    before = baselines.load("none")(cells, seed=0).embedding
+    after = baselines.load(method)(cells, seed=0).embedding
+    assert between_over_within(after, cells.batch) < 0.2 * between_over_within(before, cells.batch)
+    assert between_over_within(after, label) > 0.3 * between_over_within(before, label)
+
+
+def test_shuffling_mixes_batches_and_loses_types():
+    cells, label = shifted_batches()
+    shuffled = baselines.load("shuffled")(cells, seed=0).embedding
+    none = baselines.load("none")(cells, seed=0).embedding
+    assert between_over_within(shuffled, label) < 0.1 * between_over_within(none, label)
+    np.testing.assert_array_equal(np.sort(shuffled, axis=0), np.sort(none, axis=0))
+
+
+def test_principal_components_are_those_of_a_singular_value_decomposition():
+    cells, _label = shifted_batches()
+    dense = cells.X.toarray().astype(np.float64)
+    left, values, _right = np.linalg.svd(dense - dense.mean(0), full_matrices=False)
+    expected = left[:, :5] * values[:5]
+    found = principal_components(cells.X, 5).embedding
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+
+
+def test_combat_leaves_genes_alone_that_do_not_vary_in_a_batch():
+    cells, _label = shifted_batches()
+    X = cells.X.toarray()
+    X[cells.batch == 1, 0] = 0
+    embedding = baselines.load("combat")(Cells(sparse.csr_matrix(X), cells.counts, cells.genes, cells.batch), seed=0)
+    assert np.isfinite(embedding.embedding).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"n_component": 5}, "it has n_components"), ({"n_components": "5"}, "(int)"), ({"n_components": True}, "(int)")],
+)
+def test_wrong_parameters_are_refused(given: dict, message: str):
+    with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        baselines.merge_parameters("harmony", baselines.load("harmony"), given)
+
+
+def test_fit_baseline_writes_cells_in_order_and_how_it_was_made(dataset_path: Path, tmp_path: Path):
+    out, params = tmp_path / "fit.h5ad", tmp_path / "params.yml"
+    params.write_text("n_components: 4\n")
+    arguments = [str(dataset_path), "--method", "none", "--params", str(params), "--seed", "2", "-o", str(out)]
+    result = CliRunner().invoke(fit_baseline.main, [*arguments, "--model", str(tmp_path / "model")])
+    assert result.exit_code == 0, result.output
+    fit, dataset = ad.read_h5ad(out), ad.read_h5ad(dataset_path)
+    assert fit.obs_names.equals(dataset.obs_names)
+    assert fit.X is None
+    assert fit.obsm["X_none"].shape == (dataset.n_obs, 4)
+    about = fit.uns["unbatch"]
+    assert (about["method"], int(about["seed"]), int(about["params"]["n_components"])) == ("none", 2, 4)
+    assert about["wall_s"] > 0
+    assert about["peak_mb"] > 50
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["method"] == "none"
+    assert (tmp_path / "model" / "weights.safetensors").stat().st_size > 0
+
+
+def test_fit_baseline_says_that_one_batch_is_not_applicable(dataset_path: Path, tmp_path: Path):
+    dataset = ad.read_h5ad(dataset_path)
+    dataset = dataset[dataset.obs["batch"] == dataset.obs["batch"].iloc[0]].copy()
+    dataset.write_h5ad(tmp_path / "one.h5ad")
+    out = tmp_path / "fit.h5ad"
+    result = CliRunner().invoke(fit_baseline.main, [str(tmp_path / "one.h5ad"), "--method", "pca", "-o", str(out)])
+    assert result.exit_code == 99
+    assert "one.h5ad: obs/batch holds one batch" in result.stderr
+    assert not out.exists()
+
+
+def test_an_embedding_that_breaks_the_contract_is_the_methods_fault(
+    dataset_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def not_finite(cells: Cells, *, seed: int) -> baselines.cells.Fit:
+        return baselines.cells.Fit(np.full((len(cells.batch), 2), np.nan))
+
+    monkeypatch.setattr(baselines, "load", lambda _method: not_finite)
+    out = tmp_path / "fit.h5ad"
+    result = CliRunner().invoke(fit_baseline.main, [str(dataset_path), "--method", "pca", "-o", str(out)])
+    assert result.exit_code == 1
+    assert "pca failed: its output cannot be used" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,98 @@
+"""What all programs share: help, versions, messages, and `attempt`, which records how one ended."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from unbatch.cli import attempt, main
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = sorted(path.name for path in (ROOT / "bin").iterdir() if path.is_file())
+
+
+def run_program(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "bin" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_program_has_an_entry_file_and_a_place_in_the_group():
+    assert sorted(main.modules) == PROGRAMS
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_comes_at_once(name: str):
+    start = time.process_time(), time.perf_counter()
+    result = run_program(name, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Usage:")
+    # 2 s is what is promised on a quiet machine; a heavy import would cost far more than this
+    assert time.perf_counter() - start[1] < 6
+
+
+def test_heavy_libraries_are_not_imported_for_help():
+    code = (
+        "import sys; sys.path.insert(0, 'bin'); from unbatch.cli import main; import click;"
+        "[main.get_command(click.Context(main), name) for name in main.modules];"
+        "print([m for m in ('numpy', 'scanpy', 'torch', 'anndata', 'jax', 'pandas') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
+
+
+def test_versions_are_json():
+    found = json.loads(run_program("score", "--version").stdout)
+    assert {"unbatch", "python", "scib-metrics", "torch"} <= set(found)
+
+
+@pytest.mark.parametrize("name", ["preprocess", "score", "fit-baseline", "report"])
+def test_a_missing_file_is_one_sentence_and_exit_code_2(name: str, tmp_path: Path):
+    more = {"fit-baseline": ["--method", "none"], "score": ["no.fit.h5ad"]}.get(name, [])
+    if name == "report":
+        more = ["--dataset", "no.h5ad", "--fit", "no.h5ad", "--methods", str(ROOT / "assets" / "methods.yml")]
+    result = run_program(name, str(tmp_path / "absent.file"), *more, "-o", str(tmp_path / "out"))
+    assert result.returncode == 2
+    assert "absent.file" in result.stderr
+    assert "no such file" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def outcome(tmp_path: Path, script: str, *options: str) -> tuple[int, dict | None]:
+    out = tmp_path / "outcome.json"
+    command = ["--", sys.executable, "-c", script]
+    result = CliRunner().invoke(attempt.main, [*options, "-o", str(out), *command])
+    return result.exit_code, json.loads(out.read_text()) if out.exists() else None
+
+
+def test_attempt_records_success(tmp_path: Path):
+    assert outcome(tmp_path, "print('fine')") == (
+        0,
+        {"exit_code": 0, "status": "ok", "message": None, "attempts": 1},
+    )
+
+
+def test_attempt_records_what_is_not_applicable_with_its_reason(tmp_path: Path):
+    code, found = outcome(tmp_path, "import sys; print('Error: no labels', file=sys.stderr); sys.exit(99)")
+    assert code == 0
+    assert (found["status"], found["message"]) == ("not applicable", "Error: no labels")
+
+
+def test_attempt_passes_a_failure_on_unless_it_is_to_record_it(tmp_path: Path):
+    script = "import sys; print('first\\nlast \\x1b[2J', file=sys.stderr); sys.exit(3)"
+    assert outcome(tmp_path, script) == (3, None)
+    code, found = outcome(tmp_path, script, "--record", "failures", "--number", "2")
+    assert code == 0
+    assert found == {"exit_code": 3, "status": "failed", "message": "last ?[2J", "attempts": 2}
+
+
+def test_attempt_lets_a_killed_fit_be_tried_again_and_records_the_last_try(tmp_path: Path):
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert outcome(tmp_path, script, "--record", "failures") == (137, None)
+    code, found = outcome(tmp_path, script, "--record", "all", "--number", "3")
+    assert code == 0
+    assert (found["exit_code"], found["attempts"], found["message"]) == (137, 3, "no message")
