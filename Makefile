@@ -19,7 +19,7 @@ export NXF_OFFLINE := true
 # Without a terminal (a log, CI), Nextflow writes plain lines instead of redrawing them.
 plain_log = test -t 1 || export NXF_ANSI_LOG=false
 
-.PHONY: help setup run test lint format bench lock image test-docker clean distclean
+.PHONY: help setup run test lint format docs bench lock image test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -42,6 +42,9 @@ lint: setup ## check the style of the Python and the Nextflow code
 format: setup ## format the Python code and mend what ruff can mend
 	ruff format
 	ruff check --fix
+
+docs: setup ## write the tables that are made from the method cards
+	python docs/cards.py
 
 bench: setup ## compare with peers; see benchmarks/
 	benchmarks/run.sh $(ARGS)

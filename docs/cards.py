@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Write what the method cards say into the documentation, between its `<!-- cards: ... -->` marks.
+
+`make docs` runs it; with --check it only says whether a file is out of date.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def short_table(cards: dict) -> str:
+    """Name, kind and summary of every method."""
+    rows = [f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} |" for name, card in cards.items()]
+    return "\n".join(["| Method | Name | Kind | What it does |", "|---|---|---|---|", *rows])
+
+
+def full_table(cards: dict) -> str:
+    """Everything a user needs to choose and to set a method."""
+    rows = []
+    for name, card in cards.items():
+        needs = ", ".join(card["needs"]) or "counts, batch"
+        settings = ", ".join(f"`{key}: {value}`" for key, value in card["defaults"].items()) or "none"
+        rows.append(
+            f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} | {needs} | {settings} "
+            f"| {card['package'] or 'unbatch'} ({card['licence']}) |"
+        )
+    head = "| Method | Name | Kind | What it does | Needs | Parameters | Package (licence) |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+
+
+def citations(cards: dict) -> str:
+    """One line per method."""
+    lines = []
+    for card in cards.values():
+        doi = f" doi:{card['doi']}" if card["doi"] else ""
+        lines.append(f"- **{card['label']}**: {card['citation']}{doi}")
+    return "\n".join(lines)
+
+
+PAGES = {
+    "README.md": short_table,
+    "docs/methods.md": full_table,
+    "CITATIONS.md": citations,
+}
+
+
+def main() -> int:
+    """Rewrite the pages, or check them; return how many were out of date."""
+    cards = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+    stale = 0
+    for name, write in PAGES.items():
+        page = ROOT / name
+        text = page.read_text(encoding="utf-8")
+        fresh, found = re.subn(
+            r"(<!-- cards: begin -->\n).*?(\n<!-- cards: end -->)",
+            lambda marks: marks[1] + write(cards) + marks[2],
+            text,
+            flags=re.DOTALL,
+        )
+        if found != 1:
+            sys.exit(f"{name}: expected one pair of '<!-- cards: begin -->' and '<!-- cards: end -->', found {found}")
+        if fresh != text:
+            stale += 1
+            print(f"{name}: out of date with assets/methods.yml")
+            if "--check" not in sys.argv:
+                page.write_text(fresh, encoding="utf-8")
+    return stale
+
+
+if __name__ == "__main__":
+    count = main()
+    sys.exit(count if "--check" in sys.argv else 0)
