@@ -57,8 +57,8 @@ def main() -> int:
         page = ROOT / name
         text = page.read_text(encoding="utf-8")
         fresh, found = re.subn(
-            r"(<!-- cards: begin -->\n).*?(\n<!-- cards: end -->)",
-            lambda marks: marks[1] + write(cards) + marks[2],
+            r"(<!-- cards: begin -->\n).*?(<!-- cards: end -->)",
+            lambda marks: marks[1] + write(cards) + "\n" + marks[2],
             text,
             flags=re.DOTALL,
         )
