@@ -102,7 +102,8 @@ make_tools() {
 
 make_venv() {
     local python uv=$tools/env/bin/uv
-    if ! "$venv/bin/python" -c "import sys; sys.exit(sys.prefix != '$venv')" 2>/dev/null; then
+    # Its programs hold its path: in a folder that was moved or copied, it is made anew.
+    if ! "$venv/bin/python" --version >/dev/null 2>&1 || ! grep -qF "'$venv'" "$venv/bin/activate"; then
         if python=$(find_python "$FITS"); then
             say "making .venv with $python"
             "$uv" venv --quiet --clear --python "$python" "$venv"

@@ -109,6 +109,13 @@ def assert_missing(sentence, result):
     assert sentence in result.stderr
 
 
+def test_settings_for_pip_reach_uv_and_jgo(tools):
+    command = 'share_network_settings; echo "$UV_DEFAULT_INDEX $SSL_CERT_FILE $REQUESTS_CA_BUNDLE"'
+    given = {"PIP_INDEX_URL": "mirror", "PIP_CERT": "ca.pem"}
+    assert call(command, tools, **given) == "mirror ca.pem ca.pem"
+    assert call(command, tools, **given, UV_DEFAULT_INDEX="own", SSL_CERT_FILE="own.pem") == "own own.pem own.pem"
+
+
 def test_jars_are_compared_with_the_lock(tmp_path):
     check = [sys.executable, str(ROOT / "setup/check_jars.py"), str(tmp_path / "lock"), str(tmp_path / "jars")]
     (tmp_path / "jars/modules").mkdir(parents=True)
