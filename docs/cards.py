@@ -42,6 +42,12 @@ def citations(cards: dict) -> str:
     return "\n".join(lines)
 
 
+def fill(page: str, table: str) -> tuple[str, int]:
+    """Put a table between the marks of a page; return the page and how many pairs of marks it has."""
+    marks = r"(<!-- cards: begin -->\n).*?(<!-- cards: end -->)"
+    return re.subn(marks, lambda found: f"{found[1]}{table}\n{found[2]}", page, flags=re.DOTALL)
+
+
 PAGES = {
     "README.md": short_table,
     "docs/methods.md": full_table,
@@ -56,12 +62,7 @@ def main() -> int:
     for name, write in PAGES.items():
         page = ROOT / name
         text = page.read_text(encoding="utf-8")
-        fresh, found = re.subn(
-            r"(<!-- cards: begin -->\n).*?(<!-- cards: end -->)",
-            lambda marks: marks[1] + write(cards) + "\n" + marks[2],
-            text,
-            flags=re.DOTALL,
-        )
+        fresh, found = fill(text, write(cards))
         if found != 1:
             sys.exit(f"{name}: expected one pair of '<!-- cards: begin -->' and '<!-- cards: end -->', found {found}")
         if fresh != text:

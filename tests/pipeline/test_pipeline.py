@@ -1,0 +1,282 @@
+"""The pipeline, run by Nextflow for real on tiny data.
+
+The runs share one copy of the pipeline, to which two methods are added as any method is: a card and a file each.
+"""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import anndata as ad
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from unbatch.cli import simulate
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = ("main.nf", "nextflow.config", "nextflow_schema.json", "assets", "bin", "conf", "modules", "workflows")
+
+ADDED = {
+    "picky": """
+from unbatch.baselines.cells import Cells, Fit
+from unbatch.errors import NotApplicable
+PACKAGES = ()
+def fit(cells: Cells, *, seed: int) -> Fit:
+    raise NotApplicable("picky wants three batches or more")
+""",
+    # killed at its first try, as by a scheduler; wrong at the second
+    "greedy": """
+import os, signal
+from pathlib import Path
+from unbatch.baselines.cells import Cells, Fit
+PACKAGES = ()
+def fit(cells: Cells, *, seed: int) -> Fit:
+    tried = Path(os.environ["GREEDY_TRIED"])
+    if not tried.exists():
+        tried.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError("greedy got <b>lost</b>")
+""",
+}
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    code: int
+    output: str
+    outdir: Path
+
+    def tasks(self) -> dict[str, str]:
+        """Status of the last attempt of every task, by name."""
+        with (self.outdir / "pipeline_info" / "trace.txt").open() as file:
+            rows = sorted(csv.DictReader(file, delimiter="\t"), key=lambda row: int(row["attempt"].strip("-") or 1))
+        return {row["name"].removeprefix("UNBATCH:"): row["status"] for row in rows}
+
+    def rows(self, dataset: str) -> dict[str, dict]:
+        """Rows of the score table, by method."""
+        table = json.loads((self.outdir / "scores" / f"{dataset}.scores.json").read_text())
+        return {row["method"]: row for row in table["rows"]}
+
+
+def nextflow(pipeline: Path, folder: Path, *options: str) -> Run:
+    """Run the pipeline in a folder of its own; -resume finds what ran there before."""
+    folder.mkdir(exist_ok=True)
+    environment = {
+        **os.environ,
+        "NXF_SYNTAX_PARSER": "v2",
+        "NXF_OFFLINE": "true",
+        "NXF_ANSI_LOG": "false",
+        "GREEDY_TRIED": str(folder / "tried"),
+    }
+    command = ["nextflow", "run", str(pipeline), "--outdir", "out", *options]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return Run(done.returncode, done.stdout + done.stderr, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("nextflow") is None:
+        pytest.fail("no nextflow on PATH: run `make test`, which sets it up")
+    folder = tmp_path_factory.mktemp("pipeline")
+    for name in PIPELINE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / name)
+    cards = yaml.safe_load((folder / "assets" / "methods.yml").read_text())
+    for name, text in ADDED.items():
+        (folder / "bin" / "unbatch" / "baselines" / f"{name}.py").write_text(text)
+        cards[name] = {**cards["none"], "label": name.title(), "kind": "correction", "defaults": {}}
+    (folder / "assets" / "methods.yml").write_text(yaml.safe_dump(cards, sort_keys=False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samplesheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two samples whose names and labels would do harm where they are not quoted or escaped."""
+    folder = tmp_path_factory.mktemp("sam ples")
+    result = CliRunner().invoke(
+        simulate.main, ["--cells", "60", "--genes", "60", "--noise", "nb", "-o", str(folder / "all.h5ad")]
+    )
+    assert result.exit_code == 0, result.output
+    data = ad.read_h5ad(folder / "all.h5ad")
+    data.obs["cell type"] = data.obs["cell_type"].astype(str).replace("Non-neuron", "<script>alert('label')</script>")
+    lines = ["sample,path"]
+    for name, part in zip(["$(touch${IFS}harm)", "<script>alert(1)"], data.obs["sample"].cat.categories, strict=True):
+        (folder / part).mkdir()
+        # the same file name twice, with a space, as from folders of samples
+        data[data.obs["sample"] == part].copy().write_h5ad(folder / part / "my counts.h5ad")
+        lines.append(f"{name},{part}/my counts.h5ad")
+    (folder / "my sheet.csv").write_text("\n".join(lines) + "\n")
+    return folder / "my sheet.csv"
+
+
+@pytest.fixture(scope="module")
+def full(pipeline: Path, samplesheet: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run in which some fits succeed, one does not apply, and one is killed and then fails."""
+    return nextflow(pipeline, tmp_path_factory.mktemp("full"), *full_options(samplesheet))
+
+
+def full_options(samplesheet: Path) -> list[str]:
+    options = ["--input", str(samplesheet), "--label_key", "cell type", "--methods", "none,harmony,picky,greedy"]
+    return [*options, "--seeds", "1", "--allow_failed", "--max_retries", "1", "--max_cpus", "2"]
+
+
+def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
+    assert full.code == 0, full.output
+    published = {path.relative_to(full.outdir).as_posix() for path in full.outdir.rglob("*") if path.is_file()}
+    assert {
+        "dataset/my_sheet.h5ad",
+        "fits/my_sheet.none.default.s0.fit.h5ad",
+        "fits/my_sheet.harmony.default.s0.fit.h5ad",
+        "scores/my_sheet.scores.json",
+        "multiqc/multiqc_report.html",
+        "pipeline_info/trace.txt",
+        "pipeline_info/report.html",
+        "pipeline_info/timeline.html",
+        "pipeline_info/dag.mmd",
+        "pipeline_info/unbatch_mqc_versions.yml",
+    } <= published
+    assert not [name for name in published if name.endswith((".outcome.json", "picky.default.s0.fit.h5ad"))]
+    assert "2 of 4 fits done" in full.output
+    assert f"Report: {full.outdir}/multiqc/multiqc_report.html" in full.output
+
+
+def test_every_planned_fit_is_a_row_whatever_became_of_it(full: Run):
+    rows = full.rows("my_sheet")
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "none": "ok",
+        "harmony": "ok",
+        "picky": "not applicable",
+        "greedy": "failed",
+    }
+    assert rows["harmony"]["total"] > 0
+    assert rows["picky"]["exit_code"] == 99
+    assert "picky wants three batches or more" in rows["picky"]["message"]
+    assert len({row["code"] for row in rows.values()}) == 1
+
+
+def test_a_killed_fit_is_tried_again_and_then_reported_with_its_last_message(full: Run):
+    row = full.rows("my_sheet")["greedy"]
+    assert (row["exit_code"], row["attempts"]) == (1, 2)
+    assert "greedy got <b>lost</b>" in row["message"]
+    assert "my_sheet.greedy.default.s0: failed (exit 1)" in full.output
+
+
+def test_names_and_labels_do_no_harm(full: Run):
+    assert not list(full.outdir.parent.rglob("harm"))
+    dataset = ad.read_h5ad(full.outdir / "dataset" / "my_sheet.h5ad")
+    assert set(dataset.obs["batch"].cat.categories) == {"$(touch${IFS}harm)", "<script>alert(1)"}
+    html = (full.outdir / "multiqc" / "multiqc_report.html").read_text()
+    assert "<script>alert(" not in html
+    assert "<b>lost</b>" not in html
+    assert "Greedy" in html
+
+
+def test_versions_of_every_step_are_collated(full: Run):
+    found = yaml.safe_load((full.outdir / "pipeline_info" / "unbatch_mqc_versions.yml").read_text())
+    assert {"PREPROCESS", "FIT_BASELINE", "SCORE", "REPORT", "Workflow"} <= set(found)
+    assert found["SCORE"]["scib-metrics"]
+    assert found["Workflow"]["Nextflow"]
+
+
+def test_resume_runs_only_what_failed(pipeline: Path, samplesheet: Path, full: Run):
+    again = nextflow(pipeline, full.outdir.parent, *full_options(samplesheet), "-resume")
+    assert again.code == 0, again.output
+    run_again = {name for name, status in again.tasks().items() if status != "CACHED"}
+    assert "FIT_BASELINE (my_sheet.greedy.default.s0)" in run_again
+    # its row now says one attempt, as it was not killed this time: what depends on the row runs again, and no more
+    assert run_again - {"SCORE (my_sheet)", "REPORT (report)", "MULTIQC (report)"} == {
+        "FIT_BASELINE (my_sheet.greedy.default.s0)"
+    }
+
+
+def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):
+    options = ["-profile", "test", "-stub-run", "--methods", "none", "-resume"]
+    assert nextflow(pipeline, tmp_path, *options).code == 0
+    resumed = nextflow(pipeline, tmp_path, *options)
+    assert set(resumed.tasks().values()) == {"CACHED"}
+    with (pipeline / "bin" / "unbatch" / "metrics" / "separability.py").open("a") as file:
+        file.write("# edited\n")
+    edited = nextflow(pipeline, tmp_path, *options)
+    assert set(edited.tasks().values()) == {"COMPLETED"}
+
+
+def test_a_failing_fit_stops_the_run_and_is_named(pipeline: Path, tmp_path: Path):
+    (tmp_path / "own.yml").write_text("harmony: {n_components: many}\n")
+    failed = nextflow(
+        pipeline, tmp_path, "-profile", "test", "--methods", "harmony", "--method_params", str(tmp_path / "own.yml")
+    )
+    assert failed.code != 0
+    assert "harmony: parameter n_components is 'many', a value like 30 (int) was expected" in failed.output
+    assert "The run failed" in failed.output
+    assert (failed.outdir / "simulated" / "simulated.raw.h5ad").exists()
+    assert not (failed.outdir / "scores").exists()
+
+
+def test_wrong_parameters_are_all_named_before_any_task(pipeline: Path, tmp_path: Path):
+    wrong = ["--simulate", "--sead", "3", "--batch-key", "x", "--seeds", "0", "--methods", "none,harmny"]
+    failed = nextflow(pipeline, tmp_path, *wrong, "--sim_mix", "sam", "--max_memory", "lots", "--n_top_genes", "few")
+    assert failed.code != 0
+    for message in (
+        "--sead: no such parameter, did you mean --seeds?",
+        "did you mean --batch_key?",
+        "--seeds: found 0, expected 1 or more",
+        "no method 'harmny', did you mean harmony?",
+        "--sim_mix: found 'sam', expected one of same, shifted, did you mean same?",
+        "--max_memory: found 'lots'",
+        "--n_top_genes: found 'few', a whole number was expected",
+    ):
+        assert message in failed.output
+    assert "Submitted process" not in failed.output
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ("sample,file\na,x.h5ad\n", "column path missing in the samplesheet; found sample, file"),
+        ("sample,path\na,gone.h5ad\n", "gone.h5ad: no such file"),
+    ],
+)
+def test_a_wrong_samplesheet_stops_before_any_task(pipeline: Path, tmp_path: Path, sheet: str, message: str):
+    (tmp_path / "sheet.csv").write_text(sheet)
+    failed = nextflow(pipeline, tmp_path, "--input", "sheet.csv")
+    assert failed.code != 0
+    assert "sheet.csv" in failed.output
+    assert message in failed.output
+    assert "Submitted process" not in failed.output
+
+
+def test_help_lists_every_parameter_by_section(pipeline: Path, tmp_path: Path):
+    shown = nextflow(pipeline, tmp_path, "--help")
+    assert shown.code == 0
+    sections = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values()
+    for section in sections:
+        assert section["title"] in shown.output
+        for name in section["properties"]:
+            assert f"--{name} " in shown.output
+
+
+def test_every_parameter_is_described_with_its_default():
+    command = ["nextflow", "config", "-flat", str(ROOT)]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "NXF_SYNTAX_PARSER": "v2"}
+    )
+    config = dict(
+        line.removeprefix("params.").split(" = ", 1) for line in shown.stdout.splitlines() if line.startswith("params.")
+    )
+    described = {}
+    for section in json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values():
+        described |= section["properties"]
+    assert set(config) == set(described)
+    for name, rule in described.items():
+        default = rule.get("default")
+        expected = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+        assert config[name].strip("'") == expected, name
