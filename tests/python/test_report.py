@@ -478,6 +478,22 @@ def test_every_category_has_a_colour_and_few_have_colour_blind_safe_ones(count):
         assert set(colours) <= set(figures.OKABE_ITO)
 
 
+def test_figures_hold_the_colours_of_the_legend():
+    from base64 import b64decode
+    from io import BytesIO
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    legend = figures.legend(["a", "b", "c"])
+    # the third category is rare
+    codes = np.r_[np.zeros(500, int), np.ones(500, int), [2] * 5, [-1] * 5]
+    picture = figures.cells(rng.normal(size=(len(codes), 2)), codes, legend, seed=0)
+    image = Image.open(BytesIO(b64decode(picture.split(",")[1]))).convert("RGB")
+    found = {"#{:02X}{:02X}{:02X}".format(*colour) for _, colour in image.getcolors(1000)}
+    assert {*legend.colours, figures.MISSING, "#FFFFFF"} == found
+
+
 def test_shades_run_from_worst_to_best():
     assert figures.shades([0.0, 1.0, None])[2] is None
     assert figures.shades([0.0, 1.0]) == figures.shades([1.0, 0.0], lower_is_better=True)

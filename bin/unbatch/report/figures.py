@@ -104,7 +104,7 @@ def cells(
     figure, axes = _square(pixels)
     # as much ink for 100 cells as for 10,000, within what can be seen
     side = np.clip(280 / np.sqrt(len(codes)), 2.2, 7.0) / 2
-    axes.scatter(*positions[order].T, s=side**2, c=palette(colours)[codes[order]], linewidths=0)
+    axes.scatter(*positions[order].T, s=side**2, c=palette(colours)[codes[order]], linewidths=0, antialiased=False)
     _equal(axes, positions)
     if colours.numbered:
         for code in np.unique(codes[codes >= 0]):
@@ -119,7 +119,7 @@ def cells(
                 fontweight="bold",
                 path_effects=[withStroke(linewidth=2.2, foreground="white")],
             )
-    return png(figure)
+    return png(figure, palette(colours))
 
 
 def _densest(positions: np.ndarray) -> np.ndarray:
@@ -131,7 +131,13 @@ def _densest(positions: np.ndarray) -> np.ndarray:
     return positions[indices[np.argmin(distances[:, -1])]].mean(axis=0)
 
 
-def tissue(positions: np.ndarray, colours: np.ndarray, extent: np.ndarray, pixels: int = 480) -> str:
+def tissue(
+    positions: np.ndarray,
+    colours: np.ndarray,
+    extent: np.ndarray,
+    known: np.ndarray | None = None,
+    pixels: int = 480,
+) -> str:
     """Draw a tissue section, y downwards.
 
     Parameters
@@ -142,6 +148,8 @@ def tissue(positions: np.ndarray, colours: np.ndarray, extent: np.ndarray, pixel
         n x 3 or n x 4.
     extent
         Width and height of the largest section, so that all are drawn to one scale.
+    known
+        The colours that can occur, if they are few.
     pixels
         Width of the picture.
     """
@@ -161,9 +169,9 @@ def tissue(positions: np.ndarray, colours: np.ndarray, extent: np.ndarray, pixel
     # cells at random places lie closer in places than on the whole
     pitch = max(pitch, 0.6 * float(np.sqrt(np.prod(np.ptp(positions, axis=0)) / len(positions))))
     # a spot as wide as the distance to the next, in points
-    side = np.clip(pitch / (2 * half) * pixels / figure.dpi * 72 * 1.05, 1.2, 9)
-    axes.scatter(*positions.T, s=side**2, c=colours, linewidths=0)
-    return png(figure)
+    side = np.clip(pitch / (2 * half) * pixels / figure.dpi * 72 * 1.12, 1.2, 9)
+    axes.scatter(*positions.T, s=side**2, c=colours, linewidths=0, antialiased=False)
+    return png(figure, known)
 
 
 def trade_off(entries: Sequence[Entry]) -> str:
@@ -373,14 +381,31 @@ def _equal(axes: "Axes", positions: np.ndarray) -> None:
     axes.set_ylim(middle[1] - half, middle[1] + half)
 
 
-def png(figure: Figure) -> str:
-    """Return a figure as a PNG of at most 256 colours, a third of the size of the usual one."""
+def png(figure: Figure, colours: np.ndarray | None = None) -> str:
+    """Return a figure as a PNG with a palette, a third of the size of the usual one.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    colours
+        All its colours but greys, at most 200; without them the 256 that suit best.
+    """
     from PIL import Image
 
     figure.canvas.draw()
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     out = io.BytesIO()
-    image.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    if colours is None:
+        image = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    else:
+        # a palette that Pillow chooses would shift the colours of rare categories away from the legend's
+        greys = np.repeat(np.linspace(0, 1, 16)[:, None], 3, axis=1)
+        exact = Image.new("P", (1, 1))
+        table = np.vstack([np.unique(colours[:, :3], axis=0), greys])
+        exact.putpalette(np.round(255 * table).astype(np.uint8).tobytes())
+        image = image.quantize(palette=exact, dither=Image.Dither.NONE)
+    image.save(out, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 

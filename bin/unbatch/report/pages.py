@@ -464,7 +464,7 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                             "note": f"{len(of_batch[code]):,} cells",
                             "colour": colours[code],
                             "image": figures.tissue(
-                                positions[of_batch[code]], table[cells.label[of_batch[code]]], extent
+                                positions[of_batch[code]], table[cells.label[of_batch[code]]], extent, table
                             ),
                             "alt": f"Tissue map of batch {cells.batches[code]}, cells coloured by label",
                         }

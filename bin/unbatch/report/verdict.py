@@ -70,11 +70,13 @@ def verdict(result: Result) -> list[str]:
             f"a biology score {_change(best.bio.mean - none.bio.mean)}."
         )
     sentences += _separable(best, [e for e in result.entries if e.rank and e not in (best, bound)])
-    shuffled = next((e for e in result.scored("control") if e.method == "shuffled" and e.total), None)
-    if shuffled and shuffled.total.mean >= best.total.mean:
+    shuffled = next((e for e in result.scored("control") if e.method == "shuffled" and e.total and e.complete), None)
+    beaten = [e for e in (best, bound) if e and shuffled and shuffled.total.mean >= e.total.mean]
+    if beaten:
         sentences.append(
             f"Caution: the {shuffled.label} control, in which no biology is left, has a total of "
-            f"{shuffled.total.mean:.2f}. The total says little on this data; read batch and biology apart."
+            f"{shuffled.total.mean:.2f}, not below {join(e.label for e in beaten)}: here the total rewards mixing more "
+            "than biology, so read batch and biology apart."
         )
     return sentences
 
@@ -117,7 +119,9 @@ def describe(spread: Spread) -> str:
         return f"{spread.mean:.2f} (one seed)"
     if spread.high - spread.low < 5e-4:
         return f"{spread.mean:.2f} (the same for {spread.n} seeds)"
-    return f"{spread.mean:.2f} ± {spread.sd:.2f} ({spread.n} seeds, {spread.low:.2f} to {spread.high:.2f})"
+    digits = 2 if spread.high - spread.low >= 0.01 else 3
+    mean, sd, low, high = (f"{value:.{digits}f}" for value in (spread.mean, spread.sd, spread.low, spread.high))
+    return f"{mean} ± {sd} ({spread.n} seeds, {low} to {high})"
 
 
 def _change(value: float) -> str:
