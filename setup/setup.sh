@@ -134,7 +134,7 @@ make_nextflow() {
     if ! "${check[@]}" 2>/dev/null; then
         say "fetching Nextflow into .tools (about 30 MB, a minute or two)"
         rm -rf "$jars"
-        (cd "$root/setup" && "$tools/env/bin/jgo" --quiet --resolver python --system-java \
+        (cd "$root/setup" && "$tools/env/bin/python" -m jgo --quiet --resolver python --system-java \
             --repo-cache "$tools/maven" --cache-dir "$tools/jgo" sync) ||
             die "Nextflow could not be fetched from Maven Central: try again, or install nextflow 25.04 or newer."
         # A damaged download is not kept, so that another set-up fetches it again.
