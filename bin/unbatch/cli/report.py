@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from unbatch.report.model import Drawing
     from unbatch.report.scores import Result
 
-MAX_PANELS = 16
-"""Embeddings that are drawn of a dataset; a sweep may have hundreds."""
+MAX_PANELS, MAX_PANELS_IN_ALL = 16, 48
+"""Embeddings that are drawn of a dataset and of all; a sweep may have hundreds, and every one costs time and size."""
 
 PACKAGES = ("jinja2", "matplotlib", "multiqc", "umap-learn")
 
@@ -71,9 +71,11 @@ def main(
     dataset_of = match_datasets(results, datasets)
     fit_of = match_fits(results, fits)
     report = Report(results, cards, parameters=about_run, versions=versions(*PACKAGES))
+    left = MAX_PANELS_IN_ALL
     for result in results:
         if result.name in dataset_of:
-            drawing, params = _draw(result, dataset_of[result.name], fit_of, max_cells, run)
+            drawing, params = _draw(result, dataset_of[result.name], fit_of, min(left, MAX_PANELS), max_cells, run)
+            left -= len(drawing.umaps)
             report.drawings[result.name] = drawing
             report.fit_params |= params
     pages = build(report)
@@ -99,13 +101,13 @@ def _read_parameters(path: Path | None) -> dict[str, Any]:
 
 
 def _draw(
-    result: "Result", dataset: Path, fits: dict[str, Path], max_cells: int, run: Run
+    result: "Result", dataset: Path, fits: dict[str, Path], most: int, max_cells: int, run: Run
 ) -> tuple["Drawing", dict[tuple[str, str], dict[str, Any]]]:
     """Lay out the cells of a dataset for every method with a fit."""
     from joblib import Parallel, delayed
 
     from unbatch.report import embedding
-    from unbatch.report.inputs import drawn, read_cells, read_embedding
+    from unbatch.report.inputs import drawable, read_cells, read_embedding
     from unbatch.report.model import Drawing
     from unbatch.report.pages import MAX_COLOURED
 
@@ -116,7 +118,8 @@ def _draw(
             f"{result.dataset['cells']}"
         )
     chosen = embedding.stratified(cells.strata, max_cells, run.seed)
-    shown = drawn(result, fits, MAX_PANELS)
+    shown = drawable(result, fits)
+    shown, omitted = shown[:most], len(shown[most:])
     # the best and None side by side, then the next
     coloured = [entry for entry, _ in shown if entry.kind != "control"][: MAX_COLOURED - 1]
     coloured[1:1] = [entry for entry, _ in shown if entry.method == "none"]
@@ -132,4 +135,4 @@ def _draw(
     workers = min(run.threads, len(shown)) if len(chosen) * len(shown) >= 60_000 else 1
     layouts = Parallel(n_jobs=max(workers, 1))(delayed(embedding.umap)(each, run.seed) for each in inputs)
     umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts, strict=True)]
-    return Drawing(cells, chosen, umaps, hues, run.seed), params
+    return Drawing(cells, chosen, umaps, hues, run.seed, omitted), params

@@ -175,11 +175,11 @@ def read_embedding(path: Path, cells: Cells) -> tuple[np.ndarray, dict[str, Any]
     return embedding, dict(params) if isinstance(params, dict) else {}
 
 
-def drawn(result: Result, fits: dict[str, Path], most: int) -> list[tuple[Entry, Path]]:
-    """Choose which embeddings to draw: of each method with scores the first seed that has a file."""
+def drawable(result: Result, fits: dict[str, Path]) -> list[tuple[Entry, Path]]:
+    """List the embeddings that can be drawn: of each method with scores the first seed that has a file."""
     chosen = []
     for entry in result.scored():
         path = next((fits[row["id"]] for row in entry.compared if row["id"] in fits), None)
         if path:
             chosen.append((entry, path))
-    return chosen[:most]
+    return chosen

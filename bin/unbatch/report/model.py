@@ -25,6 +25,8 @@ class Drawing:
         Entry and colours of all cells by components of its embedding; the first two are shown at once.
     seed
         Of subsample, layout and drawing order.
+    omitted
+        How many embeddings are not drawn, as they are too many.
     """
 
     cells: Cells
@@ -32,6 +34,7 @@ class Drawing:
     umaps: list[tuple[Entry, np.ndarray]]
     hues: list[tuple[Entry, np.ndarray]]
     seed: int
+    omitted: int = 0
 
 
 @dataclass

@@ -153,7 +153,8 @@ def _warnings(report: Report) -> dict[str, Any]:
                 "troubles": [
                     {**vars(t), "memory": f"{t.peak_mb:,.0f} MB" if t.peak_mb else ""} for t in troubles(result)
                 ],
-                "remarks": remarks(result, drawing.cells.confined() if drawing else []),
+                "remarks": remarks(result, drawing.cells.confined() if drawing else [])
+                + ([f"{drawing.omitted} embeddings are not drawn."] if drawing and drawing.omitted else []),
             }
         )
     return _page("warnings", "", _render("warnings", several=report.several, datasets=datasets))
@@ -250,6 +251,7 @@ def _cells(entry: Entry, scored: list[Entry], names: dict[str, list[str]]) -> di
 
 
 def _short(value: float) -> str:
+    value = 0.0 if abs(value) < 0.005 else value
     if abs(value) >= 10000:
         return f"{value / 1000:.0f}k"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -554,6 +556,8 @@ def written(value: Any) -> str:
         return ", ".join(written(item) for item in value)
     if value is None:
         return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return str(value)
 
 

@@ -63,7 +63,8 @@ def paper(report: Report) -> tuple[str, list[str]]:
         card = report.cards[method]
         source = f"{card.citation}{f' doi:{card.doi}' if card.doi else ''}"
         package = f" ({card.package}{version(card.package)})" if card.package else ""
-        methods.append(f"{card.label}{package} {cite(source)}" if card.citation else f"{card.label}{package}")
+        name = {"none": "no correction", "shuffled": "shuffled cells as a control"}.get(method, card.label)
+        methods.append(f"{name}{package} {cite(source)}" if card.citation else f"{name}{package}")
     seeds = len({row["seed"] for r in report.results for row in r.rows})
     sentences.append(
         f"Compared were {', '.join(methods)}, each with {seeds} random seed{'s' if seeds > 1 else ''}, by unbatch"
