@@ -144,7 +144,7 @@ def written(tmp_path_factory):
     obs = write_dataset(folder / "toy.h5ad", HOSTILE[:2], HOSTILE)
     fits = []
     for each in rows[:1] + rows[2:3]:
-        fits += ["--fit", folder / f"{each['id']}.h5ad"]
+        fits += ["--fit", folder / f"{each['id']}.fit.h5ad"]
         write_fit(fits[-1], obs, each["method"])
     (folder / "params.json").write_text(json.dumps({"run_name": "<u>run</u>", "parameters": {"seeds": 2, "x": None}}))
     arguments = (
@@ -379,6 +379,17 @@ def test_several_datasets_are_compared_in_one_table(tmp_path):
     pages = pages_of(tmp_path / "out")
     assert "Best correction" in pages["unbatch_summary_page_mqc.json"]["data"]
     assert pages["unbatch_scores_1_page_mqc.json"]["section_name"] == "_b_two__b_: Overview"
+
+
+def test_embeddings_beyond_the_limit_are_counted_not_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("unbatch.cli.report.MAX_PANELS", 0)
+    (tmp_path / "s.json").write_text(json.dumps(content([row("harmony")])))
+    write_fit(tmp_path / "toy.harmony.default.s0.fit.h5ad", write_dataset(tmp_path / "d.h5ad"), "harmony")
+    given = ("--dataset", tmp_path / "d.h5ad", "--fit", tmp_path / "toy.harmony.default.s0.fit.h5ad")
+    assert run(tmp_path / "s.json", *given, "-o", tmp_path / "out").exit_code == 0
+    pages = pages_of(tmp_path / "out")
+    assert "as they are too many: 1." in pages["unbatch_warnings_page_mqc.json"]["data"]
+    assert not [name for name in pages if "umap" in name]
 
 
 # what is wrong is said in a sentence

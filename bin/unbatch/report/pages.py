@@ -154,7 +154,11 @@ def _warnings(report: Report) -> dict[str, Any]:
                     {**vars(t), "memory": f"{t.peak_mb:,.0f} MB" if t.peak_mb else ""} for t in troubles(result)
                 ],
                 "remarks": remarks(result, drawing.cells.confined() if drawing else [])
-                + ([f"{drawing.omitted} embeddings are not drawn."] if drawing and drawing.omitted else []),
+                + (
+                    [f"Embeddings that are not drawn, as they are too many: {drawing.omitted}."]
+                    if drawing and drawing.omitted
+                    else []
+                ),
             }
         )
     return _page("warnings", "", _render("warnings", several=report.several, datasets=datasets))
