@@ -71,7 +71,7 @@ def closingMessage(success, outdir, planned, fits) {
 
 // One hash over the package: Nextflow hashes only what a script names, so that -resume would miss an edited import
 def codeFingerprint() {
-    def sources = files("${projectDir}/bin/**", hidden: false).findAll { source -> source.name ==~ /.*\.(py|yml)|[a-z-]+/ }
+    def sources = files("${projectDir}/bin/**").findAll { source -> !source.toString().contains('__pycache__') }
     sources.sort { source -> source.toString() }.collect { source -> source.text }.join('\n').md5().take(12)
 }
 

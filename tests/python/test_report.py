@@ -455,14 +455,6 @@ def test_help_imports_nothing_heavy():
 # what is drawn
 
 
-def test_subsample_keeps_shares_and_every_stratum():
-    strata = np.repeat([0, 1, 2], [9000, 990, 10])
-    chosen = embedding.stratified(strata, 1000, seed=1)
-    assert np.bincount(strata[chosen]).tolist() == [900, 99, 1]
-    assert np.array_equal(chosen, embedding.stratified(strata, 1000, seed=1))
-    assert len(embedding.stratified(strata, 20000, seed=1)) == 10000
-
-
 def test_visium_array_positions_become_distances_with_rows_downwards():
     row_, column = np.divmod(np.arange(78 * 128), 128)
     on_grid = (row_ + column) % 2 == 0

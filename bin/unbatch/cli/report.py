@@ -106,6 +106,7 @@ def _draw(
     """Lay out the cells of a dataset for every method with a fit."""
     from joblib import Parallel, delayed
 
+    from unbatch.data.sampling import stratified_sample
     from unbatch.report import embedding
     from unbatch.report.inputs import drawable, read_cells, read_embedding
     from unbatch.report.model import Drawing
@@ -117,7 +118,7 @@ def _draw(
             f"{dataset}: holds {len(cells.names)} cells, but the scores of {result.name!r} are of "
             f"{result.dataset['cells']}"
         )
-    chosen = embedding.stratified(cells.strata, max_cells, run.seed)
+    chosen = stratified_sample(cells.strata, max_cells, run.seed)
     shown = drawable(result, fits)
     shown, omitted = shown[:most], len(shown[most:])
     # the best and None side by side, then the next

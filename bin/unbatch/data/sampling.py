@@ -23,17 +23,12 @@ def stratified_sample(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
     """
     if len(strata) <= size:
         return np.arange(len(strata))
+    codes, counts = np.unique(strata, return_counts=True)
+    share = counts * size / len(strata)
+    quota = np.maximum(np.floor(share).astype(int), 1)
+    # the largest remainders get what is left; strata raised to one cell may have used it up
+    left = max(size - int(quota.sum()), 0)
+    quota[np.argsort(np.floor(share) - share, kind="stable")[:left]] += 1
     rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(strata))
-    codes = np.unique(strata, return_inverse=True)[1][shuffled]
-    order = np.argsort(codes, kind="stable")
-    counts = np.bincount(codes)
-    rank = np.empty(len(strata), dtype=np.int64)
-    rank[order] = np.arange(len(strata)) - np.repeat(np.cumsum(counts) - counts, counts)
-    # rounding by largest remainder: shares as near to proportional as whole cells can be
-    exact = counts * (size / len(strata))
-    quota = np.maximum(np.floor(exact).astype(np.int64), 1)
-    short = size - quota.sum()
-    if short > 0:
-        quota[np.argsort(np.floor(exact) - exact, kind="stable")[:short]] += 1
-    return np.sort(shuffled[rank < quota[codes]])
+    drawn = [rng.choice(np.flatnonzero(strata == c), n, replace=False) for c, n in zip(codes, quota, strict=True)]
+    return np.sort(np.concatenate(drawn))

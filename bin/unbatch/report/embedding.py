@@ -1,4 +1,4 @@
-"""Cells to draw, and where: stratified subsample, UMAP, colours from components, tissue positions."""
+"""Where and how to draw cells: UMAP, colours from components, tissue positions."""
 
 import warnings
 
@@ -6,40 +6,6 @@ import numpy as np
 
 NEIGHBOURS, MIN_DIST, EPOCHS = 15, 0.3, 200
 """Settings of UMAP, named in the report."""
-
-
-def stratified(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Choose cells so that every stratum keeps its share, and at least one cell.
-
-    Parameters
-    ----------
-    strata
-        Code of the stratum of every cell.
-    size
-        How many cells to choose; all of them if there are no more.
-    seed
-        Of the choice.
-
-    Returns
-    -------
-    ndarray
-        Indices of the chosen cells, ascending.
-    """
-    n = len(strata)
-    if n <= size:
-        return np.arange(n)
-    codes, inverse, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    share = counts * size / n
-    quota = np.maximum(np.floor(share).astype(int), 1)
-    # largest remainders get what is left; strata raised to one cell may have used it up
-    for code in np.argsort(-(share - np.floor(share)), kind="stable")[: max(size - quota.sum(), 0)]:
-        quota[code] += 1
-    rng = np.random.default_rng(seed)
-    chosen = [
-        rng.choice(np.flatnonzero(inverse == code), min(quota[code], counts[code]), replace=False)
-        for code in range(len(codes))
-    ]
-    return np.sort(np.concatenate(chosen))
 
 
 def umap(embedding: np.ndarray, seed: int) -> np.ndarray:
