@@ -1,7 +1,7 @@
 #!/usr/bin/env nextflow
 
 include { UNBATCH } from './workflows/unbatch'
-include { helpText ; parameterErrors ; readSchema } from './workflows/parameters'
+include { helpText ; parameterErrors ; readSchema ; stop } from './workflows/parameters'
 include { aboutRun ; closingMessage ; codeFingerprint ; datasetMeta ; fitPlan ; inputOf ; stepOptions } from './workflows/run'
 
 workflow {
@@ -13,13 +13,13 @@ workflow {
     else {
         def problems = parameterErrors(params, schema)
         if (problems) {
-            error("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
+            stop("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
         }
         def plan = fitPlan(params)
         def meta = datasetMeta(params, codeFingerprint())
         def fits = []
         UNBATCH(
-            params.simulate ? channel.empty() : channel.of(inputOf(meta, file(params.input))),
+            params.simulate ? channel.empty() : channel.of(inputOf(meta, file(params.input, glob: false))),
             plan,
             stepOptions(params, meta),
             aboutRun(workflow, params, meta.code),
@@ -29,7 +29,7 @@ workflow {
 
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
-        def outdir = file(params.outdir).toAbsolutePath()
+        def outdir = file(params.outdir, glob: false).toAbsolutePath()
         workflow.onComplete = { log.info(closingMessage(run.success, outdir, plan.size(), fits)) }
     }
 }

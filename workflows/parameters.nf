@@ -78,7 +78,7 @@ def valueError(name, rule, value) {
     if (rule.pattern && !(value.toString() ==~ rule.pattern)) {
         return "--${name}: found '${value}', expected ${rule.description} (${rule.pattern})"
     }
-    if (rule.exists && !file(value.toString()).exists()) {
+    if (rule.exists && !file(value.toString(), glob: false).exists()) {
         return "--${name}: ${value}: no such file"
     }
     null
@@ -127,4 +127,10 @@ def editDistance(a, b) {
         }
     }
     last[-1]
+}
+
+// End before any task with the exit code of wrong input; error() would end with 1
+def stop(message) {
+    log.error(message)
+    System.exit(2)
 }

@@ -1,19 +1,19 @@
 // What a run is made of, from its parameters: the input, the plan of fits, the options of every step, the last message.
 
-include { methodNames ; readCards ; suggestion } from './parameters'
+include { methodNames ; readCards ; stop ; suggestion } from './parameters'
 
 // Parameters of each method from the YAML file: method -> name -> value
 def methodParameters(path, methods) {
     if (!path) {
         return [:]
     }
-    def content = new org.yaml.snakeyaml.Yaml().load(file(path).text) ?: [:]
+    def content = new org.yaml.snakeyaml.Yaml().load(file(path, glob: false).text) ?: [:]
     if (!(content instanceof Map) || content.values().any { value -> !(value instanceof Map) }) {
-        error("${path}: expected method -> name -> value, as in 'harmony: {n_components: 50}'")
+        stop("${path}: expected method -> name -> value, as in 'harmony: {n_components: 50}'")
     }
     def unknown = content.keySet().find { method -> !readCards().containsKey(method) }
     if (unknown) {
-        error("${path}: no method '${unknown}'${suggestion(unknown.toString(), readCards().keySet(), '')}")
+        stop("${path}: no method '${unknown}'${suggestion(unknown.toString(), readCards().keySet(), '')}")
     }
     def unused = content.keySet().findAll { method -> !methods.contains(method) }
     if (unused) {
@@ -38,22 +38,24 @@ def fitPlan(given) {
 
 // The files that a samplesheet names, in the order of its rows; its own checks are preprocess's, before any reading
 def sampleFiles(sheet) {
-    def rows = sheet.splitCsv(header: true, strip: true)
-    def columns = rows ? rows[0].keySet().collect { name -> name.replace('\uFEFF', '') } : []
-    def absent = ['sample', 'path'].findAll { column -> !columns.contains(column) }
+    def rows = sheet.splitCsv(header: true, strip: true, quote: '"')
+        .collect { row -> row.collectEntries { column, value -> [column.replace('\uFEFF', ''), value] } }
+        .findAll { row -> row.values().any() }
     if (!rows) {
-        error("${sheet}: the samplesheet has no rows")
+        stop("${sheet}: the samplesheet has no rows")
     }
+    def absent = ['sample', 'path'].findAll { column -> !rows[0].containsKey(column) }
     if (absent) {
-        error("${sheet}: column ${absent.join(' and ')} missing in the samplesheet; found ${columns.join(', ')}")
+        stop("${sheet}: column ${absent.join(' and ')} missing in the samplesheet; found ${rows[0].keySet().join(', ')}")
     }
     rows.collect { row ->
         if (!row.path) {
-            error("${sheet}: sample '${row.sample}' has no path")
+            stop("${sheet}: sample '${row.sample}' has no path")
         }
-        def found = row.path.startsWith('/') || row.path.contains('://') ? file(row.path) : sheet.parent.resolve(row.path)
+        def name = row.path.startsWith('/') || row.path.contains('://') ? row.path : "${sheet.parent}/${row.path}"
+        def found = file(name, glob: false)
         if (!found.exists()) {
-            error("${sheet}: sample '${row.sample}': ${found}: no such file")
+            stop("${sheet}: sample '${row.sample}': ${found}: no such file")
         }
         found
     }
@@ -76,7 +78,7 @@ def codeFingerprint() {
 }
 
 def datasetMeta(given, code) {
-    def name = given.simulate ? 'simulated' : file(given.input).baseName.replaceAll(/[^A-Za-z0-9_-]+/, '_')
+    def name = given.simulate ? 'simulated' : file(given.input, glob: false).baseName.replaceAll(/[^A-Za-z0-9_-]+/, '_')
     [id: name, dataset: name, code: code]
 }
 

@@ -32,17 +32,19 @@ workflow UNBATCH {
         }
         .branch { _meta, _dataset, job ->
             baseline: job.program == 'fit-baseline'
+            unknown: true
         }
+    ch_jobs.unknown.subscribe { _meta, _dataset, job -> error("assets/methods.yml: ${job.method}: no program '${job.program}'") }
     FIT_BASELINE(ch_jobs.baseline.map { meta, dataset, job -> [meta, dataset, job.params, options.fit] })
     ch_fits = FIT_BASELINE.out.fit
-    ch_outcomes = FIT_BASELINE.out.outcome
+    ch_outcomes = FIT_BASELINE.out.outcome.map { meta, outcome -> [meta, readOutcome(outcome)] }
 
     // one row per planned fit, whatever became of it
     ch_rows = ch_jobs.baseline
-        .map { meta, _dataset, _job -> [meta] }
+        .map { meta, _dataset, job -> [meta, job.method] }
         .join(ch_outcomes, remainder: true)
         .join(ch_fits, remainder: true)
-        .map { meta, outcome, fit -> [groupKey(meta.dataset, plan.size()), outcomeRow(meta, outcome, fit), fit ?: []] }
+        .map { meta, _method, outcome, fit -> [groupKey(meta.dataset, plan.size()), outcomeRow(meta, outcome, fit), fit ?: []] }
         .groupTuple()
         .map { dataset, rows, fits -> [dataset.toString(), rows.sort { row -> row.id }, fits.flatten().sort { fit -> fit.name }] }
 
@@ -81,15 +83,19 @@ workflow UNBATCH {
     ch_outcome_rows
 }
 
-// What is known of a planned fit: how its task ended, in its own words where it could still speak.
-def outcomeRow(meta, outcome, fit) {
-    def told = outcome
-        ? new groovy.json.JsonSlurper().parseText(outcome.text)
-        : [status: 'failed', exit_code: null, attempts: null, message: 'the task was stopped before it could say why']
-    // a failure is no result to keep: without its file, -resume runs the task again
-    if (outcome && told.status == 'failed') {
-        outcome.delete()
+// How the task of a fit ended, in its own words. A failure is no result to keep: without its file, -resume runs the
+// task again.
+def readOutcome(file) {
+    def outcome = new groovy.json.JsonSlurper().parseText(file.text)
+    if (outcome.status == 'failed') {
+        file.delete()
     }
+    outcome
+}
+
+// What is known of a planned fit
+def outcomeRow(meta, outcome, fit) {
+    def told = outcome ?: [status: 'failed', exit_code: null, attempts: null, message: 'the task was stopped before it could say why']
     meta.subMap(['id', 'method', 'params_id', 'seed', 'code']) + told + [fit: fit ? fit.name : null]
 }
 

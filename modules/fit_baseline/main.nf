@@ -16,7 +16,7 @@ process FIT_BASELINE {
     def epochs = options.max_epochs ? "--max-epochs ${options.max_epochs}" : ''
     """
     printf '%s' ${quote(groovy.json.JsonOutput.toJson(method_params))} > params.yml
-    attempt --record ${task.ext.record} --number ${task.attempt} -o ${meta.id}.outcome.json -- \\
+    attempt --number ${task.attempt} -o ${meta.id}.outcome.json -- \\
         fit-baseline ${dataset} --method ${meta.method} --params params.yml ${epochs} \\
         --seed ${meta.seed} --threads ${task.cpus} -o ${meta.id}.fit.h5ad
     """

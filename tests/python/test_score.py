@@ -13,8 +13,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, s
 
 from unbatch.cli import fit_baseline, score
 from unbatch.data.sampling import stratified_sample
-from unbatch.metrics import integration
-from unbatch.metrics.separability import separability
+from unbatch.metrics import integration, separability
 
 
 def mixed_types(n: int = 240, batch_shift: float = 0.0) -> integration.Scene:
@@ -120,7 +119,7 @@ def test_kbet_uses_the_exact_search(monkeypatch: pytest.MonkeyPatch):
 
 def test_separability_is_that_of_its_definitions():
     scene = mixed_types(90)
-    found = separability(scene.embedding, scene.label)
+    found = {name: score(scene.embedding, scene.label) for name, score in separability.SCORES.items()}
     centres = np.array([scene.embedding[scene.label == c].mean(0) for c in range(3)])
     spread = np.array([cdist(scene.embedding[scene.label == c], centres[[c]]).mean() for c in range(3)])
     ratio = (spread[:, None] + spread) / (cdist(centres, centres) + np.diag([np.inf] * 3))
@@ -150,6 +149,8 @@ def test_a_stratified_sample_keeps_shares_and_loses_no_stratum():
     np.testing.assert_array_equal(sample, stratified_sample(strata, 100, seed=4))
     assert not np.array_equal(sample, stratified_sample(strata, 100, seed=5))
     np.testing.assert_array_equal(stratified_sample(strata, 5000, seed=0), np.arange(1000))
+    lonely = np.repeat([0, 1, 2, 3], [1, 33, 33, 33])
+    np.testing.assert_array_equal(np.bincount(lonely[stratified_sample(lonely, 95, seed=0)])[0], 1)
 
 
 @pytest.fixture(scope="module")

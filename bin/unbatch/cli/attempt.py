@@ -19,17 +19,31 @@ KILLED = frozenset({104, *range(130, 146)})
 @click.option("-o", "--output", type=OutPath, required=True, help="The outcome (JSON) to write.")
 @click.option("--number", type=click.IntRange(1), default=1, help="Which attempt this is.")
 @click.option(
-    "--record",
-    type=click.Choice(["not-applicable", "failures", "all"]),
-    default="not-applicable",
-    help="Which ends are written down and reported as success: 'failures' adds all but a process that was killed "
-    "(another try with more memory may help), 'all' adds that too. Others end with the command's exit code.",
+    "--allow-failed",
+    type=bool,
+    default=False,
+    envvar="UNBATCH_ALLOW_FAILED",
+    show_envvar=True,
+    help="Write a failure down and report success, instead of ending with the command's exit code.",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=0,
+    envvar="UNBATCH_MAX_RETRIES",
+    show_envvar=True,
+    help="Attempts that follow the first if the command is killed; only the last one's end is written down.",
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
-def main(_run: object, output: Path, number: int, record: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND, pass its messages on, and write exit code, status and its last message to a JSON file."""
+def main(_run: object, output: Path, number: int, allow_failed: bool, retries: int, command: tuple[str, ...]) -> None:
+    """Run COMMAND, pass its messages on, and write exit code, status and its last message to a JSON file.
+
+    That it does not apply to the data (exit code 99) is always written down. The pipeline gives the two options below
+    by the environment, as a task's script would carry them into -resume's comparison.
+    """
     from unbatch.data import io
 
+    io.require_place(output, [])
     try:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
     except OSError as error:
@@ -48,8 +62,8 @@ def main(_run: object, output: Path, number: int, record: str, command: tuple[st
         "message": None if code == 0 else safe_text(last[0] if last else "no message")[:500],
         "attempts": number,
     }
-    recorded = code in (0, NotApplicable.exit_code) or record == "all" or (record == "failures" and code not in KILLED)
-    if not recorded:
+    again = code in KILLED and number <= retries
+    if outcome["status"] == "failed" and (not allow_failed or again):
         sys.exit(code)
     io.write_json(outcome, output)
     click.echo(json.dumps(outcome), err=True)

@@ -76,8 +76,14 @@ def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
                     raise
                 click.echo(f"Error: {safe_text(str(error))}", err=True)
                 sys.exit(error.exit_code)
-            except (MemoryError, KeyboardInterrupt, click.ClickException):
+            except (KeyboardInterrupt, click.ClickException):
                 raise
+            except MemoryError as error:
+                if debug:
+                    raise
+                # as if the system had killed it, so that the pipeline tries again with more
+                click.echo(f"Error: out of memory ({error})", err=True)
+                sys.exit(137)
             except Exception as error:
                 if debug:
                     raise

@@ -30,6 +30,9 @@ def main(
     method: str,
 ) -> None:
     """Fit an outside METHOD to DATASET and write its embedding."""
+    from unbatch.data import io
+
+    io.require_place(output, [dataset])
     given = read_parameters(params)
     fit = baselines.load(method)
     if max_epochs is not None and "max_epochs" in baselines.parameters(fit):

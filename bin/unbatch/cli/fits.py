@@ -2,7 +2,6 @@
 
 import functools
 import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +55,7 @@ def read_parameters(path: Path | None) -> dict[str, Any]:
 
 def peak_mb() -> float:
     """Highest resident memory of this process so far, in MB (10^6 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def write_fit(

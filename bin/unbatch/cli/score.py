@@ -48,8 +48,9 @@ def main(
 ) -> None:
     """Score FITS of DATASET: mixing of batches, conservation of biology, run time and memory."""
     from unbatch.data import io
-    from unbatch.metrics import integration, separability
+    from unbatch.metrics import integration
 
+    io.require_place(output, [dataset, *fits])
     files = {path.name: path for path in fits}
     if len(files) < len(fits):
         doubled = next(file for file, n in Counter(path.name for path in fits).items() if n > 1)
@@ -58,31 +59,26 @@ def main(
     if not planned:
         raise InputError("no fit was given: name the fits to score after the dataset")
     adata = _read_dataset(dataset)
-    fitted = {file: _read_fit(path, adata) for file, path in files.items()}
-
-    labelled = "label" in adata.obs and adata.obs["label"].nunique() >= 2
+    reason = _no_labels(adata)
+    labelled = reason is None
     known = integration.metrics(batch_silhouette, labelled)
     wanted = [m for m in known if labelled or not m.needs_label]
-    reason = "obs/label is missing" if "label" not in adata.obs else "obs/label holds fewer than two labels"
     missing = {m.name: reason for m in known if m not in wanted}
     if missing:
         log.warning("no scores of biology: %s; missing are %s", reason, ", ".join(missing))
     cells = _cells_to_score(adata, labelled, max_cells, run.seed)
+    fitted = {file: _read_fit(path, adata, cells) for file, path in files.items()}
     batch, label = _codes(adata, "batch", cells), _codes(adata, "label", cells) if labelled else None
     reference = _reference(adata, cells)
 
     kinds = {kind: [m.name for m in wanted if m.kind == kind] for kind in ("batch", "bio", "other")}
-    kinds["other"] += [
-        f"{m}_{kind}" for kind in ("batch", "label") for m in separability.NAMES if kind == "batch" or labelled
-    ]
     rows = []
     for row in progress(planned, "score", lambda r: r.get("id") or r["fit"] or "?"):
         if row["fit"] is None:
             rows.append(_row(row, name))
             continue
-        fit = fitted[row["fit"]]
-        embedding = fit.obsm[f"X_{fit.uns['unbatch']['method']}"][cells]
-        rows.append(_row(row, name, fit, *_evaluate(embedding, reference, batch, label, wanted), kinds))
+        embedding, made = fitted[row["fit"]]
+        rows.append(_row(row, name, made, *_evaluate(embedding, reference, batch, label, wanted), kinds))
     io.write_json(
         {
             "schema": SCHEMA,
@@ -107,18 +103,13 @@ def _evaluate(
     import numpy as np
 
     from unbatch.metrics import integration
-    from unbatch.metrics.separability import separability
 
     embedding = np.ascontiguousarray(embedding, dtype=np.float32)
     # a dimension can be constant in the scored sample though it is not in all cells; PCR divides by its spread
     embedding = embedding[:, np.ptp(embedding, axis=0) > 0]
     neighbours = integration.nearest_neighbours(embedding)
     scene = integration.Scene(embedding, reference, neighbours, batch, label)
-    scores, reasons = integration.evaluate(scene, wanted)
-    for kind, groups in (("batch", batch), ("label", label)):
-        if groups is not None:
-            scores |= {f"{name}_{kind}": value for name, value in separability(embedding, groups).items()}
-    return scores, reasons
+    return integration.evaluate(scene, wanted)
 
 
 def _read_dataset(path: Path) -> "AnnData":
@@ -132,12 +123,26 @@ def _read_dataset(path: Path) -> "AnnData":
     return adata
 
 
-def _read_fit(path: Path, dataset: "AnnData") -> "AnnData":
+def _no_labels(adata: "AnnData") -> str | None:
+    """Say why nothing can be scored against labels, or None when it can."""
+    if "label" not in adata.obs:
+        return "obs/label is missing"
+    has_label = adata.obs["label"].notna()
+    if adata.obs["label"].nunique() < 2:
+        return "obs/label holds fewer than two labels"
+    if adata.obs.loc[has_label, "batch"].nunique() < 2:
+        return "all cells that have a label are of one batch"
+    return None
+
+
+def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> tuple["np.ndarray", dict[str, Any]]:
+    """Read a fit, check it whole, and keep the embedding of the cells to score and how it was made."""
     from unbatch.data import io, schema
 
     fit = io.read_h5ad(path, ["obsm", "uns/unbatch"])
     schema.validate(fit, "fit", path, cells_of=dataset)
-    return fit
+    made = dict(fit.uns["unbatch"])
+    return fit.obsm[f"X_{made['method']}"][cells], made
 
 
 def _read_outcomes(path: Path, files: dict[str, Path]) -> list[dict[str, Any]]:
@@ -208,7 +213,7 @@ def _counts(adata: "AnnData", column: str) -> dict[str, int]:
 def _row(
     outcome: dict[str, Any],
     dataset: str,
-    fit: "AnnData | None" = None,
+    made: dict[str, Any] | None = None,
     scores: dict[str, float | None] | None = None,
     reasons: dict[str, str] | None = None,
     kinds: dict[str, list[str]] | None = None,
@@ -216,7 +221,7 @@ def _row(
     """Make a row of the table: from the outcome what was planned and how it ended, from the fit how it was made."""
     from unbatch.metrics import integration
 
-    made = dict(fit.uns["unbatch"]) if fit is not None else {}
+    made = made or {}
     method, seed = made.get("method", outcome.get("method")), int(made.get("seed", outcome.get("seed", 0)))
     batch, n_batch = integration.mean(scores, kinds["batch"]) if scores else (None, 0)
     bio, n_bio = integration.mean(scores, kinds["bio"]) if scores else (None, 0)

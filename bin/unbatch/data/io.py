@@ -72,7 +72,7 @@ def open_hdf5(
             if absent:
                 raise InputError(f"{path}: not {kind}, {' and '.join(absent)} is missing; found {sorted(file)}")
             yield file
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:
         # h5py and anndata raise OSError, RuntimeError, KeyError and their own types, depending on where the damage is
@@ -170,7 +170,7 @@ def require_place(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{path.parent}: cannot write {path.name} to this folder (permission denied)")
-    if path.exists() and any(path.samefile(other) for other in inputs):
+    if path.exists() and any(other.exists() and path.samefile(other) for other in inputs):
         raise InputError(f"{path}: the output would replace the input, expected another name")
     return path
 

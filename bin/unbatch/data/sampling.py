@@ -28,7 +28,7 @@ def stratified_sample(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
     quota = np.maximum(np.floor(share).astype(int), 1)
     # the largest remainders get what is left; strata raised to one cell may have used it up
     left = max(size - int(quota.sum()), 0)
-    quota[np.argsort(np.floor(share) - share, kind="stable")[:left]] += 1
+    quota[np.argsort(quota - share, kind="stable")[:left]] += 1
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(np.flatnonzero(strata == c), n, replace=False) for c, n in zip(codes, quota, strict=True)]
     return np.sort(np.concatenate(drawn))

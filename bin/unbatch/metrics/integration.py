@@ -14,6 +14,9 @@ import numpy as np
 import scib_metrics as scib
 from scib_metrics.nearest_neighbors import NeighborsResults
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
+
+from unbatch.metrics.separability import SCORES
 
 WEIGHTS = {"batch": 0.4, "bio": 0.6}
 """Weights of the total, after Luecken et al. 2022."""
@@ -100,6 +103,8 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True) -> list[Metri
         Metric("ari", "bio", lambda s: s.clusters["ari"]),
         Metric("silhouette_label", "bio", lambda s: scib.silhouette_label(s.embedding, s.label)),
         Metric("clisi", "bio", lambda s: scib.clisi_knn(s.nearest(LISI_NEIGHBOURS), s.label)),
+        *(Metric(f"{n}_batch", "other", lambda s, f=f: f(s.embedding, s.batch), False) for n, f in SCORES.items()),
+        *(Metric(f"{n}_label", "other", lambda s, f=f: f(s.embedding, s.label)) for n, f in SCORES.items()),
     ]
 
 
@@ -109,7 +114,9 @@ def kbet_per_label(neighbours: NeighborsResults, batch: np.ndarray, label: np.nd
     Its own search, pynndescent, compiles itself anew in every process (about 80 s of CPU time, at any number of
     cells) and finds the same neighbours but for the last digits.
     """
-    with patch.object(scib.nearest_neighbors, "pynndescent", nearest_neighbours):
+    # ARPACK, which makes the maps, calls BLAS for many short vectors: a second thread only waits, and waits busily
+    search = patch.object(scib.nearest_neighbors, "pynndescent", nearest_neighbours)
+    with search, threadpool_limits(1, user_api="blas"):
         return scib.kbet_per_label(neighbours, batch, label)
 
 

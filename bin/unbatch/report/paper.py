@@ -66,6 +66,8 @@ def paper(report: Report) -> tuple[str, list[str]]:
         name = {"none": "no correction", "shuffled": "shuffled cells as a control"}.get(method, card.label)
         methods.append(f"{name}{package} {cite(source)}" if card.citation else f"{name}{package}")
     seeds = len({row["seed"] for r in report.results for row in r.rows})
+    if not methods:
+        return "No fit ended with a result: there is nothing to describe.", []
     sentences.append(
         f"Compared were {', '.join(methods)}, each with {seeds} random seed{'s' if seeds > 1 else ''}, by unbatch"
         f"{version('unbatch')}, a Nextflow{version('nextflow')} pipeline {cite(_SOFTWARE['nextflow'])}."
