@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from scib_metrics import nearest_neighbors
+from scipy.optimize import brentq
 from scipy.spatial.distance import cdist
+from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_samples
 
 from unbatch.cli import fit_baseline, score
@@ -66,18 +68,18 @@ def test_pcr_is_the_share_of_variance_that_the_batch_explains():
     assert scores(scene)["pcr"] == pytest.approx((before - after) / before, abs=0.02)
 
 
-def test_ilisi_is_the_inverse_simpson_index_of_the_neighbours():
-    # cells whose neighbours all are equally far: weights are equal and the index can be counted by hand
-    scene = mixed_types()
-    flat = nearest_neighbors.NeighborsResults(
-        indices=scene.neighbours.indices, distances=np.tile(np.r_[0.0, np.ones(89)], (240, 1))
-    )
-    found = integration.evaluate(
-        integration.Scene(scene.embedding, scene.reference, flat, scene.batch, scene.label), integration.metrics()
-    )[0]["ilisi"]
-    share = (scene.batch[flat.indices[:, 1:]] == 0).mean(axis=1)
-    expected = np.median(1 / (share**2 + (1 - share) ** 2)) - 1
-    assert found == pytest.approx(expected, abs=0.02)
+def test_ilisi_is_the_inverse_simpson_index_at_a_perplexity_of_a_third_of_the_neighbours():
+    scene = mixed_types(batch_shift=0.7)
+    indices = []
+    for distances, neighbours in zip(scene.neighbours.distances[:, 1:], scene.neighbours.indices[:, 1:], strict=True):
+
+        def excess_entropy(scale: float, distances: np.ndarray = distances) -> float:
+            return entropy(np.exp(-distances * scale)) - np.log(30)
+
+        weights = np.exp(-distances * brentq(excess_entropy, 0, 100))
+        share = np.bincount(scene.batch[neighbours], weights / weights.sum(), minlength=2)
+        indices.append(1 / (share**2).sum())
+    assert scores(scene)["ilisi"] == pytest.approx(np.median(indices) - 1, abs=0.01)
 
 
 def test_graph_connectivity_is_the_share_of_a_label_in_its_largest_component():

@@ -135,7 +135,9 @@ def _common_options(packages: tuple[str, ...]) -> list[Callable]:
 def _limit_threads(threads: int) -> None:
     """Tell the numerical libraries, before the first of them is imported."""
     for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR"):
-        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+        # numba takes another number, once it runs, for an error
+        if name != "NUMBA" or "numba" not in sys.modules:
+            os.environ[f"{name}_NUM_THREADS"] = str(threads)
     # XLA takes one thread per core or one; there is no setting between the two
     if threads == 1:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
