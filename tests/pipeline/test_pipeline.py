@@ -64,12 +64,12 @@ class Run(NamedTuple):
         return {row["method"]: row for row in table["rows"]}
 
 
-def nextflow(pipeline: Path, folder: Path, *options: str) -> Run:
-    """Run the pipeline in a folder of its own; -resume finds what ran there before."""
+def nextflow(pipeline: Path, folder: Path, *options: str, parser: str = "v2") -> Run:
+    """Run the pipeline in a folder of its own, by the strict parser; -resume finds what ran there before."""
     folder.mkdir(exist_ok=True)
     environment = {
         **os.environ,
-        "NXF_SYNTAX_PARSER": "v2",
+        "NXF_SYNTAX_PARSER": parser,
         "NXF_OFFLINE": "true",
         "NXF_ANSI_LOG": "false",
         "GREEDY_TRIED": str(folder / "tried"),
@@ -260,8 +260,9 @@ def test_a_wrong_samplesheet_stops_before_any_task(pipeline: Path, tmp_path: Pat
     assert "Submitted process" not in failed.output
 
 
-def test_help_lists_every_parameter_by_section(pipeline: Path, tmp_path: Path):
-    shown = nextflow(pipeline, tmp_path, "--help")
+@pytest.mark.parametrize("parser", ["v1", "v2"])
+def test_help_lists_every_parameter_by_section(pipeline: Path, tmp_path: Path, parser: str):
+    shown = nextflow(pipeline, tmp_path, "--help", parser=parser)
     assert shown.code == 0
     sections = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values()
     for section in sections:
