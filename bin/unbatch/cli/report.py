@@ -66,7 +66,8 @@ def main(
 
     from unbatch.report.inputs import match_datasets, match_fits
     from unbatch.report.model import Report
-    from unbatch.report.pages import PREFIX, build
+    from unbatch.report.page import PREFIX
+    from unbatch.report.pages import build
 
     dataset_of = match_datasets(results, datasets)
     fit_of = match_fits(results, fits)
@@ -110,7 +111,7 @@ def _draw(
     from unbatch.report import embedding
     from unbatch.report.inputs import drawable, read_cells, read_embedding
     from unbatch.report.model import Drawing
-    from unbatch.report.pages import MAX_COLOURED
+    from unbatch.report.page import MAX_COLOURED
 
     cells = read_cells(dataset)
     if len(cells.names) != result.dataset["cells"]:
