@@ -80,3 +80,24 @@ def make_page(part: str, name: str, content: str, suffix: str = "") -> dict[str,
 def render(template: str, **context: Any) -> str:
     """Fill a template; whatever is not marked as safe is escaped."""
     return _env.get_template(f"{template}.html.j2").render(**context)
+
+
+def numbered_pages(part: str, name: str, contents: dict[str, str], suffix: str) -> list[dict[str, Any]]:
+    """Make several sections of a part, numbered as MultiQC would order them by their titles.
+
+    Parameters
+    ----------
+    part
+        A key of the parts.
+    name
+        What stands before each title.
+    contents
+        HTML by title; what is empty is left out.
+    suffix
+        What tells the files from those of other names.
+    """
+    present = [(title, content) for title, content in contents.items() if content]
+    return [
+        make_page(part, f"{name}, {place}. {title}", content, f"{suffix}_{place}")
+        for place, (title, content) in enumerate(present, 1)
+    ]

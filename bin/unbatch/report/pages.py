@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from unbatch.report import embedding, figures
+from unbatch.report import effect, embedding, figures, metagenes, recovered
 from unbatch.report.model import Drawing, Report
 from unbatch.report.names import info
 from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
@@ -35,6 +35,7 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
         if drawing:
             pages += _umaps(drawing, number, where)
             pages += _tissue(drawing, number, where)
+            pages += _factorisations(drawing, number, where)
     pages += _methods(report)
     return {f"{page['id']}_mqc.json": page for page in pages}
 
@@ -99,15 +100,20 @@ def _warnings(report: Report) -> dict[str, Any]:
                 "troubles": [
                     {**vars(t), "memory": f"{t.peak_mb:,.0f} MB" if t.peak_mb else ""} for t in troubles(result)
                 ],
-                "remarks": remarks(result, drawing.cells.confined() if drawing else [])
-                + (
-                    [f"Embeddings that are not drawn, as they are too many: {drawing.omitted}."]
-                    if drawing and drawing.omitted
-                    else []
-                ),
+                "remarks": remarks(result, drawing.cells.confined() if drawing else []) + _omissions(drawing),
             }
         )
     return make_page("warnings", "", render("warnings", several=report.several, datasets=datasets))
+
+
+def _omissions(drawing: Drawing | None) -> list[str]:
+    if drawing is None:
+        return []
+    counts = {
+        "Embeddings that are not drawn": drawing.omitted,
+        "Fits whose metagenes and batch effect are not shown": drawing.factorisations_omitted,
+    }
+    return [f"{what}, as they are too many: {count}." for what, count in counts.items() if count]
 
 
 _CONTROLS = "Controls: not ranked, they show what no correction and no biology look like"
@@ -458,6 +464,17 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
             ],
         )
         pages.append(make_page("tissue", f"{where}Embedding as colour", content, f"{number}_colour"))
+    return pages
+
+
+def _factorisations(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
+    """Pages of the fits that say what the batch effect is."""
+    pages = []
+    for place, (entry, fit) in enumerate(drawing.factorisations):
+        name, suffix = f"{where}{plain(entry.label)}", f"{number}_{place}"
+        pages += effect.pages(fit, drawing.cells, name, suffix)
+        pages += metagenes.pages(fit, drawing.cells, drawing.seed, name, suffix)
+        pages += recovered.pages(fit, drawing.cells, name, suffix)
     return pages
 
 
