@@ -277,6 +277,7 @@ def test_the_truth_of_a_simulation_is_carried_through(simulated_path: Path, one_
     np.testing.assert_array_equal(dataset.varm["metagenes_true"], np.delete(simulated.varm["metagenes_true"], 3, 0))
     truth, before = (adata.uns["unbatch"]["truth"] for adata in (dataset, simulated))
     np.testing.assert_array_equal(truth["beta"], before["beta"])
+    np.testing.assert_array_equal(truth["gene_factors"], np.delete(before["gene_factors"], 3, 1))
     assert truth["parameters"] == before["parameters"]
     assert {"domain", "cell_type"} <= set(dataset.obs)
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from unbatch.cli.report import main
 from unbatch.report import embedding, figures
-from unbatch.report.pages import plain
+from unbatch.report.page import plain
 from unbatch.report.scores import rank, read_cards, read_scores
 from unbatch.report.verdict import remarks, troubles, verdict
 

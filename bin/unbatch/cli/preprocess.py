@@ -183,6 +183,11 @@ def _parameters(seed: int) -> dict[str, Any]:
 
 def _add_truth(adata: "AnnData", truth: dict[str, dict[str, Any]], cells: "np.ndarray", genes: "np.ndarray") -> None:
     """Carry along what a simulation says about its data."""
+    import numpy as np
+
     adata.obsm.update({key: value[cells] for key, value in truth["obsm"].items()})
     adata.varm.update({key: value[genes] for key, value in truth["varm"].items()})
+    about = truth["uns"].get("truth")
+    if about and np.shape(about.get("gene_factors"))[1:] == genes.shape:
+        about["gene_factors"] = about["gene_factors"][:, genes]
     adata.uns["unbatch"].update(truth["uns"])

@@ -1,6 +1,7 @@
 """`report`: scores and fits to files that MultiQC shows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,16 @@ from unbatch.data.io import require_file, write_json
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
+    from unbatch.report.factorisation import Factorisation
+    from unbatch.report.inputs import Cells
     from unbatch.report.model import Drawing
-    from unbatch.report.scores import Result
+    from unbatch.report.scores import Entry, Result
 
 MAX_PANELS, MAX_PANELS_IN_ALL = 16, 48
 """Embeddings that are drawn of a dataset and of all; a sweep may have hundreds, and every one costs time and size."""
+
+MAX_FACTORISED, MAX_FACTORISED_IN_ALL = 3, 6
+"""Fits whose metagenes and batch effect are shown of a dataset and of all: each has many maps."""
 
 PACKAGES = ("jinja2", "matplotlib", "multiqc", "umap-learn")
 
@@ -66,16 +72,21 @@ def main(
 
     from unbatch.report.inputs import match_datasets, match_fits
     from unbatch.report.model import Report
-    from unbatch.report.pages import PREFIX, build
+    from unbatch.report.page import PREFIX
+    from unbatch.report.pages import build
 
     dataset_of = match_datasets(results, datasets)
     fit_of = match_fits(results, fits)
     report = Report(results, cards, parameters=about_run, versions=versions(*PACKAGES))
-    left = MAX_PANELS_IN_ALL
+    left, left_factorised = MAX_PANELS_IN_ALL, MAX_FACTORISED_IN_ALL
     for result in results:
         if result.name in dataset_of:
             drawing, params = _draw(result, dataset_of[result.name], fit_of, min(left, MAX_PANELS), max_cells, run)
             left -= len(drawing.umaps)
+            most = min(left_factorised, MAX_FACTORISED)
+            shown, omitted = _factorisations(result, dataset_of[result.name], fit_of, drawing.cells, most)
+            left_factorised -= len(shown)
+            drawing = replace(drawing, factorisations=shown, factorisations_omitted=omitted)
             report.drawings[result.name] = drawing
             report.fit_params |= params
     pages = build(report)
@@ -110,7 +121,7 @@ def _draw(
     from unbatch.report import embedding
     from unbatch.report.inputs import drawable, read_cells, read_embedding
     from unbatch.report.model import Drawing
-    from unbatch.report.pages import MAX_COLOURED
+    from unbatch.report.page import MAX_COLOURED
 
     cells = read_cells(dataset)
     if len(cells.names) != result.dataset["cells"]:
@@ -137,3 +148,15 @@ def _draw(
     layouts = Parallel(n_jobs=max(workers, 1))(delayed(embedding.umap)(each, run.seed) for each in inputs)
     umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts, strict=True)]
     return Drawing(cells, chosen, umaps, hues, run.seed, omitted), params
+
+
+def _factorisations(
+    result: "Result", dataset: Path, fits: dict[str, Path], cells: "Cells", most: int
+) -> "tuple[list[tuple[Entry, Factorisation]], int]":
+    """Read the fits with metagenes, the best-ranked ones where they are many, and count the others."""
+    from unbatch.report.factorisation import has_metagenes, read_factorisation
+    from unbatch.report.inputs import drawable
+
+    found = [(entry, path) for entry, path in drawable(result, fits) if has_metagenes(path)]
+    shown = [(entry, read_factorisation(path, dataset, cells)) for entry, path in found[:most]]
+    return shown, len(found[most:])

@@ -1,6 +1,7 @@
 """Where and how to draw cells: UMAP, colours from components, tissue positions."""
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -81,3 +82,52 @@ def tissue(coordinates: np.ndarray) -> tuple[np.ndarray, bool]:
     if whole and len(xy) >= 100 and row.max() <= 77 < column.max() <= 127 and np.all((row + column) % 2 == 0):
         return np.column_stack([column * 0.5, row * np.sqrt(0.75)]), True
     return xy, False
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The sections of a dataset, one per batch, as they are drawn.
+
+    Attributes
+    ----------
+    positions
+        n x 2, x to the right and y downwards.
+    members
+        Indices of the cells of each batch.
+    shown
+        Codes of the batches that are drawn.
+    extent
+        Width and height of the largest of them.
+    directions
+        A sentence on what is up and how large.
+    """
+
+    positions: np.ndarray
+    members: list[np.ndarray]
+    shown: list[int]
+    extent: np.ndarray
+    directions: str
+
+
+def sections(coordinates: np.ndarray, batch: np.ndarray, most: int) -> Sections:
+    """Prepare the sections for drawing.
+
+    Parameters
+    ----------
+    coordinates
+        n x 2 or more.
+    batch
+        Code of each cell's batch.
+    most
+        Sections to draw.
+    """
+    positions, array = tissue(coordinates)
+    members = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
+    shown = [code for code, cells in enumerate(members) if len(cells)][:most]
+    extent = np.max([np.ptp(positions[members[code]], axis=0) for code in shown], axis=0)
+    directions = (
+        "Positions are rows and columns of a Visium array, drawn as distances, first row on top."
+        if array
+        else "The second coordinate runs downwards, as in images; all sections at one scale."
+    )
+    return Sections(positions, members, shown, extent, directions)

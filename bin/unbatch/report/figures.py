@@ -25,7 +25,7 @@ INK, FAINT = "#1F2933", "#9AA5B1"
 KIND_COLOURS = {"correction": "#0072B2", "reference": "#8A5A00", "control": "#6B7785"}
 KIND_MARKS = {"correction": "o", "reference": "s", "control": "D"}
 
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "text.parse_math": False,
@@ -176,7 +176,7 @@ def tissue(
 
 def trade_off(entries: Sequence[Entry]) -> str:
     """Draw biology against batch score with a label at every method and ranges over seeds."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 6.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -287,7 +287,7 @@ def _shared_area(one: np.ndarray, other: np.ndarray) -> float:
 
 def cost(entries: Sequence[Entry]) -> str:
     """Draw wall time and peak memory of every fit, a dot per seed, on logarithmic axes."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 1.1 + 0.34 * len(entries)), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, 2, sharey=True)
@@ -412,6 +412,6 @@ def png(figure: Figure, colours: np.ndarray | None = None) -> str:
 def svg(figure: Figure) -> str:
     """Return a figure as an SVG that holds no date."""
     out = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from unbatch.report.factorisation import Factorisation
 from unbatch.report.inputs import Cells
 from unbatch.report.scores import Card, Entry, Result
 
@@ -27,6 +28,10 @@ class Drawing:
         Of subsample, layout and drawing order.
     omitted
         How many embeddings are not drawn, as they are too many.
+    factorisations
+        Entry and its fit with metagenes, of those that are shown.
+    factorisations_omitted
+        How many of them are not shown, as they are too many.
     """
 
     cells: Cells
@@ -35,6 +40,8 @@ class Drawing:
     hues: list[tuple[Entry, np.ndarray]]
     seed: int
     omitted: int = 0
+    factorisations: list[tuple[Entry, Factorisation]] = field(default_factory=list)
+    factorisations_omitted: int = 0
 
 
 @dataclass

@@ -1,46 +1,21 @@
-"""Files of MultiQC's custom content, one per section of the report.
-
-MultiQC shows names and content as HTML as they are: what comes from outside is escaped here, by jinja's autoescape
-in the templates and by `plain` in titles.
-"""
+"""Files of MultiQC's custom content, one per section of the report."""
 
 import base64
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
-from unbatch.report import embedding, figures
+from unbatch.report import effect, embedding, figures, metagenes, recovered
 from unbatch.report.model import Drawing, Report
 from unbatch.report.names import info
+from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
 from unbatch.report.paper import paper, weights
 from unbatch.report.scores import Entry, Result, Spread
 from unbatch.report.verdict import describe, remarks, troubles, verdict
-
-PREFIX = "unbatch_"
-MAX_SECTIONS = 12
-"""Tissue sections that are drawn; a dataset may have hundreds of batches."""
-MAX_COLOURED = 4
-"""Sections and methods for which the embedding is drawn as colour."""
-
-_env = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
-
-
-def plain(text: str, length: int = 60) -> str:
-    """Make a name harmless where MultiQC would show it as HTML, even after unescaping it, as its menu does."""
-    text = re.sub(r"[^\w .,:+()-]", "_", text)
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def build(report: Report) -> dict[str, dict[str, Any]]:
@@ -60,37 +35,9 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
         if drawing:
             pages += _umaps(drawing, number, where)
             pages += _tissue(drawing, number, where)
+            pages += _factorisations(drawing, number, where)
     pages += _methods(report)
     return {f"{page['id']}_mqc.json": page for page in pages}
-
-
-_PARTS = {
-    "summary": ("Summary", "The method that integrates this data best, and how sure that is."),
-    "warnings": ("Warnings and failures", "What went wrong, and what weakens the comparison."),
-    "scores": ("Scores", "Every method on every metric."),
-    "tradeoff": ("Batch against biology", "What the mixing of batches costs in biology."),
-    "umap": ("Embeddings (UMAP)", "What the embeddings look like."),
-    "tissue": ("Tissue maps", "Whether an embedding follows the anatomy, and in the same way in every section."),
-    "cost": ("Run time and memory", "What a fit costs."),
-    "methods": ("Methods and parameters", "What was run, how it is cited, and how it can be repeated."),
-}
-
-
-def _page(part: str, name: str, content: str, suffix: str = "") -> dict[str, Any]:
-    parent, about = _PARTS[part]
-    return {
-        "id": f"{PREFIX}{part}{suffix and '_' + suffix}_page",
-        "parent_id": f"{PREFIX}{part}",
-        "parent_name": parent,
-        "parent_description": about,
-        "section_name": name or parent,
-        "plot_type": "html",
-        "data": content,
-    }
-
-
-def _render(template: str, **context: Any) -> str:
-    return _env.get_template(f"{template}.html.j2").render(**context)
 
 
 def _style() -> str:
@@ -131,7 +78,7 @@ def _summary(report: Report) -> dict[str, Any]:
                 ),
             }
         )
-    content = _render(
+    content = render(
         "summary",
         style=_style(),
         several=report.several,
@@ -139,7 +86,7 @@ def _summary(report: Report) -> dict[str, Any]:
         weights=weights(report.results[0]),
         total=any(entry.total for result in report.results for entry in result.entries),
     )
-    return _page("summary", "", content)
+    return make_page("summary", "", content)
 
 
 def _warnings(report: Report) -> dict[str, Any]:
@@ -153,15 +100,20 @@ def _warnings(report: Report) -> dict[str, Any]:
                 "troubles": [
                     {**vars(t), "memory": f"{t.peak_mb:,.0f} MB" if t.peak_mb else ""} for t in troubles(result)
                 ],
-                "remarks": remarks(result, drawing.cells.confined() if drawing else [])
-                + (
-                    [f"Embeddings that are not drawn, as they are too many: {drawing.omitted}."]
-                    if drawing and drawing.omitted
-                    else []
-                ),
+                "remarks": remarks(result, drawing.cells.confined() if drawing else []) + _omissions(drawing),
             }
         )
-    return _page("warnings", "", _render("warnings", several=report.several, datasets=datasets))
+    return make_page("warnings", "", render("warnings", several=report.several, datasets=datasets))
+
+
+def _omissions(drawing: Drawing | None) -> list[str]:
+    if drawing is None:
+        return []
+    counts = {
+        "Embeddings that are not drawn": drawing.omitted,
+        "Fits whose metagenes and batch effect are not shown": drawing.factorisations_omitted,
+    }
+    return [f"{what}, as they are too many: {count}." for what, count in counts.items() if count]
 
 
 _CONTROLS = "Controls: not ranked, they show what no correction and no biology look like"
@@ -205,7 +157,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         if any(getattr(entry, key) for entry in scored)
     ]
     seeds = max(len(entry.compared) for entry in scored)
-    content = _render(
+    content = render(
         "scores",
         caption=f"Methods in order of their total ({weights(result)})"
         + (f"; every number is the mean over up to {seeds} seeds." if seeds > 1 else "; one seed per method.")
@@ -218,7 +170,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         seeds=seeds,
     )
     return [
-        _page("scores", f"{where}Overview", content, str(number)),
+        make_page("scores", f"{where}Overview", content, str(number)),
         _table(scored, names, number, where),
     ]
 
@@ -294,7 +246,7 @@ def _table(scored: list[Entry], names: dict[str, list[str]], number: int, where:
         aside = " (control)" if entry.kind == "control" else "" if entry.complete else " (fewer metrics)"
         data[str(escape(entry.label + aside))] = row
     used = {key for row in data.values() for key in row}
-    page = _page("scores", f"{where}Sortable table", "", f"{number}_table")
+    page = make_page("scores", f"{where}Sortable table", "", f"{number}_table")
     page |= {
         "plot_type": "table",
         "description": "Click a column's head to sort. “Configure columns” has every metric; “Export as CSV” gives a "
@@ -318,7 +270,7 @@ def _trade_off(result: Result, number: int, where: str) -> dict[str, Any] | None
         return None
     spoken = "; ".join(f"{e.label}: batch {e.batch.mean:.2f}, biology {e.bio.mean:.2f}" for e in shown)
     hollow = " Hollow marks: means over fewer metrics." if any(not e.complete for e in shown) else ""
-    content = _render(
+    content = render(
         "figure",
         caption="Good is top right: batches mix and labels stay apart. Top left keeps biology but leaves the batches "
         "apart; bottom right mixes everything, biology included. Grey lines join points of equal total (numbers at the "
@@ -326,7 +278,7 @@ def _trade_off(result: Result, number: int, where: str) -> dict[str, Any] | None
         image=figures.trade_off(shown),
         alt=f"Biology score against batch score. {spoken}.",
     )
-    return _page("tradeoff", where.removesuffix(": "), content, str(number))
+    return make_page("tradeoff", where.removesuffix(": "), content, str(number))
 
 
 def _cost(result: Result, number: int, where: str) -> dict[str, Any] | None:
@@ -346,8 +298,8 @@ def _cost(result: Result, number: int, where: str) -> dict[str, Any] | None:
         if retried
         else " No fit needed a second attempt."
     )
-    content = _render("figure", caption=caption, image=figures.cost(entries), alt="Run time and memory of every fit.")
-    return _page("cost", where.removesuffix(": "), content, str(number))
+    content = render("figure", caption=caption, image=figures.cost(entries), alt="Run time and memory of every fit.")
+    return make_page("cost", where.removesuffix(": "), content, str(number))
 
 
 def _umaps(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
@@ -402,7 +354,7 @@ def _grid(
     what: str,
 ) -> dict[str, Any]:
     missing = "unlabelled" if any((codes < 0).any() for _, _, codes in panels) else None
-    content = _render(
+    content = render(
         "grid",
         caption=caption,
         legend=legend,
@@ -425,7 +377,7 @@ def _grid(
             }
         ],
     )
-    return _page(part, name, content, suffix)
+    return make_page(part, name, content, suffix)
 
 
 def _place(entry: Entry) -> str:
@@ -438,25 +390,19 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
     cells = drawing.cells
     if cells.positions is None:
         return []
-    positions, array = embedding.tissue(cells.positions)
-    of_batch = [np.flatnonzero(cells.batch == code) for code in range(len(cells.batches))]
-    shown = [code for code, members in enumerate(of_batch) if len(members)][:MAX_SECTIONS]
-    extent = np.max([np.ptp(positions[of_batch[code]], axis=0) for code in shown], axis=0)
+    sections = embedding.sections(cells.positions, cells.batch, MAX_SECTIONS)
     colours = figures.legend(cells.batches).colours
-    directions = (
-        " Positions are rows and columns of a Visium array, drawn as distances, first row on top."
-        if array
-        else " The second coordinate runs downwards, as in images; all sections at one scale."
-    )
-    omitted = f" The first {len(shown)} of {len(of_batch)} batches." if len(shown) < len(of_batch) else ""
+    directions = f" {sections.directions}"
+    if len(sections.shown) < len(cells.batches):
+        directions += f" The first {len(sections.shown)} of {len(cells.batches)} batches."
     pages = []
     if cells.label is not None:
         legend = figures.legend(cells.labels, numbered=len(cells.labels) > len(figures.OKABE_ITO))
         table = figures.palette(legend)
-        content = _render(
+        content = render(
             "grid",
             caption="The labels on the tissue, one map per batch; the dot before its name has its colour in the "
-            f"UMAPs.{directions}{omitted}",
+            f"UMAPs.{directions}",
             legend=legend,
             missing="unlabelled" if (cells.label < 0).any() else None,
             parts=[
@@ -467,21 +413,24 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                     "panels": [
                         {
                             "title": cells.batches[code],
-                            "note": f"{len(of_batch[code]):,} cells",
+                            "note": f"{len(sections.members[code]):,} cells",
                             "colour": colours[code],
                             "image": figures.tissue(
-                                positions[of_batch[code]], table[cells.label[of_batch[code]]], extent, table
+                                sections.positions[sections.members[code]],
+                                table[cells.label[sections.members[code]]],
+                                sections.extent,
+                                table,
                             ),
                             "alt": f"Tissue map of batch {cells.batches[code]}, cells coloured by label",
                         }
-                        for code in shown
+                        for code in sections.shown
                     ],
                 }
             ],
         )
-        pages.append(_page("tissue", f"{where}By label", content, f"{number}_label"))
+        pages.append(make_page("tissue", f"{where}By label", content, f"{number}_label"))
     if drawing.hues:
-        content = _render(
+        content = render(
             "grid",
             caption="The first three principal components of each embedding as red, green and blue: cells that an "
             "embedding holds for similar have similar colours. Good: layers and regions show, and have the same "
@@ -499,17 +448,33 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                             "title": cells.batches[code],
                             "note": "",
                             "colour": colours[code],
-                            "image": figures.tissue(positions[of_batch[code]], hue[of_batch[code]], extent, pixels=400),
+                            "image": figures.tissue(
+                                sections.positions[sections.members[code]],
+                                hue[sections.members[code]],
+                                sections.extent,
+                                pixels=400,
+                            ),
                             "alt": f"Tissue map of batch {cells.batches[code]}, cells coloured by their place in the "
                             f"embedding of {entry.label}",
                         }
-                        for code in shown[:MAX_COLOURED]
+                        for code in sections.shown[:MAX_COLOURED]
                     ],
                 }
                 for place, (entry, hue) in enumerate(drawing.hues)
             ],
         )
-        pages.append(_page("tissue", f"{where}Embedding as colour", content, f"{number}_colour"))
+        pages.append(make_page("tissue", f"{where}Embedding as colour", content, f"{number}_colour"))
+    return pages
+
+
+def _factorisations(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
+    """Pages of the fits that say what the batch effect is."""
+    pages = []
+    for place, (entry, fit) in enumerate(drawing.factorisations):
+        name, suffix = f"{where}{plain(entry.label)}", f"{number}_{place}"
+        pages += effect.pages(fit, drawing.cells, name, suffix)
+        pages += metagenes.pages(fit, drawing.cells, drawing.seed, name, suffix)
+        pages += recovered.pages(fit, drawing.cells, name, suffix)
     return pages
 
 
@@ -540,13 +505,15 @@ def _methods(report: Report) -> list[dict[str, Any]]:
     }
     text, references = paper(report)
     pages = [
-        _page("methods", "Methods compared", _render("methods", methods=methods), "compared"),
-        _page("methods", "Metrics", _render("metrics", metrics=list(metrics.values()), count=len(metrics)), "metrics"),
-        _page("methods", "Text for a paper", _render("paper", text=text, references=references), "paper"),
+        make_page("methods", "Methods compared", render("methods", methods=methods), "compared"),
+        make_page(
+            "methods", "Metrics", render("metrics", metrics=list(metrics.values()), count=len(metrics)), "metrics"
+        ),
+        make_page("methods", "Text for a paper", render("paper", text=text, references=references), "paper"),
     ]
     parts = _parameter_parts(report)
     if parts:
-        pages.append(_page("methods", "Parameters of this run", _render("parameters", parts=parts), "parameters"))
+        pages.append(make_page("methods", "Parameters of this run", render("parameters", parts=parts), "parameters"))
     return pages
 
 

@@ -1,0 +1,311 @@
+"""Pages about the batch effect of a fit: what was found, what was refused, and which genes it hits."""
+
+from typing import Any
+
+import numpy as np
+
+from unbatch.report import figures
+from unbatch.report.factorisation import Factorisation
+from unbatch.report.inputs import Cells
+from unbatch.report.metagenes import amount, gloss, share, times
+from unbatch.report.names import join
+from unbatch.report.page import MAX_SECTIONS, numbered_pages, render
+
+Z90 = 1.645
+"""Standard errors on each side of an interval that holds the truth in 90 of 100 cases."""
+TOP_GENES = 10
+OPEN_ROWS = 20
+"""Rows of the evidence, and batches described in words, that are seen before anything is unfolded."""
+
+
+def pages(fit: Factorisation, cells: Cells, name: str, suffix: str) -> list[dict[str, Any]]:
+    """Make the pages about the batch effect of a fit, none if it has none.
+
+    Parameters
+    ----------
+    fit
+        The fit.
+    cells
+        Of its dataset.
+    name
+        How the fit is called, harmless in HTML.
+    suffix
+        Of the names of the files.
+    """
+    if fit.effect is None:
+        return []
+    contents = {
+        "What was found": _found(fit, cells),
+        "On the metagenes": _on_metagenes(fit, cells),
+        "Added counts by gene": _offsets(fit, cells),
+        "Factors by gene": _factors(fit, cells),
+    }
+    return numbered_pages("effect", name, contents, suffix)
+
+
+def sentences(fit: Factorisation, cells: Cells) -> list[tuple[str, str]]:
+    """Say in plain words what was found in each batch.
+
+    Returns
+    -------
+    list
+        Name of the batch and what to say of it; plain text, escape it for HTML.
+    """
+    of_batch = {name: cells.batch == code for code, name in enumerate(cells.batches)}
+    said = []
+    for t, batch in enumerate(fit.batches):
+        words = [_offset_words(fit, t, of_batch.get(batch)), _factor_words(fit, t)]
+        said.append((batch, " ".join(words)))
+    return said
+
+
+def _offset_words(fit: Factorisation, t: int, members: np.ndarray | None) -> str:
+    effect = fit.effect
+    if not effect.offset[t].any():
+        return _nothing(fit, fit.batches[t], "offset", "additive offset")
+    text = f"Every cell has {_interval(effect.total[t], effect.total_se[t])} counts from an additive offset"
+    if members is not None and members.any():
+        own = fit.amounts[members].sum(dtype=np.float64) / members.sum()
+        text += f", {share(effect.total[t] / (effect.total[t] + own))} of a mean cell"
+    genes = [fit.genes[g] for g in _surest(effect.offset[t], effect.offset_se[t])[:3]]
+    return f"{text}; most in {join(genes)}.{_refusals(fit, fit.batches[t], 'offset')}"
+
+
+def _factor_words(fit: Factorisation, t: int) -> str:
+    effect = fit.effect
+    logs, se = np.log(effect.factor[t]), effect.log_factor_se[t]
+    if not np.abs(logs).max() > 1e-9:
+        return _nothing(fit, fit.batches[t], "factors", "gene-wise factor")
+    sure = int((np.abs(logs) > 2 * se).sum())
+    size = len(logs)
+    text = f"{sure:,} of {size:,} genes have a factor that differs from 1 by more than 2 standard errors"
+    if sure:
+        strongest = [f"{fit.genes[g]} ({times(effect.factor[t, g])})" for g in _surest(np.abs(logs), se)[:3]]
+        text += f" (some {0.0455 * size:,.0f} would by chance), above all {join(strongest)}"
+    return f"{text}.{_refusals(fit, fit.batches[t], 'factors')}"
+
+
+def _refusals(fit: Factorisation, batch: str, step: str) -> str:
+    """Say that some tests of what was found were refused, as it then holds against some batches only."""
+    about = _about(fit, batch, step)
+    refused = [row["batch"] for row in about if not row["accepted"]]
+    if not refused:
+        return ""
+    others = [name for pair in refused for name in pair.split(" | ") if name != batch]
+    against = ""
+    if others:
+        against = f" against {join(others) if len(others) <= 5 else f'{len(others)} other batches'}"
+    return f" Refused{against}, in {len(refused)} of {len(about)} tests."
+
+
+def _nothing(fit: Factorisation, batch: str, step: str, what: str) -> str:
+    """Say that something is absent: refused (then why) or not looked for."""
+    about = _about(fit, batch, step)
+    reasons = dict.fromkeys(row["reason"].strip().rstrip(".") for row in about if not row["accepted"])
+    if reasons:
+        why = "; ".join(reason[:1].lower() + reason[1:] for reason in reasons if reason)
+        return f"No {what} was accepted{f': {why}' if why else ''}."
+    return f"No {what} was found." if about else f"No {what} was looked for."
+
+
+def _about(fit: Factorisation, batch: str, step: str) -> list[dict[str, Any]]:
+    """List the tests of a step for a batch, alone or in a pair."""
+    return [row for row in _steps(fit) if row["step"] == step and batch in (row["batch"], *row["batch"].split(" | "))]
+
+
+def _steps(fit: Factorisation) -> list[dict[str, Any]]:
+    columns = fit.evidence
+    texts = {key: [str(value) for value in columns.get(key, [])] for key in ("batch", "step", "reason")}
+    size = len(texts["step"])
+    accepted = columns.get("accepted", np.zeros(size, dtype=bool))
+    return [
+        {key: values[i] if values else "" for key, values in texts.items()} | {"accepted": bool(accepted[i]), "row": i}
+        for i in range(size)
+    ]
+
+
+def _surest(size: np.ndarray, se: np.ndarray) -> np.ndarray:
+    """Order by what is left of a size at the near end of its interval: first what is surely large."""
+    return np.argsort(-(size - Z90 * np.nan_to_num(se)), kind="stable")
+
+
+def _interval(value: float, se: float) -> str:
+    if not (np.isfinite(se) and se > 0):
+        return amount(value)
+    return f"{amount(value)} (90 % interval {amount(max(value - Z90 * se, 0))} to {amount(value + Z90 * se)})"
+
+
+def _found(fit: Factorisation, cells: Cells) -> str:
+    # refusals first: they must not be missed
+    steps = sorted(_steps(fit), key=lambda step: step["accepted"])
+    numeric = {
+        name: values
+        for name, values in fit.evidence.items()
+        if name not in ("batch", "step", "accepted", "reason") and values.dtype.kind in "biuf"
+    }
+    rows = [{**step, "numbers": [_number(values[step["row"]]) for values in numeric.values()]} for step in steps]
+    refused = sum(not step["accepted"] for step in steps)
+    return render(
+        "effect",
+        sentences=sentences(fit, cells),
+        rows=rows,
+        columns=[name.replace("_", " ") for name in numeric],
+        refused=refused,
+        open=OPEN_ROWS,
+    )
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool | np.bool):
+        return "yes" if value else "no"
+    return amount(value) if np.isfinite(value) else "–"
+
+
+def shown_batches(fit: Factorisation, cells: Cells) -> tuple[list[int], list[str], str]:
+    """Batches to show one by one, the colour of each, and what is said of those left out."""
+    shown = list(range(len(fit.batches)))[:MAX_SECTIONS]
+    colour = dict(zip(cells.batches, figures.legend(cells.batches).colours, strict=True))
+    omitted = f" The first {len(shown)} of {len(fit.batches)} batches." if len(shown) < len(fit.batches) else ""
+    return shown, [colour.get(fit.batches[t], figures.FAINT) for t in shown], omitted
+
+
+def _on_metagenes(fit: Factorisation, cells: Cells) -> str:
+    beta, genes = fit.effect.beta, gloss(fit)
+    shown, colours, omitted = shown_batches(fit, cells)
+    top = beta[shown].max()
+    if not top > 0:
+        return ""
+    hit = [k for k in [*fit.order, *np.flatnonzero(fit.dead)] if beta[shown, k].max() > 1e-3 * top]
+    return render(
+        "beta",
+        caption=omitted,
+        heads=[{"name": fit.batches[t], "colour": colour} for t, colour in zip(shown, colours, strict=True)],
+        rows=[
+            {
+                "number": k + 1,
+                "genes": genes[k],
+                "cells": [{"width": 100 * max(beta[t, k], 0) / top, "text": amount(beta[t, k])} for t in shown],
+            }
+            for k in hit
+        ],
+        rest=beta.shape[1] - len(hit),
+    )
+
+
+def _offsets(fit: Factorisation, cells: Cells) -> str:
+    effect = fit.effect
+    shown, colours, omitted = shown_batches(fit, cells)
+    parts = []
+    for t, colour in zip(shown, colours, strict=True):
+        if effect.offset[t].any():
+            genes = _surest(effect.offset[t], effect.offset_se[t])[:TOP_GENES]
+            parts.append((t, colour, genes[effect.offset[t, genes] > 0]))
+    if not parts:
+        return ""
+    without = [fit.batches[t] for t in shown if not effect.offset[t].any()]
+    if without:
+        listed = join(without) if len(without) <= 5 else f"{len(without)} batches"
+        omitted += f" Not shown, as none was accepted there: {listed}."
+    ends = [(effect.offset[t] + Z90 * np.nan_to_num(effect.offset_se[t]))[genes].max() for t, _, genes in parts]
+    top = max(ends)
+    panels = []
+    for t, colour, genes in parts:
+        others = np.delete(effect.offset, t, axis=0)
+        panels.append(
+            {
+                "title": fit.batches[t],
+                "note": f"{_plus_minus(effect.total[t], effect.total_se[t])} in all",
+                "colour": colour,
+                "axis": ["0", amount(top / 2, 2), f"{amount(top, 2)} counts"],
+                "rows": [
+                    _bar(
+                        fit.genes[g],
+                        0,
+                        effect.offset[t, g] / top,
+                        Z90 * effect.offset_se[t, g] / top,
+                        _plus_minus(effect.offset[t, g], effect.offset_se[t, g]),
+                        others[:, g].mean() / top if len(others) else None,
+                    )
+                    for g in genes
+                ],
+            }
+        )
+    return render("bars", caption=_OFFSET_CAPTION + omitted, panels=panels)
+
+
+_OFFSET_CAPTION = (
+    "Counts that each cell of a batch has on top of its own expression, whatever its type, as from RNA that floats "
+    "free. The genes that surely have most (near end of the interval). Bar: estimate; line: 90 % interval; grey tick: "
+    "mean of the other batches. Good: short lines. A line that reaches 0 may be nothing; a tick at the end of the bar "
+    "means that all batches have the same, which is no difference between them. One scale for all batches."
+)
+
+_FACTOR_CAPTION = (
+    "How many times more (right) or less (left) of a gene is read in a batch than in the mean of the batches, in every "
+    "cell type alike, as from another chemistry or probe set. The genes that are surely farthest from 1 (near end of "
+    "the interval). Bar: estimate; line: 90 % interval. Good: short lines that stay off the middle. A line that "
+    "crosses the middle may be nothing. One logarithmic scale for all batches."
+)
+
+
+def _factors(fit: Factorisation, cells: Cells) -> str:
+    effect = fit.effect
+    shown, colours, omitted = shown_batches(fit, cells)
+    logs, se = np.log2(effect.factor), effect.log_factor_se / np.log(2)
+    parts = [
+        (t, colour, _surest(np.abs(logs[t]), se[t])[:TOP_GENES])
+        for t, colour in zip(shown, colours, strict=True)
+        if np.abs(logs[t]).max() > 1e-9
+    ]
+    if not parts:
+        return ""
+    top = max((np.abs(logs[t]) + Z90 * np.nan_to_num(se[t]))[genes].max() for t, _, genes in parts)
+    panels = [
+        {
+            "title": fit.batches[t],
+            "note": f"{int((np.abs(logs[t]) > 2 * se[t]).sum()):,} of {len(fit.genes):,} genes differ by > 2 se",
+            "colour": colour,
+            "axis": [times(2**-top), "× 1", times(2**top)],
+            "rows": [
+                _bar(
+                    fit.genes[g],
+                    0.5,
+                    logs[t, g] / top / 2,
+                    Z90 * se[t, g] / top / 2,
+                    times(effect.factor[t, g]),
+                )
+                for g in genes
+            ],
+        }
+        for t, colour, genes in parts
+    ]
+    return render("bars", caption=_FACTOR_CAPTION + omitted, panels=panels)
+
+
+def _plus_minus(value: float, se: float) -> str:
+    return f"{amount(value)} ± {amount(Z90 * se, 2)}" if np.isfinite(se) and se > 0 else amount(value)
+
+
+def _bar(gene: str, zero: float, size: float, width: float, text: str, tick: float | None = None) -> dict[str, Any]:
+    """Places of a bar with its whisker on a track, in per cent of it.
+
+    Parameters
+    ----------
+    gene, text
+        What is written before and behind it.
+    zero, size, width
+        Where the bar begins, how far it goes and half the length of its whisker, in shares of the track.
+    tick
+        Place of a mark.
+    """
+    end = zero + size
+    low, high = (np.clip(end + side * np.nan_to_num(width), 0, 1) for side in (-1, 1))
+    return {
+        "gene": gene,
+        "left": 100 * min(zero, end),
+        "width": 100 * abs(size),
+        "low": 100 * low,
+        "whisker": 100 * (high - low),
+        "tick": None if tick is None else 100 * min(tick, 1),
+        "text": text,
+    }

@@ -1,0 +1,235 @@
+"""Reading what fits with metagenes hold: metagenes, batch effect, evidence, affinities, and a simulation's truth."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from unbatch.data.io import open_hdf5, read_h5ad
+from unbatch.errors import InputError
+from unbatch.metrics.recovery import Truth, in_units_of_fit
+from unbatch.report.inputs import Cells
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """The batch effect; T batches, K metagenes, G genes.
+
+    Attributes
+    ----------
+    beta
+        T x K, in counts.
+    offset, offset_se
+        T x G, in counts.
+    total, total_se
+        Sum of the offset over the genes, T.
+    factor, log_factor_se
+        T x G.
+    """
+
+    beta: np.ndarray
+    offset: np.ndarray
+    offset_se: np.ndarray
+    total: np.ndarray
+    total_se: np.ndarray
+    factor: np.ndarray
+    log_factor_se: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Affinity:
+    """How metagenes of neighbours go together, L x K x K, and the same after permutations of the cells."""
+
+    estimate: np.ndarray
+    permuted: np.ndarray
+    permuted_sd: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Factorisation:
+    """A fit with metagenes.
+
+    Attributes
+    ----------
+    genes
+        Names of the G genes that were used.
+    metagenes
+        G x K, columns sum to 1.
+    shares
+        N x K: of every cell's amounts those of each metagene.
+    amounts
+        N x K, in counts.
+    dead
+        Metagenes that no cell has, K.
+    batches
+        Names of the T batches, in the order of the batch effect.
+    effect, affinity
+        None if the fit has none.
+    evidence
+        Columns of the table of tested steps.
+    history
+        Objective and its terms over the iterations.
+    truth
+        In the units of the fit; None unless the data is simulated.
+    """
+
+    genes: list[str]
+    metagenes: np.ndarray
+    shares: np.ndarray
+    amounts: np.ndarray
+    dead: np.ndarray
+    batches: list[str]
+    effect: Effect | None
+    evidence: dict[str, np.ndarray]
+    history: dict[str, np.ndarray]
+    affinity: Affinity | None
+    truth: Truth | None = None
+
+    @property
+    def order(self) -> np.ndarray:
+        """Metagenes that are not dead, the most abundant first."""
+        order = np.argsort(-self.abundance, kind="stable")
+        return order[~self.dead[order]]
+
+    @property
+    def abundance(self) -> np.ndarray:
+        """Share of all amounts that each metagene has."""
+        total = self.amounts.sum(axis=0, dtype=np.float64)
+        return total / max(total.sum(), np.finfo(float).tiny)
+
+
+def has_metagenes(path: Path) -> bool:
+    """Whether a fit has metagenes."""
+    with open_hdf5(path) as file:
+        return "varm" in file and "metagenes" in file["varm"]
+
+
+def read_factorisation(path: Path, dataset: Path, cells: Cells) -> Factorisation:
+    """Read a fit with metagenes.
+
+    Parameters
+    ----------
+    path
+        The fit.
+    dataset
+        Of the fit, which has the truth if it is simulated.
+    cells
+        Of the dataset.
+
+    Raises
+    ------
+    InputError
+        If something is missing or has not the shape that it should.
+    """
+    data = read_h5ad(path, ["obsm", "varm/metagenes", "uns/unbatch"])
+    about = data.uns["unbatch"]
+    source = _Source(path)
+    metagenes = source.numbers(data.varm, "metagenes", (data.n_vars, None))
+    k = metagenes.shape[1]
+    shares = source.numbers(data.obsm, f"X_{about['method']}", (len(cells.names), k))
+    total = shares.sum(axis=1, keepdims=True)
+    batches = [str(name) for name in about.get("batches", [])]
+    fit = Factorisation(
+        genes=[str(name) for name in data.var_names],
+        metagenes=metagenes,
+        shares=shares / np.where(total > 0, total, 1),
+        amounts=source.numbers(data.obsm, f"X_{about['method']}_amount", (len(cells.names), k)),
+        dead=np.asarray(about.get("dead_metagenes", np.zeros(k)), dtype=bool),
+        batches=batches,
+        effect=_effect(source, about, len(batches), data.n_vars, k),
+        evidence=_columns(about.get("evidence", {}), "step"),
+        history=_columns(about.get("history", {}), "objective"),
+        affinity=_affinity(source, about, k),
+    )
+    return replace(fit, truth=_truth(dataset, fit))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file whose content is checked as it is taken out."""
+
+    path: Path
+
+    def numbers(self, group: Any, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        if name not in group:
+            raise InputError(f"{self.path}: {name} is missing; a fit with metagenes was expected")
+        values = np.asarray(group[name])
+        fits = values.ndim == len(shape) and all(
+            want in (None, found) for want, found in zip(shape, values.shape, strict=True)
+        )
+        if not fits or values.dtype.kind not in "biuf":
+            wanted = " x ".join("any" if size is None else str(size) for size in shape)
+            raise InputError(
+                f"{self.path}: {name} is {values.dtype} of shape {values.shape}, expected numbers {wanted}"
+            )
+        return values
+
+
+def _columns(table: dict[str, Any], leading: str) -> dict[str, np.ndarray]:
+    """Columns that are as long as the leading one; nothing without that."""
+    size = np.atleast_1d(table.get(leading, [])).shape
+    columns = {str(key): np.atleast_1d(values) for key, values in table.items()}
+    return {key: values for key, values in columns.items() if size != (0,) and values.shape == size}
+
+
+def _effect(source: _Source, about: dict[str, Any], t: int, g: int, k: int) -> Effect | None:
+    given = about.get("batch_effect")
+    if not given:
+        return None
+    sizes = {
+        "beta": ("beta", (t, k)),
+        "offset": ("offset", (t, g)),
+        "offset_se": ("offset_se", (t, g)),
+        "total": ("total_offset", (t,)),
+        "total_se": ("total_offset_se", (t,)),
+        "factor": ("factor", (t, g)),
+        "log_factor_se": ("log_factor_se", (t, g)),
+    }
+    effect = Effect(**{key: source.numbers(given, name, shape) for key, (name, shape) in sizes.items()})
+    for name in ("beta", "offset", "factor"):
+        values = getattr(effect, name)
+        if not np.isfinite(values).all() or (name == "factor" and values.min() <= 0):
+            wanted = "finite numbers above 0" if name == "factor" else "finite numbers"
+            raise InputError(f"{source.path}: {name} of the batch effect does not hold {wanted} only")
+    return effect
+
+
+def _affinity(source: _Source, about: dict[str, Any], k: int) -> Affinity | None:
+    given = about.get("spatial")
+    if not given or "affinity" not in given:
+        return None
+    estimate = source.numbers(given, "affinity", (None, k, k))
+    names = ("affinity_permuted", "affinity_permuted_sd")
+    return Affinity(estimate, *(source.numbers(given, name, estimate.shape) for name in names))
+
+
+def _truth(dataset: Path, fit: Factorisation) -> Truth | None:
+    """Truth of a simulation for the genes and batches of a fit, unless it is of other batches or genes."""
+    slots = ("obsm/X_true", "varm/metagenes_true", "uns/unbatch")
+    data = read_h5ad(dataset, slots)
+    truth = data.uns.get("unbatch", {}).get("truth", {})
+    genes = data.var_names.get_indexer(fit.genes)
+    batches = pd.Index([str(name) for name in truth.get("batches", [])]).get_indexer(fit.batches)
+    if (
+        "X_true" not in data.obsm
+        or "metagenes_true" not in data.varm
+        or not _known(genes)
+        or not _known(batches)
+        or np.shape(truth.get("gene_factors"))[1:] != (data.n_vars,)
+    ):
+        return None
+    return in_units_of_fit(
+        np.asarray(data.varm["metagenes_true"])[genes],
+        np.asarray(data.obsm["X_true"]),
+        np.asarray(truth["beta"])[batches],
+        np.asarray(truth["gene_factors"])[batches][:, genes],
+        float(truth.get("scale", 1)),
+    )
+
+
+def _known(indices: Iterable[int]) -> bool:
+    indices = np.asarray(indices)
+    return indices.size > 0 and bool(np.all(indices >= 0))
