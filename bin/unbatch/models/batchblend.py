@@ -30,6 +30,12 @@ from unbatch.nn.kmeans import kmeans, nearest
 
 SMALLEST = 0.02
 """Cells whose total is below this share of the mean total tell nothing of the batch effect and are left out of it."""
+LEAST_SPREAD = 0.02
+"""Factors that differ by less over the genes are within what errors of the offset make; they are left alone."""
+MOST_AMBIGUOUS = 0.5
+"""Two batches are compared gene by gene when at most this share of their difference could be composition."""
+LEAST_MEETING = 0.05
+"""Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
 _FLOOR = 0.05
 """Smallest size of a cell after the offset is taken off, as a share of the mean total."""
 _EPS = 0.1
@@ -302,7 +308,9 @@ class _RayFit:
         ridge = torch.zeros(len(normal), dtype=normal.dtype, device=normal.device)
         ridge[: self.batches] = variance / self.offset_scale
         ridged = normal + ridge.diag()
-        ridged += 1e-10 * ridged.trace() / len(normal) * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
+        ridged += (
+            1e-10 * ridged.trace() / len(normal) * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
+        )
         self.inverse = torch.linalg.inv(ridged)
         solution = self.inverse @ right
         self.slack = right - normal @ solution
@@ -436,6 +444,21 @@ def _two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5
     return factors, error, spread
 
 
+def _factors_of_groups(
+    log_factors: Tensor, profile: Tensor, variance: Tensor, count: Tensor, floor: Tensor, groups: list[list[int]]
+) -> tuple[Tensor, Tensor]:
+    """Move the factors by what the profiles tell, within groups of batches, and shrink; factors and errors, T x G."""
+    found, errors = torch.zeros_like(log_factors), torch.zeros_like(log_factors)
+    for group in groups:
+        if len(group) == 1:
+            continue
+        step, error, _ = _gene_factors(profile[group], variance[group], count[group], floor)
+        shrunk, posterior, prior = _shrink(log_factors[group] + step, error)
+        if prior > LEAST_SPREAD:
+            found[group], errors[group] = shrunk, posterior
+    return found, errors
+
+
 def _shrink(factors: Tensor, error: Tensor) -> tuple[Tensor, Tensor, float]:
     """Shrink factors towards 1 by empirical Bayes; return them, their posterior standard deviation, and the prior's."""
     weight = 1 / (error.square() + error.median().square())
@@ -443,6 +466,139 @@ def _shrink(factors: Tensor, error: Tensor) -> tuple[Tensor, Tensor, float]:
     kept = prior / (prior + error.square())
     factors = factors * kept
     return factors - factors.mean(0), (kept.sqrt() * error), math.sqrt(prior)
+
+
+# ------------------------------------------------------------------------------------------- batch effect or composition
+
+
+@dataclass
+class _Composition:
+    """How the cells of a batch differ among themselves: what a difference between batches may be without any effect.
+
+    Attributes
+    ----------
+    directions
+        Principal directions of the profiles within batches, orthonormal in weighted gene space, G x m.
+    scale
+        Change of the weighted profile of the mean cell by a small log factor, G.
+    """
+
+    directions: Tensor
+    scale: Tensor
+
+    @property
+    def expected(self) -> Tensor:
+        """Share of the factors' variance that falls on each direction when genes vary independently, m."""
+        return (self.directions * self.scale[:, None]).square().sum(0) / self.scale.square().sum()
+
+    def along(self, logs: Tensor) -> Tensor:
+        """Coordinates on the directions, ... x m."""
+        return (logs * self.scale) @ self.directions
+
+    def ambiguous(self, logs: Tensor) -> Tensor:
+        """Excess share of each difference (... x G) that composition could make: 0 as by chance, 1 all of it."""
+        share = self.along(logs).square().sum(-1) / (logs * self.scale).square().sum(-1).clamp(min=1e-30)
+        by_chance = self.expected.sum()
+        return ((share - by_chance) / (1 - by_chance)).clamp(min=0)
+
+    def without(self, logs: Tensor) -> Tensor:
+        """Take off all that lies on the directions of composition."""
+        return logs - self.along(logs) @ self.directions.T / self.scale
+
+    def spare(self, logs: Tensor, error: Tensor) -> Tensor:
+        """Take off what exceeds, on a direction of composition, the spread that the other directions tell.
+
+        A batch effect has no reason to favour these few directions.
+        """
+        along = self.along(logs)
+        rest = logs * self.scale - along @ self.directions.T
+        leverage = self.directions.square().sum(1)
+        spread = rest.square().sum(-1) / (self.scale.square() * (1 - leverage)).sum()
+        lever = self.directions * self.scale[:, None]
+        usual = spread[:, None] * lever.square().sum(0) + error.square() @ lever.square()
+        kept = (usual / along.square().clamp(min=1e-30)).clamp(max=1)
+        return logs - (along * (1 - kept)) @ self.directions.T / self.scale
+
+
+def _composition(data: _Data, noise: _Noise, own: list[Tensor], rank: int) -> _Composition:
+    """Directions in which the profiles of cells differ within batches, larger cells counting more."""
+    ones = torch.ones(data.batches, len(data.mean), dtype=torch.float64, device=data.mean.device)
+    scores, _ = _divided(data, noise, ones, own)
+    parts = []
+    for basis, cells in zip(own, data.slices, strict=True):
+        weight = (data.totals[cells] / data.mean_total)[:, None]
+        profile = scores[cells][:, scores.shape[1] - basis.shape[1] :] / data.totals[cells, None]
+        centred = (profile - (weight * profile).sum(0) / weight.sum()) * weight.sqrt()
+        values, vectors = torch.linalg.eigh(centred.T @ centred)
+        parts.append(basis @ (vectors * values.clamp(min=0).sqrt()))
+    left, values, _ = torch.linalg.svd(torch.cat(parts, 1), full_matrices=False)
+    real = int((values > 1e-6 * values[0]).sum())
+    return _Composition(left[:, : min(rank, real)], noise.weights * data.mean / data.mean.sum())
+
+
+def _meeting(profiles: Tensor, slices: list[slice], rng: torch.Generator, most: int = 1000) -> Tensor:
+    """Share of a batch's cells that have cells of another batch as near as cells of their own; T x T, row to column.
+
+    As near: the distance to the tenth cell of the other batch exceeds that to the tenth of their own by less than a
+    tenth, with equally many cells drawn from both.
+    """
+    batches = len(slices)
+    meeting = torch.zeros(batches, batches, dtype=torch.float64)
+    most = max(100, most // max(1, batches // 8))
+    order = [torch.randperm(c.stop - c.start, generator=rng)[:most] + c.start for c in slices]
+    for a in range(batches):
+        for b in range(a):
+            n = min(len(order[a]), len(order[b]))
+            k = min(10, n - 1)
+            if k < 1:
+                continue
+            x, y = profiles[order[a][:n].to(profiles.device)], profiles[order[b][:n].to(profiles.device)]
+            across = torch.cdist(x, y)
+            for one, other, own, cross in ((a, b, x, across), (b, a, y, across.T)):
+                near = torch.cdist(own, own).kthvalue(k + 1, dim=1).values
+                meeting[one, other] = (cross.kthvalue(k, dim=1).values < 1.1 * near).double().mean()
+    return meeting
+
+
+def _groups(linked: Tensor) -> list[list[int]]:
+    """Connected components of a symmetric T x T matrix of links."""
+    free, groups = set(range(len(linked))), []
+    while free:
+        group, front = set(), {min(free)}
+        while front:
+            group |= front
+            front = set(linked[sorted(front)].any(0).nonzero()[:, 0].tolist()) - group
+        groups.append(sorted(group))
+        free -= group
+    return groups
+
+
+@dataclass
+class _Judge:
+    """Which pairs of batches may be compared gene by gene; a pair that is refused once stays so.
+
+    `share` is the largest share of the pair's difference that composition could make, T x T.
+    """
+
+    composition: _Composition
+    share: Tensor
+    size: Tensor
+
+    @property
+    def linked(self) -> Tensor:
+        return self.share <= MOST_AMBIGUOUS
+
+    def look(self, logs: Tensor, groups: list[list[int]]) -> None:
+        """Take note of the factors found, T x G."""
+        difference = logs[:, None] - logs[None]
+        size = difference.square().mean(-1).sqrt()
+        share = torch.where(size > LEAST_SPREAD, self.composition.ambiguous(difference), 0.0)
+        compared = torch.zeros_like(self.linked)
+        for group in groups:
+            compared[torch.tensor(group)[:, None], torch.tensor(group)] = True
+        larger = compared & (share >= self.share)
+        self.share = torch.where(larger, share, self.share)
+        self.size = torch.where(larger, size, self.size)
 
 
 # ---------------------------------------------------------------------------------------- the batch effect, in rounds
@@ -558,11 +714,21 @@ def _pooled_profiles(
     return torch.stack(profiles), torch.stack(variances)
 
 
-def _estimate_effect(
-    data: _Data, settings: Settings, noise: _Noise, own: list[Tensor], rng: torch.Generator
-) -> _Effect:
+def _profiles(
+    data: _Data, noise: _Noise, factors: Tensor, offset: Tensor, total: Tensor, rank: int
+) -> tuple[Tensor, Tensor]:
+    """Profiles of the cells, without batch effect, on common directions (n x r), and the directions (G x r)."""
+    directions = _directions(data, noise, factors, rank, list(range(data.batches)))
+    scores, totals = _divided(data, noise, factors, [directions] * data.batches)
+    size = (totals - total[data.batch]).clamp(min=_FLOOR * float(totals.mean()))
+    return (scores - ((offset * noise.weights) @ directions)[data.batch]) / size[:, None], directions
+
+
+def _estimate_effect(data: _Data, settings: Settings, noise: _Noise, own: list[Tensor], seed: int) -> _Effect:
     """Find states, offset and factors in rounds."""
     batches, genes, states = data.batches, len(data.mean), settings.metagenes
+    # what is drawn to judge the batch effect must not change the states, so that refusing it leaves the data untouched
+    rng, chance = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     q = noise.weights
     device = data.mean.device
     offset_scale = float((data.mean * q).square().mean())
@@ -573,6 +739,9 @@ def _estimate_effect(
     offset, total = torch.zeros_like(log_factors), torch.zeros(batches, dtype=torch.float64, device=device)
     directions = own
     scores, totals = _divided(data, noise, log_factors.exp(), directions)
+    groups = [list(range(batches))]
+    nothing = torch.zeros(batches, batches, dtype=torch.float64, device=device)
+    judge = _Judge(_composition(data, noise, own, states - 1), nothing, nothing)
     log: list[str] = []
     for _ in range(settings.rounds):
         mean_total = float(totals.mean())
@@ -593,9 +762,23 @@ def _estimate_effect(
             else:
                 size = (totals - offset.sum(1)[data.batch]).clamp(min=_FLOOR * mean_total)
                 profile, variance = _pooled_profiles(data, log_factors.exp(), offset, size, state, states)
-            step, error, spread = _gene_factors(profile, variance, count, 0.02 * share)
-            log_factors, log_error, prior = _shrink(log_factors + step, error)
-            log.append(f"factors sd {prior:.3f}, se {float(error.median()):.3f}, spread {float(spread.median().sqrt()):.3f}")
+            while True:
+                found, error = _factors_of_groups(log_factors, profile, variance, count, 0.02 * share, groups)
+                judge.look(found, groups)
+                smaller = _groups(judge.linked)
+                if smaller == groups:
+                    break
+                groups = smaller
+            # composition can be what tells batches apart only if they meet without it
+            profiles, _ = _profiles(data, noise, judge.composition.without(found).exp(), offset, total, states)
+            meeting = _meeting(profiles, data.slices, chance)
+            meets = torch.minimum(meeting, meeting.T).max(1).values >= LEAST_MEETING
+            spared = judge.composition.spare(found, error)
+            log_factors, log_error = torch.where(meets.to(device)[:, None], spared, found), error
+            log.append(
+                f"factors sd {float(log_factors.square().mean().sqrt()):.3f}, share {judge.share.max():.2f}"
+                f" meet {float(torch.minimum(meeting, meeting.T).max()):.2f}"
+            )
         factors = log_factors.exp()
         directions = [_directions(data, noise, factors, states, list(range(batches)))] * batches
         scores, totals = _divided(data, noise, factors, directions)
@@ -604,7 +787,7 @@ def _estimate_effect(
             rays = _RayFit(scores, totals, data.batch, state, states, genes, offset_scale).fit()
             error = rays.error
             if (rays.total > 3 * error).any():
-                halves = _half_split_error(data, noise, factors, totals, state, settings, rng, offset_scale)
+                halves = _half_split_error(data, noise, factors, totals, state, settings, chance, offset_scale)
                 error = torch.maximum(error, halves)
             accepted = (rays.total > 3 * error) & (error < 0.12 * mean_total)
             log.append(f"shared {_shares(rays.total, mean_total)} +- {_shares(error, mean_total)}")
@@ -668,7 +851,13 @@ def _half_split_error(
             scores = data.times([w[:, None] * basis for w in weights])
             mine = half == side
             problem = _RayFit(
-                scores[mine], totals[mine], data.batch[mine], state[mine], settings.metagenes, len(data.mean), offset_scale
+                scores[mine],
+                totals[mine],
+                data.batch[mine],
+                state[mine],
+                settings.metagenes,
+                len(data.mean),
+                offset_scale,
             )
             found.append(problem.fit().total)
         squares += (found[0] - found[1]).square() / (4 * repeats)
@@ -760,7 +949,7 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
     K, batches = settings.metagenes, data.batches
     g = effect.factors
     offset = effect.offset * g
-    q = _residual_weights(data, noise, effect, K) if settings.factors else noise.weights.expand_as(g)
+    q = _residual_weights(data, noise, effect, K)
     squared, cells_noise = q.square(), noise.of_cells(data.totals, data.mean_total)
     spread = (cells_noise / cells_noise.mean()).sqrt().float()
     count = data.sizes.double()
@@ -796,7 +985,9 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
                 cost["data"] += float(count[b] * len(g[b]) * variance[b].log() / 2)
                 pull = settings.sparsity * variance[b].sqrt() * gram.diagonal().sqrt() * penalty
                 lift = pull.float()[effect.state[cells]] * noise_of_cell
-                cost["sparsity"] += float(((lift * mine).sum(1) / noise_of_cell[:, 0].square()).double().sum() / variance[b])
+                cost["sparsity"] += float(
+                    ((lift * mine).sum(1) / noise_of_cell[:, 0].square()).double().sum() / variance[b]
+                )
                 target = target - lift
             _sweep(mine, target, small_gram, sweeps)
             if offset[b].any():
@@ -854,12 +1045,12 @@ class BatchBlend:
     def embedding(self) -> np.ndarray:
         """Amounts divided by their sum, n x K."""
         total = self.amounts.sum(1, keepdims=True)
-        return np.divide(self.amounts, total, out=np.full_like(self.amounts, 1 / self.amounts.shape[1]), where=total > 0)
+        return np.divide(
+            self.amounts, total, out=np.full_like(self.amounts, 1 / self.amounts.shape[1]), where=total > 0
+        )
 
 
-def fit(
-    expression: Any, batch: np.ndarray, settings: Settings, *, seed: int = 0, device: str = "cpu"
-) -> BatchBlend:
+def fit(expression: Any, batch: np.ndarray, settings: Settings, *, seed: int = 0, device: str = "cpu") -> BatchBlend:
     """Fit the model.
 
     Parameters
@@ -875,14 +1066,13 @@ def fit(
     device
         Where to compute.
     """
-    rng = torch.Generator().manual_seed(seed)
     totals = np.asarray(expression.sum(1), dtype=np.float64).ravel()
     kept = np.flatnonzero(totals > SMALLEST * totals.mean())
     kept = kept[np.argsort(batch[kept], kind="stable")]
     scale = settings.metagenes / totals[kept].mean()
     data = _prepare(expression, batch, kept, totals, scale, torch.device(device))
     noise, own = _noise_model(data, settings.metagenes)
-    effect = _estimate_effect(data, settings, noise, own, rng)
+    effect = _estimate_effect(data, settings, noise, own, seed)
     found = _factorise(data, settings, noise, effect)
     amounts = np.zeros((len(batch), settings.metagenes), dtype=np.float32)
     amounts[kept] = found.amounts.cpu().numpy() / scale
