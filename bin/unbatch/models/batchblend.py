@@ -17,9 +17,9 @@ All sums over cells are of scores of the cells on a few principal directions, or
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import combinations
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from torch import Tensor
 
 from unbatch.nn.cells import CellMatrix
 from unbatch.nn.kmeans import kmeans, nearest
+from unbatch.nn.rays import FLOOR, RayFit, Rays
+from unbatch.nn.two_way import two_way
 
 SMALLEST = 0.02
 """Cells whose total is below this share of the mean total tell nothing of the batch effect and are left out of it."""
@@ -34,10 +36,10 @@ LEAST_SPREAD = 0.02
 """Factors that differ by less over the genes are within what errors of the offset make; they are left alone."""
 MOST_AMBIGUOUS = 0.5
 """Two batches are compared gene by gene when at most this share of their difference could be composition."""
+MOST_ERROR = 0.12
+"""An offset whose standard error is a larger share of the mean total is not taken."""
 LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
-_FLOOR = 0.05
-"""Smallest size of a cell after the offset is taken off, as a share of the mean total."""
 _EPS = 0.1
 """Share of a metagene in a state at which the sparse prior has fallen by half."""
 
@@ -61,11 +63,46 @@ class Settings:
     """
 
     metagenes: int
-    offset: bool = True
+    offset: Literal["rays", "none"] = "rays"
     factors: bool = True
     rounds: int = 4
     sparsity: float = 0.75
     iterations: int = 40
+
+
+@dataclass
+class Evidence:
+    """Why a step of the correction was taken or left.
+
+    Attributes
+    ----------
+    batches
+        Codes of the batch, or of the two that are compared.
+    step
+        ``"offset"`` or ``"factors"``.
+    accepted
+        Whether the step was taken.
+    reason
+        One sentence.
+    size
+        Of the effect: total offset as a share of the mean total; spread of the log factors between the two.
+    error
+        Standard error of the offset, in the same unit; NaN for factors.
+    composition
+        Share of the difference that composition could make, 0 to 1; NaN for an offset.
+    meeting
+        Share of cells that have cells of the other batch as near as their own, after the correction without what
+        composition could make; the smaller of both directions; NaN for an offset.
+    """
+
+    batches: tuple[int, ...]
+    step: str
+    accepted: bool
+    reason: str
+    size: float
+    error: float = math.nan
+    composition: float = math.nan
+    meeting: float = math.nan
 
 
 @dataclass
@@ -101,6 +138,10 @@ class _Data:
     def mean_total(self) -> float:
         return float(self.totals.mean())
 
+    def ones(self) -> Tensor:
+        """Factors that change nothing, T x G."""
+        return torch.ones(self.batches, len(self.mean), dtype=torch.float64, device=self.mean.device)
+
     def times(self, rights: list[Tensor]) -> Tensor:
         """Multiply the cells of each batch with a matrix of its own; float64, n x k."""
         return torch.cat([m.times(right) for m, right in zip(self.matrices, rights, strict=True)]).double()
@@ -123,7 +164,7 @@ class _Noise:
         return self.gene_constant + self.gene_slope * mean
 
     def of_cells(self, totals: Tensor, mean_total: float) -> Tensor:
-        return self.cell_constant + self.cell_slope * totals.clamp(min=_FLOOR * mean_total) / mean_total
+        return self.cell_constant + self.cell_slope * totals.clamp(min=FLOOR * mean_total) / mean_total
 
 
 # ---------------------------------------------------------------------------------------------- principal directions
@@ -165,13 +206,12 @@ def _noise_model(data: _Data, rank: int) -> tuple[_Noise, list[Tensor]]:
     """Estimate the noise from what `rank` directions of each batch leave; also return these directions."""
     mean = data.mean
     noise = _Noise(0.0, 1.0, _unit_mean(1 / (mean + 1e-3 * mean.mean()).sqrt(), mean))
-    ones = torch.ones(data.batches, len(mean), dtype=torch.float64, device=mean.device)
     for _ in range(2):
         residual = torch.zeros_like(mean)
         bases = []
         for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
             own_rank = min(rank, max(1, matrix.shape[0] // 5))
-            basis = _directions(data, noise, ones, own_rank, [b])
+            basis = _directions(data, noise, data.ones(), own_rank, [b])
             bases.append(basis)
             residual += data.squares[b] - _explained(matrix, basis, noise.weights)
         residual /= len(data.totals)
@@ -210,166 +250,6 @@ def _two_positive(first: Tensor, second: Tensor) -> tuple[float, float]:
     return (float(alone[0]), 0.0) if alone[0] * right[0] > alone[1] * right[1] else (0.0, float(alone[1]))
 
 
-# -------------------------------------------------------------------------------------------------------------- rays
-
-
-@dataclass
-class _Rays:
-    """Where the rays of each batch meet, on principal directions.
-
-    Attributes
-    ----------
-    offset, total, error
-        Offset (T x r), its sum over genes (T), and the standard error of that sum.
-    profile
-        Of each state, per unit of size, C x r.
-    inverse
-        Of the normal matrix of offsets and profiles.
-    covariance
-        Of each offset, T x r x r.
-    """
-
-    offset: Tensor
-    total: Tensor
-    error: Tensor
-    profile: Tensor
-    inverse: Tensor
-    covariance: Tensor
-
-
-class _RayFit:
-    """Weighted least squares of ``y_i = F_b + p_c (T_i - S_b)``, Gauss-Newton on S with F and p projected out.
-
-    Parameters
-    ----------
-    scores, totals, batch, state
-        Of the cells: n x r, n, n, n.
-    states
-        Number of states.
-    genes
-        Number of genes, G.
-    offset_scale
-        Mean over genes of the squared mean expression, the variance of the normal prior on F.
-    """
-
-    def __init__(
-        self, scores: Tensor, totals: Tensor, batch: Tensor, state: Tensor, states: int, genes: int, offset_scale: float
-    ) -> None:
-        self.scores, self.totals, self.batch, self.state = scores, totals, batch, state
-        self.batches, self.states = int(batch.max()) + 1, states
-        self.genes, self.offset_scale = genes, offset_scale
-        self.mean_total = float(totals.mean())
-        lowest = [torch.quantile(totals[batch == b], 0.02) for b in range(self.batches)]
-        self.most = 0.95 * torch.stack(lowest)
-
-    def fit(self, steps: int = 30, tolerance: float = 1e-4) -> _Rays:
-        total = torch.zeros_like(self.most)
-        variance = 0.0
-        for _ in range(steps):
-            self._solve(total, variance)
-            variance = float(self.residual.square().sum()) / (len(self.scores) * self.genes)
-            hessian, gradient = self._newton()
-            damping = variance / self.mean_total**2
-            eye = torch.eye(self.batches, dtype=hessian.dtype, device=hessian.device)
-            hessian = hessian + (damping + 1e-12 * hessian.trace()) * eye
-            moved = total + torch.linalg.solve(hessian, gradient - damping * total)
-            moved = torch.minimum(moved.clamp(min=0), self.most)
-            change = float((moved - total).abs().max())
-            total = moved
-            if change < tolerance * self.mean_total:
-                break
-        inverse_hessian = torch.linalg.pinv(hessian, hermitian=True)
-        shift = self._influence() @ inverse_hessian
-        error = shift.square().sum(0).sqrt()
-        covariance = self._offset_covariance(shift)
-        self._solve(total, variance)
-        return _Rays(self.offset, total, error, self.profile, self.inverse, covariance)
-
-    def _solve(self, total: Tensor, variance: float) -> None:
-        """Find offsets and profiles for given totals of the offset."""
-        size = (self.totals - total[self.batch]).clamp(min=_FLOOR * self.mean_total)
-        self.size = size
-        self.weight = 1 / size.clamp(min=0.3 * float(size.median()))
-        w2 = self.weight.square()
-        parts = torch.stack([w2, w2 * size, w2 * size.square()], 1)
-        parts = torch.cat([parts, w2[:, None] * self.scores, (w2 * size)[:, None] * self.scores], 1)
-        sums = parts.new_zeros(self.batches * self.states, parts.shape[1])
-        sums.index_add_(0, self.batch * self.states + self.state, parts)
-        sums = sums.view(self.batches, self.states, -1)
-        self.w0, self.w1, w2s = sums[..., 0], sums[..., 1], sums[..., 2]
-        self.y0, y1 = sums[..., 3:].split(self.scores.shape[1], dim=-1)
-        normal = torch.cat(
-            [
-                torch.cat([self.w0.sum(1).diag(), self.w1], 1),
-                torch.cat([self.w1.T, w2s.sum(0).diag()], 1),
-            ]
-        )
-        right = torch.cat([self.y0.sum(1), y1.sum(0)])
-        ridge = torch.zeros(len(normal), dtype=normal.dtype, device=normal.device)
-        ridge[: self.batches] = variance / self.offset_scale
-        ridged = normal + ridge.diag()
-        ridged += (
-            1e-10 * ridged.trace() / len(normal) * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
-        )
-        self.inverse = torch.linalg.inv(ridged)
-        solution = self.inverse @ right
-        self.slack = right - normal @ solution
-        self.offset, self.profile = solution[: self.batches], solution[self.batches :]
-        fitted = self.offset[self.batch] + self.profile[self.state] * size[:, None]
-        self.residual = (self.scores - fitted) * self.weight[:, None]
-
-    def _newton(self) -> tuple[Tensor, Tensor]:
-        """Hessian and downhill direction of the squared residual in S, F and p projected out (Kaufman 1975)."""
-        b, c, r = self.batches, self.states, self.scores.shape[1]
-        design = self.scores.new_zeros(b, b + c, r)
-        design[range(b), range(b)] = -(self.w0 @ self.profile)
-        design[:, b:] = -self.w1[..., None] * self.profile
-        self.projected = torch.einsum("de,ber->bdr", self.inverse, design)
-        hessian = -torch.einsum("bdr,edr->be", design, self.projected)
-        hessian += (self.w0 @ self.profile.square().sum(1)).diag()
-        inner = self.y0 - self.offset[:, None] * self.w0[..., None] - self.profile * self.w1[..., None]
-        gradient = -(inner * self.profile).sum((1, 2)) - torch.einsum("bdr,dr->b", self.projected, self.slack)
-        return hessian, gradient
-
-    def _influence(self) -> Tensor:
-        """Inner product of residual and derivative in S of each cell, n x T."""
-        columns = []
-        for b in range(self.batches):
-            step = self.projected[b]
-            along = step[self.batch] + self.size[:, None] * step[self.batches + self.state]
-            along += (self.batch == b)[:, None] * self.profile[self.state]
-            columns.append(-self.weight * (along * self.residual).sum(1))
-        return torch.stack(columns, 1)
-
-    def _offset_covariance(self, shift: Tensor) -> Tensor:
-        """Covariance of the offsets from the influence of each cell (sandwich), T x r x r."""
-        covariances = []
-        for b in range(self.batches):
-            row = self.inverse[b]
-            lever = self.weight * (row[self.batch] + self.size * row[self.batches + self.state])
-            influence = lever[:, None] * self.residual - shift @ self.projected[:, b]
-            covariances.append(influence.T @ influence)
-        return torch.stack(covariances)
-
-    def profile_variance(self, rays: _Rays, directions: list[Tensor]) -> Tensor:
-        """Variance of the profiles in weighted gene space for states of one batch each; C x G."""
-        rank = self.scores.shape[1]
-        moments = self.scores.new_zeros(self.states, rank, rank)
-        for residual, state in zip(self.residual.split(2**15), self.state.split(2**15), strict=True):
-            moments.index_add_(0, state, residual[:, :, None] * residual[:, None, :])
-        count = torch.bincount(self.state, minlength=self.states)
-        own = len(directions)
-        spread = torch.cat(
-            [
-                torch.einsum("gr,crs,gs->cg", basis, part[:, : basis.shape[1], : basis.shape[1]], basis)
-                for basis, part in zip(directions, moments.view(own, -1, rank, rank), strict=True)
-            ]
-        )
-        mean = spread.sum(0) / len(self.scores)
-        spread = (spread + 3 * mean) / (count[:, None] + 3)
-        return spread * rays.inverse.diagonal()[self.batches :, None]
-
-
 # ------------------------------------------------------------------------------------------------- factors of the genes
 
 
@@ -396,51 +276,14 @@ def _gene_factors(profile: Tensor, variance: Tensor, count: Tensor, floor: Tenso
     positive = profile.clamp(min=1e-12)
     variance = torch.where(known, (variance / positive.square()).clamp(max=25) + 1e-6, math.inf)
     logs = torch.where(known, positive.log(), 0.0)
-    factors, error, spread = _two_way(logs, variance)
+    factors, error, spread = two_way(logs, variance)
     missing = torch.tensor(math.nan, dtype=logs.dtype, device=logs.device)
     for _ in range(2):
         # profiles are shares: that of a state falls in all genes where one is much too high
         left = torch.where(known, logs - factors[:, None], missing)
         common = (left - left.nanmean(0)).nanmedian(-1).values.nan_to_num()
         logs = torch.where(known, logs - common[..., None], 0.0)
-        factors, error, spread = _two_way(logs, variance)
-    return factors, error, spread
-
-
-def _two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit ``log p_bcg = a_cg + h_bg`` per gene by reweighted least squares; variance is infinite where unknown."""
-    batches, _, genes = logs.shape
-    sampling = 1 / variance
-    known = sampling > 0
-    weight = sampling
-    factors = torch.zeros(batches, genes, dtype=logs.dtype, device=logs.device)
-    spread = torch.zeros(genes, dtype=logs.dtype, device=logs.device)
-    eye = torch.eye(batches, dtype=logs.dtype, device=logs.device)
-    entries = known.sum((0, 1))
-    freedom = (entries - known.any(0).sum(0) - batches + 1).clamp(min=0)
-    # DerSimonian & Laird 1986
-    contrast = sampling.sum((0, 1)) - sampling.square().sum((0, 1)) / sampling.sum((0, 1)).clamp(min=1e-12)
-    contrast = (contrast * freedom / entries.clamp(min=1)).clamp(min=1e-12)
-    for _ in range(steps):
-        of_state = weight.sum(0).clamp(min=1e-12)
-        normal = -torch.einsum("bcg,dcg->gbd", weight, weight / of_state)
-        normal += torch.diag_embed(weight.sum(1).T)
-        mean = (weight * logs).sum(0) / of_state
-        right = (weight * (logs - mean)).sum(1).T
-        scale = normal.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-12
-        inverse = torch.linalg.inv(normal + scale * (1 / batches + 1e-9 * eye))
-        factors = (inverse @ right[..., None])[..., 0].T
-        factors = factors - factors.mean(0)
-        state = (weight * (logs - factors[:, None])).sum(0) / of_state
-        residual = torch.where(known, logs - state - factors[:, None], 0.0)
-        limited = torch.where(known, torch.minimum(residual.square(), 9 * (variance + spread)), 0.0)
-        found = ((sampling * limited).sum((0, 1)) - freedom).clamp(min=0) / contrast
-        found = torch.where(freedom > 0, found, 0.0)
-        spread = (freedom * found + 4 * found.median()) / (freedom + 4)
-        total = variance + spread
-        influence = (huber * total.sqrt() / residual.abs().clamp(min=1e-9)).clamp(max=1)
-        weight = torch.where(known, influence / total, 0.0)
-    error = inverse.diagonal(dim1=1, dim2=2).T.clamp(min=0).sqrt()
+        factors, error, spread = two_way(logs, variance)
     return factors, error, spread
 
 
@@ -520,14 +363,14 @@ class _Composition:
         return logs - (along * (1 - kept)) @ self.directions.T / self.scale
 
 
-def _composition(data: _Data, noise: _Noise, own: list[Tensor], rank: int) -> _Composition:
+def _composition(
+    data: _Data, noise: _Noise, directions: list[Tensor], scores: Tensor, totals: Tensor, rank: int
+) -> _Composition:
     """Directions in which the profiles of cells differ within batches, larger cells counting more."""
-    ones = torch.ones(data.batches, len(data.mean), dtype=torch.float64, device=data.mean.device)
-    scores, _ = _divided(data, noise, ones, own)
     parts = []
-    for basis, cells in zip(own, data.slices, strict=True):
-        weight = (data.totals[cells] / data.mean_total)[:, None]
-        profile = scores[cells][:, scores.shape[1] - basis.shape[1] :] / data.totals[cells, None]
+    for basis, cells in zip(directions, data.slices, strict=True):
+        weight = (totals[cells] / totals.mean()).clamp(min=FLOOR)[:, None]
+        profile = scores[cells][:, scores.shape[1] - basis.shape[1] :] / (weight * totals.mean())
         centred = (profile - (weight * profile).sum(0) / weight.sum()) * weight.sqrt()
         values, vectors = torch.linalg.eigh(centred.T @ centred)
         parts.append(basis @ (vectors * values.clamp(min=0).sqrt()))
@@ -573,16 +416,25 @@ def _groups(linked: Tensor) -> list[list[int]]:
     return groups
 
 
-@dataclass
 class _Judge:
     """Which pairs of batches may be compared gene by gene; a pair that is refused once stays so.
 
-    `share` is the largest share of the pair's difference that composition could make, T x T.
+    Attributes
+    ----------
+    composition
+        What composition could make.
+    share
+        Largest share of the difference of a pair that composition could make, T x T.
+    size
+        Spread of the log factors between two batches when that was found, T x T.
+    meeting
+        Share of cells that meet without what composition could make, in the worse direction, T x T.
     """
 
-    composition: _Composition
-    share: Tensor
-    size: Tensor
+    def __init__(self, composition: _Composition, batches: int) -> None:
+        self.composition = composition
+        self.share = torch.zeros(batches, batches, dtype=torch.float64)
+        self.size, self.meeting = torch.zeros_like(self.share), torch.zeros_like(self.share)
 
     @property
     def linked(self) -> Tensor:
@@ -590,15 +442,35 @@ class _Judge:
 
     def look(self, logs: Tensor, groups: list[list[int]]) -> None:
         """Take note of the factors found, T x G."""
-        difference = logs[:, None] - logs[None]
-        size = difference.square().mean(-1).sqrt()
-        share = torch.where(size > LEAST_SPREAD, self.composition.ambiguous(difference), 0.0)
-        compared = torch.zeros_like(self.linked)
         for group in groups:
-            compared[torch.tensor(group)[:, None], torch.tensor(group)] = True
-        larger = compared & (share >= self.share)
-        self.share = torch.where(larger, share, self.share)
-        self.size = torch.where(larger, size, self.size)
+            for a, b in combinations(group, 2):
+                difference = logs[a] - logs[b]
+                size = float(difference.square().mean().sqrt())
+                share = float(self.composition.ambiguous(difference)) if size > LEAST_SPREAD else 0.0
+                if share >= self.share[a, b]:
+                    self.share[a, b] = self.share[b, a] = share
+                    self.size[a, b] = self.size[b, a] = size
+
+    def evidence(self, groups: list[list[int]], most: int = 100) -> list[Evidence]:
+        """Say what was decided for each pair; of many pairs, those of which composition could make most."""
+        group_of = {batch: number for number, group in enumerate(groups) for batch in group}
+        pairs = sorted(combinations(group_of, 2), key=lambda pair: (-float(self.share[pair]), pair))[:most]
+        found = []
+        for a, b in pairs:
+            share, size, meeting = (float(table[a, b]) for table in (self.share, self.size, self.meeting))
+            accepted = size > LEAST_SPREAD and group_of[a] == group_of[b]
+            if size <= LEAST_SPREAD:
+                reason = f"Genes differ by less than {LEAST_SPREAD:.0%}: nothing to correct."
+            elif not accepted:
+                reason = f"Left alone: cells of one batch differ among themselves in the same way ({share:.0%} of it)."
+            elif share > MOST_AMBIGUOUS:
+                reason = f"Accepted by way of other batches; between these two, {share:.0%} could be composition."
+            elif meeting >= LEAST_MEETING:
+                reason = f"Accepted but for what composition could make, as {meeting:.0%} of the cells meet without it."
+            else:
+                reason = "Accepted whole: without any part of it, cells of the two don't meet."
+            found.append(Evidence((a, b), "factors", accepted, reason, size, math.nan, share, meeting))
+        return found
 
 
 # ---------------------------------------------------------------------------------------- the batch effect, in rounds
@@ -610,10 +482,10 @@ class _Effect:
 
     Attributes
     ----------
-    offset
-        Offset before the factors, T x G.
+    offset, offset_error
+        Offset before the factors, and its standard error, T x G.
     total, total_error
-        Sum of the offset over genes, and its standard error (T).
+        Sum of the offset over genes, and its standard error, T.
     log_factors, log_error
         T x G.
     state, centres
@@ -629,6 +501,7 @@ class _Effect:
     """
 
     offset: Tensor
+    offset_error: Tensor
     total: Tensor
     total_error: Tensor
     log_factors: Tensor
@@ -640,7 +513,7 @@ class _Effect:
     scores: Tensor
     profiles: Tensor
     mean_total: float
-    log: list[str] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
 
     @property
     def factors(self) -> Tensor:
@@ -663,8 +536,7 @@ def _divided(data: _Data, noise: _Noise, factors: Tensor, directions: list[Tenso
 def _first_states(data: _Data, noise: _Noise, directions: list[Tensor], states: int, rng: torch.Generator) -> Tensor:
     """Cluster the logarithms of profiles, centred by batch, so that a batch effect does not decide the state."""
     share = data.mean / data.mean.sum()
-    scores, totals = _divided(data, noise, torch.ones(data.batches, len(share), dtype=torch.float64), directions)
-    del totals
+    scores, _ = _divided(data, noise, data.ones(), directions)
 
     def features(cells: Tensor, b: int) -> Tensor:
         rank = directions[b].shape[1]
@@ -714,154 +586,172 @@ def _pooled_profiles(
     return torch.stack(profiles), torch.stack(variances)
 
 
-def _profiles(
-    data: _Data, noise: _Noise, factors: Tensor, offset: Tensor, total: Tensor, rank: int
-) -> tuple[Tensor, Tensor]:
-    """Profiles of the cells, without batch effect, on common directions (n x r), and the directions (G x r)."""
-    directions = _directions(data, noise, factors, rank, list(range(data.batches)))
-    scores, totals = _divided(data, noise, factors, [directions] * data.batches)
-    size = (totals - total[data.batch]).clamp(min=_FLOOR * float(totals.mean()))
-    return (scores - ((offset * noise.weights) @ directions)[data.batch]) / size[:, None], directions
+class _Rounds:
+    """The state of the search: factors and offset so far, and the cells seen without them."""
 
+    def __init__(self, data: _Data, settings: Settings, noise: _Noise, own: list[Tensor], seed: int) -> None:
+        self.data, self.settings, self.noise = data, settings, noise
+        # what is drawn to judge the batch effect must not change the states: refused, it leaves the fit untouched
+        self.rng = torch.Generator().manual_seed(seed)
+        self.chance = torch.Generator().manual_seed(seed + 1)
+        self.states = settings.metagenes
+        self.offset_scale = float((data.mean * noise.weights).square().mean())
+        self.state = _first_states(data, noise, own, self.states, self.rng)
+        self.log_factors = torch.zeros_like(data.ones())
+        self.log_error = torch.zeros_like(self.log_factors)
+        self.offset, self.offset_error = torch.zeros_like(self.log_factors), torch.zeros_like(self.log_factors)
+        self.total, self.total_error = self.log_factors[:, 0].clone(), self.log_factors[:, 0].clone()
+        self.directions = own
+        self.scores, self.totals = _divided(data, noise, data.ones(), own)
+        self.groups = [list(range(data.batches))]
+        self.judge = _Judge(self._composition(), data.batches)
+        self.evidence: list[Evidence] = []
 
-def _estimate_effect(data: _Data, settings: Settings, noise: _Noise, own: list[Tensor], seed: int) -> _Effect:
-    """Find states, offset and factors in rounds."""
-    batches, genes, states = data.batches, len(data.mean), settings.metagenes
-    # what is drawn to judge the batch effect must not change the states, so that refusing it leaves the data untouched
-    rng, chance = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
-    q = noise.weights
-    device = data.mean.device
-    offset_scale = float((data.mean * q).square().mean())
-    share = data.mean / data.mean.sum()
-    state = _first_states(data, noise, own, states, rng)
-    log_factors = torch.zeros(batches, genes, dtype=torch.float64, device=device)
-    log_error = torch.zeros_like(log_factors)
-    offset, total = torch.zeros_like(log_factors), torch.zeros(batches, dtype=torch.float64, device=device)
-    directions = own
-    scores, totals = _divided(data, noise, log_factors.exp(), directions)
-    groups = [list(range(batches))]
-    nothing = torch.zeros(batches, batches, dtype=torch.float64, device=device)
-    judge = _Judge(_composition(data, noise, own, states - 1), nothing, nothing)
-    log: list[str] = []
-    for _ in range(settings.rounds):
-        mean_total = float(totals.mean())
-        if settings.factors:
-            separate = data.batch * states + state
-            count = torch.bincount(separate, minlength=batches * states).view(batches, states)
-            use = False
-            if settings.offset:
-                problem = _RayFit(scores, totals, data.batch, separate, batches * states, genes, offset_scale)
-                free = problem.fit()
-                use = bool(((free.total > 6 * free.error) & (free.error < 0.12 * mean_total)).any())
-                log.append(f"free {_shares(free.total, mean_total)} +- {_shares(free.error, mean_total)}")
-            if use:
-                width = scores.shape[1]
-                padded = [torch.nn.functional.pad(d, (width - d.shape[1], 0)) for d in directions]
-                profile = torch.einsum("bcr,bgr->bcg", free.profile.view(batches, states, -1), torch.stack(padded)) / q
-                variance = problem.profile_variance(free, padded).view(batches, states, genes) / q.square()
-            else:
-                size = (totals - offset.sum(1)[data.batch]).clamp(min=_FLOOR * mean_total)
-                profile, variance = _pooled_profiles(data, log_factors.exp(), offset, size, state, states)
-            while True:
-                found, error = _factors_of_groups(log_factors, profile, variance, count, 0.02 * share, groups)
-                judge.look(found, groups)
-                smaller = _groups(judge.linked)
-                if smaller == groups:
-                    break
-                groups = smaller
-            # composition can be what tells batches apart only if they meet without it
-            profiles, _ = _profiles(data, noise, judge.composition.without(found).exp(), offset, total, states)
-            meeting = _meeting(profiles, data.slices, chance)
-            meets = torch.minimum(meeting, meeting.T).max(1).values >= LEAST_MEETING
-            spared = judge.composition.spare(found, error)
-            log_factors, log_error = torch.where(meets.to(device)[:, None], spared, found), error
-            log.append(
-                f"factors sd {float(log_factors.square().mean().sqrt()):.3f}, share {judge.share.max():.2f}"
-                f" meet {float(torch.minimum(meeting, meeting.T).max()):.2f}"
+    @property
+    def mean_total(self) -> float:
+        return float(self.totals.mean())
+
+    def run(self) -> _Effect:
+        for _ in range(self.settings.rounds):
+            if self.settings.factors and self.data.batches > 1:
+                self._find_factors(*self._profiles_by_batch())
+            factors = self.log_factors.exp()
+            everyone = list(range(self.data.batches))
+            self.directions = [_directions(self.data, self.noise, factors, self.states, everyone)] * len(everyone)
+            self.scores, self.totals = _divided(self.data, self.noise, factors, self.directions)
+            self.judge.composition = self._composition()
+            on_directions = self.scores.new_zeros(self.data.batches, self.scores.shape[1])
+            if self.settings.offset == "rays":
+                on_directions = self._find_offset()
+            profiles = self._without_offset(self.scores, self.totals, on_directions)
+            centres = kmeans(profiles, self.states, self.rng)
+            self.state = nearest(profiles, centres)
+        return _Effect(
+            self.offset.clamp(min=0),
+            self.offset_error,
+            self.total,
+            self.total_error,
+            self.log_factors,
+            self.log_error,
+            self.state,
+            centres,
+            self.directions[0],
+            on_directions,
+            self.scores,
+            profiles,
+            self.mean_total,
+            self.evidence + self.judge.evidence(self.groups),
+        )
+
+    def _composition(self) -> _Composition:
+        return _composition(self.data, self.noise, self.directions, self.scores, self.totals, self.states - 1)
+
+    def _without_offset(self, scores: Tensor, totals: Tensor, on_directions: Tensor) -> Tensor:
+        """Profiles of the cells: offset taken off, divided by what is left of their size."""
+        size = (totals - self.total[self.data.batch]).clamp(min=FLOOR * float(totals.mean()))
+        return (scores - on_directions[self.data.batch]) / size[:, None]
+
+    def _rays(self, scores: Tensor, totals: Tensor, batch: Tensor, state: Tensor, states: int) -> RayFit:
+        return RayFit(scores, totals, batch, state, states, len(self.data.mean), self.offset_scale)
+
+    def _profiles_by_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Profile of each state in each batch, its variance (T x C x G), and the number of cells (T x C)."""
+        batches, states, mean_total = self.data.batches, self.states, self.mean_total
+        separate = self.data.batch * states + self.state
+        count = torch.bincount(separate, minlength=batches * states).view(batches, states)
+        if self.settings.offset == "rays":
+            problem = self._rays(self.scores, self.totals, self.data.batch, separate, batches * states)
+            free = problem.fit()
+            if ((free.total > 6 * free.error) & (free.error < MOST_ERROR * mean_total)).any():
+                width = self.scores.shape[1]
+                padded = [torch.nn.functional.pad(d, (width - d.shape[1], 0)) for d in self.directions]
+                profile = torch.einsum("bcr,bgr->bcg", free.profile.view(batches, states, -1), torch.stack(padded))
+                variance = problem.profile_variance(free, padded).view(batches, states, -1)
+                return profile / self.noise.weights, variance / self.noise.weights.square(), count
+        size = (self.totals - self.offset.sum(1)[self.data.batch]).clamp(min=FLOOR * mean_total)
+        pooled = _pooled_profiles(self.data, self.log_factors.exp(), self.offset, size, self.state, states)
+        return *pooled, count
+
+    def _find_factors(self, profile: Tensor, variance: Tensor, count: Tensor) -> None:
+        data, judge = self.data, self.judge
+        floor = 0.02 * data.mean / data.mean.sum()
+        while True:
+            found, error = _factors_of_groups(self.log_factors, profile, variance, count, floor, self.groups)
+            judge.look(found, self.groups)
+            smaller = _groups(judge.linked)
+            if smaller == self.groups:
+                break
+            self.groups = smaller
+        # composition can be what tells batches apart only if they meet without it
+        factors = judge.composition.without(found).exp()
+        directions = _directions(data, self.noise, factors, self.states, list(range(data.batches)))
+        scores, totals = _divided(data, self.noise, factors, [directions] * data.batches)
+        on_directions = (self.offset * self.noise.weights) @ directions
+        meeting = _meeting(self._without_offset(scores, totals, on_directions), data.slices, self.chance)
+        judge.meeting = torch.minimum(meeting, meeting.T)
+        meets = (judge.meeting.max(1).values >= LEAST_MEETING).to(found.device)
+        self.log_factors = torch.where(meets[:, None], judge.composition.spare(found, error), found)
+        self.log_error = error
+
+    def _find_offset(self) -> Tensor:
+        """Find the offset of each batch, and take it where it is certain; return it on the directions, T x r."""
+        weights, basis = self.noise.weights, self.directions[0]
+        rays = self._rays(self.scores, self.totals, self.data.batch, self.state, self.states).fit()
+        total_error = rays.error
+        variance = torch.einsum("gr,brs,gs->bg", basis, rays.covariance, basis).clamp(min=0)
+        if (rays.total > 3 * total_error).any():
+            halves = self._halves()
+            apart = [(a.total - b.total).square() / 4 for (a, _), (b, _) in halves]
+            total_error = torch.maximum(total_error, torch.stack(apart).mean(0).sqrt())
+            # directions are found anew in each half: the error of theirs is in the difference, too
+            apart = [(a.offset @ v.T - b.offset @ w.T).square() / 4 for (a, v), (b, w) in halves]
+            variance = variance * (torch.stack(apart).mean((0, 2)) / variance.mean(1)).clamp(min=1)[:, None]
+        certain = total_error < MOST_ERROR * self.mean_total
+        accepted = (rays.total > 3 * total_error) & certain
+        self.total, self.total_error = rays.total * accepted, total_error
+        on_directions = rays.offset * accepted[:, None]
+        self.offset = on_directions @ basis.T / weights
+        self.offset_error = variance.sqrt() / weights * accepted[:, None]
+        self.evidence = [
+            _offset_evidence(
+                b, *(float(x) / self.mean_total for x in (rays.total[b], total_error[b])), bool(accepted[b])
             )
-        factors = log_factors.exp()
-        directions = [_directions(data, noise, factors, states, list(range(batches)))] * batches
-        scores, totals = _divided(data, noise, factors, directions)
-        mean_total = float(totals.mean())
-        if settings.offset:
-            rays = _RayFit(scores, totals, data.batch, state, states, genes, offset_scale).fit()
-            error = rays.error
-            if (rays.total > 3 * error).any():
-                halves = _half_split_error(data, noise, factors, totals, state, settings, chance, offset_scale)
-                error = torch.maximum(error, halves)
-            accepted = (rays.total > 3 * error) & (error < 0.12 * mean_total)
-            log.append(f"shared {_shares(rays.total, mean_total)} +- {_shares(error, mean_total)}")
-            total, total_error = rays.total * accepted, error
-            on_directions = rays.offset * accepted[:, None]
-            offset = on_directions @ directions[0].T / q
-        else:
-            on_directions, total_error = scores.new_zeros(batches, scores.shape[1]), total
-        size = (totals - total[data.batch]).clamp(min=_FLOOR * mean_total)
-        profiles = (scores - on_directions[data.batch]) / size[:, None]
-        centres = kmeans(profiles, states, rng)
-        state = nearest(profiles, centres)
-    return _Effect(
-        offset.clamp(min=0),
-        total,
-        total_error,
-        log_factors,
-        log_error,
-        state,
-        centres,
-        directions[0],
-        on_directions,
-        scores,
-        profiles,
-        mean_total,
-        log,
-    )
+            for b in range(self.data.batches)
+        ]
+        return on_directions
 
-
-def _shares(values: Tensor, total: float) -> str:
-    return "[" + " ".join(f"{v / total:.3f}" for v in values.tolist()) + "]"
-
-
-def _half_split_error(
-    data: _Data,
-    noise: _Noise,
-    factors: Tensor,
-    totals: Tensor,
-    state: Tensor,
-    settings: Settings,
-    rng: torch.Generator,
-    offset_scale: float,
-    repeats: int = 3,
-    most: int = 20_000,
-) -> Tensor:
-    """Standard error of the offset's sum from fits to random halves of each batch, with directions of their own."""
-    spread = noise.of_cells(data.totals, data.mean_total).rsqrt()
-    weights = [noise.weights / g for g in factors]
-    squares = torch.zeros(data.batches, dtype=torch.float64, device=totals.device)
-    for _ in range(repeats):
-        half = torch.full((len(totals),), -1)
-        for cells in data.slices:
-            order = torch.randperm(cells.stop - cells.start, generator=rng)[:most] + cells.start
-            half[order] = torch.arange(len(order)) * 2 // max(len(order), 1)
-        half = half.to(totals.device)
+    def _halves(self, repeats: int = 3, most: int = 20_000) -> list[tuple[tuple[Rays, Tensor], ...]]:
+        """Rays of random halves of each batch, with directions of their own."""
+        data = self.data
+        spread = self.noise.of_cells(data.totals, data.mean_total).rsqrt()
+        weights = [self.noise.weights / g for g in self.log_factors.exp()]
         found = []
-        for side in (0, 1):
-            inside = (half == side).double() * spread
-            parts = [(m, inside[c], w) for m, c, w in zip(data.matrices, data.slices, weights, strict=True)]
-            basis = _top(parts, settings.metagenes)
-            scores = data.times([w[:, None] * basis for w in weights])
-            mine = half == side
-            problem = _RayFit(
-                scores[mine],
-                totals[mine],
-                data.batch[mine],
-                state[mine],
-                settings.metagenes,
-                len(data.mean),
-                offset_scale,
-            )
-            found.append(problem.fit().total)
-        squares += (found[0] - found[1]).square() / (4 * repeats)
-    return squares.sqrt()
+        for _ in range(repeats):
+            half = torch.full((len(self.totals),), -1)
+            for cells in data.slices:
+                order = torch.randperm(cells.stop - cells.start, generator=self.chance)[:most] + cells.start
+                half[order] = torch.arange(len(order)) * 2 // max(len(order), 1)
+            half = half.to(self.totals.device)
+            pair = []
+            for mine in (half == 0, half == 1):
+                inside = mine.double() * spread
+                parts = [(m, inside[c], w) for m, c, w in zip(data.matrices, data.slices, weights, strict=True)]
+                basis = _top(parts, self.states)
+                scores = data.times([w[:, None] * basis for w in weights])[mine]
+                problem = self._rays(scores, self.totals[mine], data.batch[mine], self.state[mine], self.states)
+                pair.append((problem.fit(), basis))
+            found.append(tuple(pair))
+        return found
+
+
+def _offset_evidence(batch: int, size: float, error: float, accepted: bool) -> Evidence:
+    if error >= MOST_ERROR:
+        reason = f"The sizes of the cells don't tell: the standard error is {error:.0%} of a mean cell."
+    elif accepted:
+        reason = f"The states meet {size / max(error, 1e-9):.0f} standard errors from 0."
+    else:
+        reason = f"The states meet at 0 within 3 standard errors of {error:.1%} of a mean cell."
+    return Evidence((batch,), "offset", accepted, reason, size, error)
 
 
 # ------------------------------------------------------------------------------------- non-negative matrix factorisation
@@ -1039,7 +929,7 @@ class BatchBlend:
     log_error: np.ndarray
     state: np.ndarray
     history: dict[str, list[float]]
-    log: list[str]
+    evidence: list[Evidence]
 
     @property
     def embedding(self) -> np.ndarray:
@@ -1072,7 +962,7 @@ def fit(expression: Any, batch: np.ndarray, settings: Settings, *, seed: int = 0
     scale = settings.metagenes / totals[kept].mean()
     data = _prepare(expression, batch, kept, totals, scale, torch.device(device))
     noise, own = _noise_model(data, settings.metagenes)
-    effect = _estimate_effect(data, settings, noise, own, seed)
+    effect = _Rounds(data, settings, noise, own, seed).run()
     found = _factorise(data, settings, noise, effect)
     amounts = np.zeros((len(batch), settings.metagenes), dtype=np.float32)
     amounts[kept] = found.amounts.cpu().numpy() / scale
@@ -1087,7 +977,7 @@ def fit(expression: Any, batch: np.ndarray, settings: Settings, *, seed: int = 0
         effect.log_error.cpu().numpy(),
         state,
         found.history,
-        effect.log,
+        effect.evidence,
     )
 
 

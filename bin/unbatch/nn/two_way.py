@@ -1,0 +1,41 @@
+"""Robust two-way fits of many small tables at once."""
+
+import torch
+from torch import Tensor
+
+
+def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit ``log p_bcg = a_cg + h_bg`` per gene by reweighted least squares; variance is infinite where unknown."""
+    batches, _, genes = logs.shape
+    sampling = 1 / variance
+    known = sampling > 0
+    weight = sampling
+    factors = torch.zeros(batches, genes, dtype=logs.dtype, device=logs.device)
+    spread = torch.zeros(genes, dtype=logs.dtype, device=logs.device)
+    eye = torch.eye(batches, dtype=logs.dtype, device=logs.device)
+    entries = known.sum((0, 1))
+    freedom = (entries - known.any(0).sum(0) - batches + 1).clamp(min=0)
+    # DerSimonian & Laird 1986
+    contrast = sampling.sum((0, 1)) - sampling.square().sum((0, 1)) / sampling.sum((0, 1)).clamp(min=1e-12)
+    contrast = (contrast * freedom / entries.clamp(min=1)).clamp(min=1e-12)
+    for _ in range(steps):
+        of_state = weight.sum(0).clamp(min=1e-12)
+        normal = -torch.einsum("bcg,dcg->gbd", weight, weight / of_state)
+        normal += torch.diag_embed(weight.sum(1).T)
+        mean = (weight * logs).sum(0) / of_state
+        right = (weight * (logs - mean)).sum(1).T
+        scale = normal.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-12
+        inverse = torch.linalg.inv(normal + scale * (1 / batches + 1e-9 * eye))
+        factors = (inverse @ right[..., None])[..., 0].T
+        factors = factors - factors.mean(0)
+        state = (weight * (logs - factors[:, None])).sum(0) / of_state
+        residual = torch.where(known, logs - state - factors[:, None], 0.0)
+        limited = torch.where(known, torch.minimum(residual.square(), 9 * (variance + spread)), 0.0)
+        found = ((sampling * limited).sum((0, 1)) - freedom).clamp(min=0) / contrast
+        found = torch.where(freedom > 0, found, 0.0)
+        spread = (freedom * found + 4 * found.median()) / (freedom + 4)
+        total = variance + spread
+        influence = (huber * total.sqrt() / residual.abs().clamp(min=1e-9)).clamp(max=1)
+        weight = torch.where(known, influence / total, 0.0)
+    error = inverse.diagonal(dim1=1, dim2=2).T.clamp(min=0).sqrt()
+    return factors, error, spread
