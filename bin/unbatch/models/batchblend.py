@@ -904,43 +904,161 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
     return _Factorisation(amounts, beta, metagenes, q, variance, shares, history)
 
 
+# ------------------------------------------------------------------------------------------------- cells, given the rest
+
+
+@dataclass
+class _Decoder:
+    """All that gives the amounts of a cell of a known batch, in the unit of the fit.
+
+    Attributes
+    ----------
+    metagenes, factors, offset, weights, variance
+        K x G; T x G before noise; T x G as added to expression; T x G; T.
+    shares
+        Mean share of each metagene in each state, C x K.
+    directions, on_directions, total, centres
+        G x r (noise-weighted), T x r, T, C x r: what finds the state of a cell.
+    cell_constant, cell_slope, cell_mean
+        Noise of a cell by its total, and its mean over the cells of the fit.
+    mean_total, mean_divided, sparsity, scale
+        Mean total, the same after factors are divided out, strength of the sparse prior, units per unit of the input.
+    """
+
+    metagenes: Tensor
+    factors: Tensor
+    offset: Tensor
+    weights: Tensor
+    variance: Tensor
+    shares: Tensor
+    directions: Tensor
+    on_directions: Tensor
+    total: Tensor
+    centres: Tensor
+    cell_constant: float
+    cell_slope: float
+    cell_mean: float
+    mean_total: float
+    mean_divided: float
+    sparsity: float
+    scale: float
+
+    def cell_variance(self, totals: Tensor, b: int) -> Tensor:
+        """Variance of the weighted noise of each cell, n."""
+        relative = self.cell_constant + self.cell_slope * totals.clamp(min=FLOOR * self.mean_total) / self.mean_total
+        return self.variance[b] * relative / self.cell_mean
+
+    def states(self, matrix: CellMatrix, b: int) -> Tensor:
+        """Find the state of each cell, n."""
+        right = torch.cat([self.directions / self.factors[b, :, None], 1 / self.factors[b, :, None]], 1)
+        product = matrix.times(right).double()
+        size = (product[:, -1] - self.total[b]).clamp(min=FLOOR * self.mean_divided)
+        return nearest((product[:, :-1] - self.on_directions[b]) / size[:, None], self.centres)
+
+    def design(self, b: int) -> Tensor:
+        """Gram matrix of the weighted metagenes of a batch, K x K."""
+        weighted = self.metagenes * (self.factors[b] * self.weights[b])
+        return weighted @ weighted.T
+
+    def linear(self, matrix: CellMatrix, totals: Tensor, state: Tensor, b: int) -> Tensor:
+        """Inner products of cells with the weighted metagenes, less the sparse prior, n x K."""
+        weighted = self.metagenes * (self.factors[b] * self.weights[b].square())
+        target = matrix.times(weighted.T) - (weighted @ self.offset[b]).float()
+        pull = self.sparsity * self.design(b).diagonal().sqrt() * _penalty(self.shares)
+        return target - (pull[state] * self.cell_variance(totals, b).sqrt()[:, None]).float()
+
+    def amounts(self, matrix: CellMatrix, totals: Tensor, b: int, sweeps: int = 100) -> Tensor:
+        """Find the amounts of each cell, n x K."""
+        linear = self.linear(matrix, totals, self.states(matrix, b), b)
+        size = (totals - self.offset[b].sum()).clamp(min=1e-3)
+        start = (size[:, None] / len(self.metagenes)).repeat(1, len(self.metagenes)).float()
+        _sweep(start, linear, self.design(b).float(), sweeps)
+        return start
+
+
 # ---------------------------------------------------------------------------------------------------------------- fit
 
 
 @dataclass
 class BatchBlend:
-    """A fitted model.
+    """A fitted model; T batches, K metagenes, G genes, expression in the units of the input.
 
     Attributes
     ----------
-    amounts
-        Of the metagenes in each cell, n x K, in units of the input; 0 for a cell without any expression.
     metagenes
         K x G, rows sum to 1.
-    beta, offset, factors
-        Batch effect: T x K and T x G in units of the input; T x G.
+    offset, offset_error
+        What is added to the expression of every cell of a batch, and its standard error, T x G.
+    total_offset, total_offset_error
+        Sum of the offset over the genes before factors, and its standard error, T.
+    factors, log_error
+        What the expression of each gene is multiplied by (T x G, mean logarithm 0 over batches), and the standard
+        deviation of its logarithm.
+    beta
+        Loadings of the offset, before the factors, on the metagenes, T x K.
+    sigma
+        Standard deviation of the noise, relative to the weights of the fit, T.
+    evidence
+        Why steps of the correction were taken or left.
     """
 
-    amounts: np.ndarray
     metagenes: np.ndarray
-    beta: np.ndarray
     offset: np.ndarray
+    offset_error: np.ndarray
+    total_offset: np.ndarray
+    total_offset_error: np.ndarray
     factors: np.ndarray
     log_error: np.ndarray
-    state: np.ndarray
-    history: dict[str, list[float]]
+    beta: np.ndarray
+    sigma: np.ndarray
     evidence: list[Evidence]
+    decoder: _Decoder
 
-    @property
-    def embedding(self) -> np.ndarray:
-        """Amounts divided by their sum, n x K."""
-        total = self.amounts.sum(1, keepdims=True)
-        return np.divide(
-            self.amounts, total, out=np.full_like(self.amounts, 1 / self.amounts.shape[1]), where=total > 0
-        )
+    def amounts(self, expression: Any, batch: np.ndarray) -> np.ndarray:
+        """Embed cells of the batches of the fit.
+
+        Parameters
+        ----------
+        expression
+            n x G, genes in the order of the fit.
+        batch
+            Code of each cell's batch, n.
+
+        Returns
+        -------
+        np.ndarray
+            Amounts of the metagenes, n x K, in the units of the input.
+        """
+        found = np.zeros((len(batch), len(self.metagenes)), dtype=np.float32)
+        device = self.decoder.metagenes.device
+        for b in np.unique(batch):
+            cells = np.flatnonzero(batch == b)
+            matrix = CellMatrix(expression[cells], self.decoder.scale, device)
+            totals = matrix.times(torch.ones(matrix.shape[1], 1, device=device))[:, 0].double()
+            values = self.decoder.amounts(matrix, totals, int(b)).cpu().numpy() / self.decoder.scale
+            found[cells] = np.where(totals.cpu().numpy()[:, None] > 0, values, 0)
+        return found
 
 
-def fit(expression: Any, batch: np.ndarray, settings: Settings, *, seed: int = 0, device: str = "cpu") -> BatchBlend:
+@dataclass
+class Fitted:
+    """Result of a fit: the model, amounts of the metagenes in its cells (n x K), and the objective by iteration."""
+
+    model: BatchBlend
+    amounts: np.ndarray
+    history: dict[str, list[float]]
+
+
+def shares(amounts: np.ndarray) -> np.ndarray:
+    """Divide amounts by their sum; a cell without any has the mean of all others, as nothing is known of it."""
+    total = amounts.sum(1, keepdims=True)
+    mean = amounts.sum(0) / max(amounts.sum(), 1e-30)
+    return np.where(total > 0, amounts / np.where(total > 0, total, 1), mean).astype(np.float32)
+
+
+def fit(
+    expression: Any, batch: np.ndarray, settings: Settings, *, seed: int = 0, device: str = "cpu"
+) -> Fitted:
     """Fit the model.
 
     Parameters
@@ -964,20 +1082,53 @@ def fit(expression: Any, batch: np.ndarray, settings: Settings, *, seed: int = 0
     noise, own = _noise_model(data, settings.metagenes)
     effect = _Rounds(data, settings, noise, own, seed).run()
     found = _factorise(data, settings, noise, effect)
-    amounts = np.zeros((len(batch), settings.metagenes), dtype=np.float32)
+    model = _model(data, settings, noise, effect, found, scale)
+    amounts = np.empty((len(batch), settings.metagenes), dtype=np.float32)
     amounts[kept] = found.amounts.cpu().numpy() / scale
-    state = np.full(len(batch), -1)
-    state[kept] = effect.state.cpu().numpy()
+    left = np.setdiff1d(np.arange(len(batch)), kept)
+    amounts[left] = model.amounts(expression[left], batch[left])
+    return Fitted(model, amounts, found.history)
+
+
+def _model(
+    data: _Data, settings: Settings, noise: _Noise, effect: _Effect, found: _Factorisation, scale: float
+) -> BatchBlend:
+    g = effect.factors
+    decoder = _Decoder(
+        found.metagenes,
+        g,
+        effect.offset * g,
+        found.weights,
+        found.variance,
+        found.shares,
+        effect.directions * noise.weights[:, None],
+        effect.on_directions,
+        effect.total,
+        effect.centres,
+        noise.cell_constant,
+        noise.cell_slope,
+        float(noise.of_cells(data.totals, data.mean_total).mean()),
+        data.mean_total,
+        effect.mean_total,
+        settings.sparsity,
+        scale,
+    )
+
+    def plain(values: Tensor) -> np.ndarray:
+        return values.cpu().numpy()
+
     return BatchBlend(
-        amounts,
-        found.metagenes.cpu().numpy(),
-        found.beta.cpu().numpy() / scale,
-        (effect.offset * effect.factors).cpu().numpy() / scale,
-        effect.factors.cpu().numpy(),
-        effect.log_error.cpu().numpy(),
-        state,
-        found.history,
+        plain(found.metagenes),
+        plain(effect.offset * g) / scale,
+        plain(effect.offset_error * g) / scale,
+        plain(effect.total) / scale,
+        plain(effect.total_error) / scale,
+        plain(g),
+        plain(effect.log_error),
+        plain(found.beta) / scale,
+        plain(found.variance.sqrt()),
         effect.evidence,
+        decoder,
     )
 
 
