@@ -10,11 +10,11 @@ from unbatch.nn.simplex import log_partition
 
 
 def divided_difference(eta: np.ndarray) -> tuple[float, np.ndarray]:
-    """The textbook sum over distinct values, ties moved apart, in 600 digits so that its cancellation does no harm.
+    """The textbook sum over distinct values, ties moved apart, in 1,000 digits so that its cancellation does no harm.
 
     Returns the logarithm and the means of every K // 3rd coordinate.
     """
-    with mpmath.workdps(600):
+    with mpmath.workdps(1000):
         x = [mpmath.mpf(float(value)) + mpmath.mpf(10) ** -25 * k for k, value in enumerate(eta)]
 
         def integral(x: list) -> mpmath.mpf:

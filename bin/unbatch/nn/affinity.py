@@ -158,7 +158,7 @@ def _fit(z: torch.Tensor, sums: torch.Tensor, start: torch.Tensor | None) -> tor
         return (matrix * product).sum() + log_z.mean() + RIDGE / 2 * matrix.square().sum()
 
     steps = torch.optim.LBFGS(
-        [upper], max_iter=60, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        [upper], max_iter=40, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe"
     )
     steps.step(closure)
     return symmetric()

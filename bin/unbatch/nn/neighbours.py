@@ -4,7 +4,11 @@ import torch
 
 
 def adjacency(
-    source: torch.Tensor, target: torch.Tensor, n: int, cells: torch.Tensor | None = None, dtype: torch.dtype | None = None
+    source: torch.Tensor,
+    target: torch.Tensor,
+    n: int,
+    cells: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Make the matrix whose product with n x d values is their sum over each cell's neighbours.
 
@@ -34,7 +38,8 @@ def adjacency(
         kept = row[source] >= 0
         source, target = row[source[kept]], target[kept]
     ones = torch.ones(len(source), dtype=dtype or torch.float64, device=source.device)
-    return torch.sparse_coo_tensor(torch.stack((source, target)), ones, (rows, n), is_coalesced=True)
+    ends = torch.stack((source, target))
+    return torch.sparse_coo_tensor(ends, ones, (rows, n), is_coalesced=True, check_invariants=False)
 
 
 def colours(source: torch.Tensor, target: torch.Tensor, n: int, seed: int = 0) -> torch.Tensor:

@@ -64,10 +64,10 @@ def _series(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     while True:
         m += 1
         partial.mul_(a)
-        partial = partial.cumsum(dim=1).div_(m + K - 1)
+        partial = partial.cumsum(dim=1).mul_(1 / (m + K - 1))
         h = partial[:, -1]
         total += h
-        with_k.mul_(a).add_(h[:, None]).div_(m + K)
+        with_k.mul_(a).add_(h[:, None]).mul_(1 / (m + K))
         total_k += with_k
         if m % 16 == 0:
             # from here on each term is less than half of the one before
