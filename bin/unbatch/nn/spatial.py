@@ -96,8 +96,8 @@ def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> Spatial
     """Draw each cell's shares to what a linear regression expects from the mean shares of its neighbours.
 
     The prior of the shares is normal around ``T = max([1, mean of the neighbours] W, 0)`` with the precision
-    ``weight / (residual variance + 0.001)`` per metagene; W is a ridge regression within each batch, so that batches
-    keep their mean shares. T, its precision and the amounts are renewed in turns.
+    ``weight / (residual variance + 0.001)`` per metagene, W being a ridge regression over all cells. T, its precision
+    and the amounts are renewed in turns.
 
     Parameters
     ----------
@@ -105,50 +105,52 @@ def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> Spatial
         Its graph should have about 20 neighbours a cell: one of Delaunay or Visium, widened to two rings
         (`unbatch.data.graph.widened`).
     weight
-        Of the prior against the data.
+        Of the prior against the data; 1 is what the residual variance says. More makes domains clearer until it blurs
+        the types of single cells.
     rounds
         Most rounds; fewer if the objective would rise or the cells stand still.
 
     Notes
     -----
-    The spatial term is the negative log of the normal densities, up to a constant. As the neighbours of a cell move
-    with it, this pseudo-likelihood need not fall by itself: a round that makes the objective rise is halved, then
-    given up.
+    One regression for all batches: one for each would draw their cells to its own mean, and batches apart. The spatial
+    term is the negative log of the normal densities, up to a constant. As the neighbours of a cell move with it, this
+    pseudo-likelihood need not fall by itself: a round that makes the objective rise is halved, then given up.
     """
     n = len(problem.X)
     matrix = adjacency(problem.source, problem.target, n, dtype=problem.X.dtype)
     counts = matrix @ (problem.X.sum(dim=1, keepdim=True) > 0).to(problem.X)
     groups = list(_groups(problem, counts[:, 0] > 0))
+    if not groups:
+        return SpatialFit(problem.X, {"objective": [], "data": [], "spatial": []})
+    used = torch.cat([cells for cells, _ in groups])
 
-    def expect(X: torch.Tensor) -> tuple[dict[str, float], list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Terms of the objective, and the mean and precision of the prior in each batch."""
+    def expect(X: torch.Tensor) -> tuple[dict[str, float], torch.Tensor, torch.Tensor]:
+        """Terms of the objective, and the prior's mean of all cells and its precision."""
         z = shares(X)
         means = matrix @ z / counts.clamp(min=1)
-        spatial, priors = 0.0, []
-        for cells, _ in groups:
-            expected, variance = _regress(means[cells], z[cells])
-            squares = (z[cells] - expected).square().sum(dim=0)
-            spatial += weight / 2 * float((squares / variance + len(cells) * variance.log()).sum())
-            priors.append((expected, weight / variance))
+        expected = torch.zeros_like(z)
+        expected[used], variance = _regress(means[used], z[used])
+        squares = (z[used] - expected[used]).square().sum(dim=0)
+        spatial = weight / 2 * float((squares / variance + len(used) * variance.log()).sum())
         data = _total_data(problem, groups, X)
-        return {"objective": data + spatial, "data": data, "spatial": spatial}, priors
+        return {"objective": data + spatial, "data": data, "spatial": spatial}, expected, weight / variance
 
     X = problem.X
-    terms, priors = expect(X)
+    terms, expected, precision = expect(X)
     history = {name: [value] for name, value in terms.items()}
-    for _ in range(rounds if groups else 0):
+    for _ in range(rounds):
         trial = X.clone()
-        for (cells, code), (expected, precision) in zip(groups, priors, strict=True):
-            trial[cells] = _descend(problem, cells, code, X[cells], -precision * expected, precision)
+        for cells, code in groups:
+            trial[cells] = _descend(problem, cells, code, X[cells], -precision * expected[cells], precision)
         for _ in range(_DAMPINGS):
-            terms, renewed = expect(trial)
+            terms, *prior = expect(trial)
             if terms["objective"] <= history["objective"][-1]:
                 break
             trial = (X + trial) / 2
         else:
             break
         moved = _moved(X, trial)
-        X, priors = trial, renewed
+        X, (expected, precision) = trial, prior
         for name, value in terms.items():
             history[name].append(value)
         if moved < _STILL:
