@@ -14,6 +14,9 @@ import torch
 from unbatch.nn.affinity import affinities, pseudo_likelihood
 from unbatch.nn.neighbours import adjacency, colours
 
+_CHUNK = 16_384
+"""Cells that a processor works on at once: their amounts then stay in its cache."""
+
 _SWEEPS = 2
 """Times that each amount of a cell is renewed, given the neighbours."""
 
@@ -194,7 +197,8 @@ def hmrf(
     ``log Zint``: right after an estimate it is half of the negative log pseudo-likelihood, which sees each edge from
     both ends. From one estimate to the next nothing need fall, as the amounts do not see the Zint of their neighbours:
     with many `renewals` the field sharpens itself, affinities grow to several times those of the true shares, and on
-    simulated data the error of the shares rises again after the second.
+    simulated data the error of the shares rises again after the second. For the same reason, what is shown as
+    affinities should be estimated from the shares before this phase.
     """
     n = len(problem.X)
     source, target = problem.source, problem.target
@@ -244,12 +248,13 @@ def hmrf(
 
 
 def _groups(problem: Problem, usable: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield the usable cells of each batch that has any, and its code."""
+    """Yield usable cells of one batch, some at a time, and its code."""
     usable = usable & (problem.X.sum(dim=1) > 0)
+    most = _CHUNK if problem.X.device.type == "cpu" else len(problem.X)
     for code in range(len(problem.design)):
         cells = (usable & (problem.batch == code)).nonzero()[:, 0]
         if len(cells):
-            yield cells, code
+            yield from ((part, code) for part in cells.split(most))
 
 
 def _moved(before: torch.Tensor, after: torch.Tensor) -> float:
