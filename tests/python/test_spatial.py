@@ -77,6 +77,12 @@ def test_neighbours_matter_in_both_phases_and_more_with_more_weight():
     assert (weak - problem.X).abs().sum() < (strong - problem.X).abs().sum()
 
 
+@pytest.mark.parametrize("phase", [linear, hmrf])
+def test_without_weight_the_least_squares_amounts_stay(phase):
+    problem, _ = stripes()
+    torch.testing.assert_close(phase(problem, weight=0).X, problem.X, atol=1e-9, rtol=0)
+
+
 def test_the_objective_is_the_sum_of_its_terms_and_never_rises():
     problem, _ = stripes(rings=2)
     history = {name: np.array(values) for name, values in linear(problem).history.items()}
@@ -102,6 +108,7 @@ def test_the_field_ends_where_no_cell_can_lower_the_exact_objective():
     # a few cells whose data contradict the field shrink until they are stopped
     shrunk = fit.X.sum(dim=1) < 0.01 * problem.X.sum(dim=1)
     assert shrunk.sum() < 10
+    assert (fit.X.sum(dim=1) >= 0.999e-3 * problem.X.sum(dim=1)).all()
     slope, X = slope[~shrunk], fit.X[~shrunk]
     assert slope[X > 0].abs().max() < 0.01 * scale
     assert (slope[X == 0] > -0.01 * scale).all()
