@@ -17,9 +17,10 @@ All sums over cells are of scores of the cells on a few principal directions, or
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -567,12 +568,12 @@ def _first_states(data: _Data, noise: _Noise, directions: list[Tensor], states: 
 
 
 def _pooled_profiles(
-    data: _Data, factors: Tensor, offset: Tensor, size: Tensor, state: Tensor, states: int
+    data: _Data, factors: Tensor, offset: Tensor, size: Tensor, members: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Profiles as ratios of sums by batch and state, and their variance; T x C x G."""
+    """Profiles as ratios of sums by batch and state (n x C, 0 or 1), and their variance; T x C x G."""
     profiles, variances = [], []
     for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
-        member = torch.nn.functional.one_hot(state[cells], states).double()
+        member = members[cells].double()
         sized = member * size[cells, None]
         count, total, total_squares = member.sum(0), sized.sum(0), (sized * size[cells, None]).sum(0)
         expression = matrix.transposed_times(member).T / factors[b]
@@ -584,6 +585,14 @@ def _pooled_profiles(
         profiles.append(profile)
         variances.append(residual.clamp(min=0) / total.clamp(min=1e-9).square()[:, None])
     return torch.stack(profiles), torch.stack(variances)
+
+
+class _Half(NamedTuple):
+    """Half of the cells: which (n), directions of their own (G x r), and scores of all cells on them (n x r)."""
+
+    cells: Tensor
+    directions: Tensor
+    scores: Tensor
 
 
 class _Rounds:
@@ -614,10 +623,11 @@ class _Rounds:
     def run(self) -> _Effect:
         for _ in range(self.settings.rounds):
             if self.settings.factors and self.data.batches > 1:
-                self._find_factors(*self._profiles_by_batch())
+                everyone = torch.ones_like(self.state, dtype=torch.bool)
+                self._find_factors(*self._profiles_by_batch(self.scores, self.directions, everyone))
             factors = self.log_factors.exp()
-            everyone = list(range(self.data.batches))
-            self.directions = [_directions(self.data, self.noise, factors, self.states, everyone)] * len(everyone)
+            batches = list(range(self.data.batches))
+            self.directions = [_directions(self.data, self.noise, factors, self.states, batches)] * len(batches)
             self.scores, self.totals = _divided(self.data, self.noise, factors, self.directions)
             self.judge.composition = self._composition()
             on_directions = self.scores.new_zeros(self.data.batches, self.scores.shape[1])
@@ -626,6 +636,8 @@ class _Rounds:
             profiles = self._without_offset(self.scores, self.totals, on_directions)
             centres = kmeans(profiles, self.states, self.rng)
             self.state = nearest(profiles, centres)
+        if self.log_factors.any():
+            self._calibrate_factors()
         return _Effect(
             self.offset.clamp(min=0),
             self.offset_error,
@@ -654,23 +666,31 @@ class _Rounds:
     def _rays(self, scores: Tensor, totals: Tensor, batch: Tensor, state: Tensor, states: int) -> RayFit:
         return RayFit(scores, totals, batch, state, states, len(self.data.mean), self.offset_scale)
 
-    def _profiles_by_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _rays_of_half(self, half: _Half) -> Rays:
+        cells = half.cells
+        mine = (half.scores[cells], self.totals[cells], self.data.batch[cells], self.state[cells])
+        return self._rays(*mine, self.states).fit()
+
+    def _profiles_by_batch(
+        self, scores: Tensor, directions: list[Tensor], cells: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Profile of each state in each batch, its variance (T x C x G), and the number of cells (T x C)."""
         batches, states, mean_total = self.data.batches, self.states, self.mean_total
         separate = self.data.batch * states + self.state
-        count = torch.bincount(separate, minlength=batches * states).view(batches, states)
+        count = torch.bincount(separate[cells], minlength=batches * states).view(batches, states)
         if self.settings.offset == "rays":
-            problem = self._rays(self.scores, self.totals, self.data.batch, separate, batches * states)
+            mine = (scores[cells], self.totals[cells], self.data.batch[cells], separate[cells])
+            problem = self._rays(*mine, batches * states)
             free = problem.fit()
             if ((free.total > 6 * free.error) & (free.error < MOST_ERROR * mean_total)).any():
-                width = self.scores.shape[1]
-                padded = [torch.nn.functional.pad(d, (width - d.shape[1], 0)) for d in self.directions]
+                width = scores.shape[1]
+                padded = [torch.nn.functional.pad(d, (width - d.shape[1], 0)) for d in directions]
                 profile = torch.einsum("bcr,bgr->bcg", free.profile.view(batches, states, -1), torch.stack(padded))
                 variance = problem.profile_variance(free, padded).view(batches, states, -1)
                 return profile / self.noise.weights, variance / self.noise.weights.square(), count
         size = (self.totals - self.offset.sum(1)[self.data.batch]).clamp(min=FLOOR * mean_total)
-        pooled = _pooled_profiles(self.data, self.log_factors.exp(), self.offset, size, self.state, states)
-        return *pooled, count
+        member = torch.nn.functional.one_hot(self.state, states) * cells[:, None]
+        return *_pooled_profiles(self.data, self.log_factors.exp(), self.offset, size, member), count
 
     def _find_factors(self, profile: Tensor, variance: Tensor, count: Tensor) -> None:
         data, judge = self.data, self.judge
@@ -700,12 +720,15 @@ class _Rounds:
         total_error = rays.error
         variance = torch.einsum("gr,brs,gs->bg", basis, rays.covariance, basis).clamp(min=0)
         if (rays.total > 3 * total_error).any():
-            halves = self._halves()
-            apart = [(a.total - b.total).square() / 4 for (a, _), (b, _) in halves]
-            total_error = torch.maximum(total_error, torch.stack(apart).mean(0).sqrt())
-            # directions are found anew in each half: the error of theirs is in the difference, too
-            apart = [(a.offset @ v.T - b.offset @ w.T).square() / 4 for (a, v), (b, w) in halves]
-            variance = variance * (torch.stack(apart).mean((0, 2)) / variance.mean(1)).clamp(min=1)[:, None]
+            # directions are found anew in each half, so that their error is in the difference, too
+            totals, genes = [], []
+            for halves in self._halves():
+                one, other = (self._rays_of_half(half) for half in halves)
+                totals.append((one.total - other.total).square() / 4)
+                apart = one.offset @ halves[0].directions.T - other.offset @ halves[1].directions.T
+                genes.append(apart.square().mean(1) / 4)
+            total_error = torch.maximum(total_error, torch.stack(totals).mean(0).sqrt())
+            variance = variance * (torch.stack(genes).mean(0) / variance.mean(1)).clamp(min=1)[:, None]
         certain = total_error < MOST_ERROR * self.mean_total
         accepted = (rays.total > 3 * total_error) & certain
         self.total, self.total_error = rays.total * accepted, total_error
@@ -720,12 +743,11 @@ class _Rounds:
         ]
         return on_directions
 
-    def _halves(self, repeats: int = 3, most: int = 20_000) -> list[tuple[tuple[Rays, Tensor], ...]]:
-        """Rays of random halves of each batch, with directions of their own."""
+    def _halves(self, repeats: int = 3, most: int = 20_000) -> Iterator[tuple[_Half, _Half]]:
+        """Draw random halves of each batch, with directions of their own."""
         data = self.data
         spread = self.noise.of_cells(data.totals, data.mean_total).rsqrt()
         weights = [self.noise.weights / g for g in self.log_factors.exp()]
-        found = []
         for _ in range(repeats):
             half = torch.full((len(self.totals),), -1)
             for cells in data.slices:
@@ -733,15 +755,36 @@ class _Rounds:
                 half[order] = torch.arange(len(order)) * 2 // max(len(order), 1)
             half = half.to(self.totals.device)
             pair = []
-            for mine in (half == 0, half == 1):
-                inside = mine.double() * spread
+            for cells in (half == 0, half == 1):
+                inside = cells.double() * spread
                 parts = [(m, inside[c], w) for m, c, w in zip(data.matrices, data.slices, weights, strict=True)]
                 basis = _top(parts, self.states)
-                scores = data.times([w[:, None] * basis for w in weights])[mine]
-                problem = self._rays(scores, self.totals[mine], data.batch[mine], self.state[mine], self.states)
-                pair.append((problem.fit(), basis))
-            found.append(tuple(pair))
-        return found
+                pair.append(_Half(cells, basis, data.times([w[:, None] * basis for w in weights])))
+            yield tuple(pair)
+
+    def _calibrate_factors(self) -> None:
+        """Scale the errors of the factors to what random halves of the cells, fitted apart, differ by."""
+        found, expected = torch.zeros_like(self.total), torch.zeros_like(self.total)
+        for halves in self._halves():
+            fits = [self._factors_of_half(half) for half in halves]
+            difference = fits[0][0] - fits[1][0]
+            difference = difference - difference.median(1, keepdim=True).values
+            found += difference.square().median(1).values
+            expected += (fits[0][1].square() + fits[1][1].square()).median(1).values
+        # of a normal variable, the median square is .455 of the mean square
+        ratio = found / (0.455 * expected.clamp(min=1e-12))
+        self.log_error = self.log_error * ratio.clamp(0.1, 100).sqrt()[:, None]
+
+    def _factors_of_half(self, half: _Half) -> tuple[Tensor, Tensor]:
+        """Increments of the log factors in half of the cells, and their errors, T x G."""
+        one_basis = [half.directions] * self.data.batches
+        profile, variance, count = self._profiles_by_batch(half.scores, one_basis, half.cells)
+        floor = 0.02 * self.data.mean / self.data.mean.sum()
+        found, errors = torch.zeros_like(self.log_factors), torch.zeros_like(self.log_factors)
+        for group in self.groups:
+            if len(group) > 1:
+                found[group], errors[group], _ = _gene_factors(profile[group], variance[group], count[group], floor)
+        return found, errors
 
 
 def _offset_evidence(batch: int, size: float, error: float, accepted: bool) -> Evidence:

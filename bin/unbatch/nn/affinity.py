@@ -1,0 +1,164 @@
+"""Spatial affinities of metagenes: POPARI's hidden Markov random field on the simplex, by pseudo-likelihood."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from unbatch.nn.neighbours import adjacency
+from unbatch.nn.simplex import log_partition
+
+RIDGE = 1e-3
+"""Weight of the squared affinities, against the mean over cells of the negative log pseudo-likelihood."""
+
+MAX_CELLS = 20_000
+"""Cells of a batch (or of all, if shared) whose conditional densities are used; more are sampled."""
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """Affinities of cells that were permuted within their batch.
+
+    Attributes
+    ----------
+    mean, sd
+        Over the permutations, shape (L, K, K).
+    """
+
+    mean: torch.Tensor
+    sd: torch.Tensor
+
+
+def affinities(
+    z: torch.Tensor,
+    source: torch.Tensor,
+    target: torch.Tensor,
+    batch: torch.Tensor,
+    *,
+    shared: bool = False,
+    start: torch.Tensor | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Estimate which metagenes neighbour one another.
+
+    Given its neighbours j, the amounts of cell i have the density ``exp(-sum_j z_i' L z_j) / Zint``: a negative
+    ``L[k, l]`` means that metagenes k and l attract each other.
+
+    Parameters
+    ----------
+    z
+        Amounts divided by their sum, rows of 0 for cells without any, shape (n, K).
+    source, target
+        Both directions of every edge, int64, shape (edges,), sorted by source.
+    batch
+        Code of each cell's batch, 0 to T - 1, int64, shape (n,).
+    shared
+        One matrix for all batches in place of one for each.
+    start
+        Result of an earlier call, to start from.
+    seed
+        Seed of the sample where there are more than `MAX_CELLS`.
+
+    Returns
+    -------
+    torch.Tensor
+        Symmetric, float64, shape (1 or T, K, K); 0 for a batch without neighbours.
+
+    Notes
+    -----
+    Minimises ``<L, Z'N> / n + mean(log Zint(L N_i)) + RIDGE / 2 |L|^2`` over the upper triangle by L-BFGS, N_i being
+    the sum over the neighbours: convex, so the start does not matter. What a metagene's abundance alone explains is in
+    L, too: compare with `permuted_affinities`.
+    """
+    z = z.double()
+    n, K = z.shape
+    sums = adjacency(source, target, n) @ z
+    used = (z.sum(dim=1) > 0) & (sums.sum(dim=1) > 0)
+    groups = [used] if shared else [used & (batch == code) for code in range(int(batch.max()) + 1)]
+    generator = torch.Generator().manual_seed(seed)
+    result = z.new_zeros((len(groups), K, K))
+    for number, group in enumerate(groups):
+        cells = group.nonzero()[:, 0]
+        if len(cells) > MAX_CELLS:
+            cells = cells[torch.randperm(len(cells), generator=generator)[:MAX_CELLS].to(cells.device)]
+        if len(cells):
+            result[number] = _fit(z[cells], sums[cells], None if start is None else start[number])
+    return result
+
+
+def permuted_affinities(
+    z: torch.Tensor,
+    source: torch.Tensor,
+    target: torch.Tensor,
+    batch: torch.Tensor,
+    *,
+    shared: bool = False,
+    permutations: int = 5,
+    seed: int = 0,
+) -> Permuted:
+    """Estimate affinities of the same cells at the places of other cells of their batch.
+
+    Parameters
+    ----------
+    z, source, target, batch, shared
+        See `affinities`.
+    permutations
+        How many, 2 or more.
+    seed
+        Seed of the permutations.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    home = torch.argsort(batch, stable=True)
+    found = []
+    start = None
+    for _ in range(permutations):
+        mixed = torch.randperm(len(z), generator=generator).to(batch.device)
+        moved = torch.empty_like(z)
+        moved[home] = z[mixed[torch.argsort(batch[mixed], stable=True)]]
+        start = affinities(moved, source, target, batch, shared=shared, start=start, seed=seed)
+        found.append(start)
+    stacked = torch.stack(found)
+    return Permuted(stacked.mean(dim=0), stacked.std(dim=0))
+
+
+def pseudo_likelihood(z: torch.Tensor, sums: torch.Tensor, affinity: torch.Tensor) -> torch.Tensor:
+    """Negative logarithm of each cell's density given its neighbours, less that of the uniform density, shape (n,).
+
+    Parameters
+    ----------
+    z, sums
+        Cells and the sums over their neighbours, shape (n, K).
+    affinity
+        Shape (K, K).
+    """
+    eta = sums @ affinity
+    return (z * eta).sum(dim=1) + log_partition(eta)[0] + math.lgamma(z.shape[1])
+
+
+def _fit(z: torch.Tensor, sums: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+    n, K = z.shape
+    row, column = torch.triu_indices(K, K, device=z.device)
+    upper = z.new_zeros(len(row)) if start is None else start[row, column].clone()
+    upper.grad = torch.zeros_like(upper)
+    product = z.T @ sums / n
+
+    def symmetric() -> torch.Tensor:
+        matrix = z.new_zeros((K, K))
+        matrix[row, column] = upper
+        matrix[column, row] = upper
+        return matrix
+
+    def closure() -> torch.Tensor:
+        matrix = symmetric()
+        log_z, mean = log_partition(sums @ matrix)
+        slope = product - mean.T @ sums / n + RIDGE * matrix
+        slope = slope + slope.T
+        slope.diagonal().mul_(0.5)
+        upper.grad = slope[row, column]
+        return (matrix * product).sum() + log_z.mean() + RIDGE / 2 * matrix.square().sum()
+
+    steps = torch.optim.LBFGS(
+        [upper], max_iter=40, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe"
+    )
+    steps.step(closure)
+    return symmetric()
