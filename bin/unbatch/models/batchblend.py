@@ -17,7 +17,7 @@ All sums over cells are of scores of the cells on a few principal directions, or
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbatch.nn import spatial
+from unbatch.nn.affinity import affinities, permuted_affinities
 from unbatch.nn.cells import CellMatrix
 from unbatch.nn.kmeans import kmeans, nearest
 from unbatch.nn.rays import FLOOR, RayFit, Rays
@@ -61,6 +63,13 @@ class Settings:
         Strength of the sparse prior, in standard deviations of the noise of an amount.
     iterations
         Iterations of the factorisation.
+    spatial
+        Phase after the factorisation, with metagenes and batch effect fixed: ``"linear"`` draws the shares of a cell to
+        what a regression on its neighbours expects; ``"hmrf"`` is POPARI's hidden Markov random field.
+    spatial_weight
+        Of the spatial prior against the data.
+    shared_affinity
+        One affinity matrix for all batches in place of one for each.
     """
 
     metagenes: int
@@ -69,6 +78,14 @@ class Settings:
     rounds: int = 4
     sparsity: float = 0.75
     iterations: int = 40
+    spatial: Literal["none", "linear", "hmrf"] = "none"
+    spatial_weight: float = 2.0
+    shared_affinity: bool = False
+
+    @classmethod
+    def popari(cls, metagenes: int, **others: Any) -> "Settings":
+        """POPARI's model: no batch effect, no sparse prior, the random field on."""
+        return cls(metagenes, **{"offset": "none", "factors": False, "sparsity": 0.0, "spatial": "hmrf", **others})
 
 
 @dataclass
@@ -598,8 +615,10 @@ class _Half(NamedTuple):
 class _Rounds:
     """The state of the search: factors and offset so far, and the cells seen without them."""
 
-    def __init__(self, data: _Data, settings: Settings, noise: _Noise, own: list[Tensor], seed: int) -> None:
-        self.data, self.settings, self.noise = data, settings, noise
+    def __init__(
+        self, data: _Data, settings: Settings, noise: _Noise, own: list[Tensor], seed: int, tell: Callable[[str], None]
+    ) -> None:
+        self.data, self.settings, self.noise, self.tell = data, settings, noise, tell
         # what is drawn to judge the batch effect must not change the states: refused, it leaves the fit untouched
         self.rng = torch.Generator().manual_seed(seed)
         self.chance = torch.Generator().manual_seed(seed + 1)
@@ -621,7 +640,8 @@ class _Rounds:
         return float(self.totals.mean())
 
     def run(self) -> _Effect:
-        for _ in range(self.settings.rounds):
+        for number in range(self.settings.rounds):
+            self.tell(f"batch effect, round {number + 1} of {self.settings.rounds}")
             if self.settings.factors and self.data.batches > 1:
                 everyone = torch.ones_like(self.state, dtype=torch.bool)
                 self._find_factors(*self._profiles_by_batch(self.scores, self.directions, everyone))
@@ -1084,12 +1104,43 @@ class BatchBlend:
 
 
 @dataclass
+class Affinity:
+    """Spatial affinities of the metagenes before the spatial phase, and what chance makes of them.
+
+    Attributes
+    ----------
+    affinity
+        L x K x K, L = 1 (shared) or T; negative where two metagenes lie side by side.
+    permuted, permuted_sd
+        Mean and standard deviation of the same after the cells of each batch change places.
+    """
+
+    affinity: np.ndarray
+    permuted: np.ndarray
+    permuted_sd: np.ndarray
+
+
+@dataclass
 class Fitted:
-    """Result of a fit: the model, amounts of the metagenes in its cells (n x K), and the objective by iteration."""
+    """Result of a fit.
+
+    Attributes
+    ----------
+    model
+        The model.
+    amounts
+        Of the metagenes in each cell, n x K, in the units of the input.
+    history
+        Terms of the objective (its mean over all values of the matrix, up to constants) by iteration; `phase` is 0 in
+        the factorisation and 1 in the spatial phase.
+    affinity
+        None without a graph.
+    """
 
     model: BatchBlend
     amounts: np.ndarray
     history: dict[str, list[float]]
+    affinity: Affinity | None = None
 
 
 def shares(amounts: np.ndarray) -> np.ndarray:
@@ -1100,7 +1151,15 @@ def shares(amounts: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    expression: Any, batch: np.ndarray, settings: Settings, *, seed: int = 0, device: str = "cpu"
+    expression: Any,
+    batch: np.ndarray,
+    settings: Settings,
+    *,
+    graph: tuple[np.ndarray, np.ndarray] | None = None,
+    wide_graph: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Fitted:
     """Fit the model.
 
@@ -1112,25 +1171,118 @@ def fit(
         Batch of each cell as a code 0 ... T-1, n.
     settings
         How to fit.
+    graph
+        Source and target of the edges between neighbouring cells, both directions of each, never between batches.
+        Without it there are neither affinities nor a spatial phase.
+    wide_graph
+        The same for about 20 neighbours of each cell, for the phase ``"linear"``; `graph` if not given.
     seed
         Of all random numbers.
     device
         Where to compute.
+    tell
+        Called with a line of progress now and then.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer genes than metagenes, or a batch has fewer cells than metagenes.
     """
+    K = settings.metagenes
     totals = np.asarray(expression.sum(1), dtype=np.float64).ravel()
     kept = np.flatnonzero(totals > SMALLEST * totals.mean())
     kept = kept[np.argsort(batch[kept], kind="stable")]
-    scale = settings.metagenes / totals[kept].mean()
+    smallest = np.bincount(batch[kept], minlength=int(batch.max()) + 1).min()
+    if expression.shape[1] < K or smallest < K:
+        raise ValueError(f"{K} metagenes need {K} genes (found {expression.shape[1]}) and cells a batch ({smallest})")
+    scale = K / totals[kept].mean()
     data = _prepare(expression, batch, kept, totals, scale, torch.device(device))
-    noise, own = _noise_model(data, settings.metagenes)
-    effect = _Rounds(data, settings, noise, own, seed).run()
+    tell("noise model")
+    noise, own = _noise_model(data, K)
+    effect = _Rounds(data, settings, noise, own, seed, tell).run()
+    tell("factorisation")
     found = _factorise(data, settings, noise, effect)
     model = _model(data, settings, noise, effect, found, scale)
-    amounts = np.empty((len(batch), settings.metagenes), dtype=np.float32)
+    history = {**found.history, "phase": [0.0] * len(found.history["data"])}
+    affinity = None
+    if graph is not None:
+        tell("spatial affinities")
+        affinity = _affinity(found.amounts, data, _within(graph, kept, len(batch), data), settings, seed)
+        if settings.spatial != "none":
+            tell("spatial phase")
+            edges = wide_graph if wide_graph is not None and settings.spatial == "linear" else graph
+            found.amounts, terms = _spatial_phase(
+                model.decoder, found.amounts, data, effect.state, _within(edges, kept, len(batch), data), settings, seed
+            )
+            _append(history, terms)
+    amounts = np.empty((len(batch), K), dtype=np.float32)
     amounts[kept] = found.amounts.cpu().numpy() / scale
     left = np.setdiff1d(np.arange(len(batch)), kept)
     amounts[left] = model.amounts(expression[left], batch[left])
-    return Fitted(model, amounts, found.history)
+    history["objective"] = [sum(terms) for terms in zip(*(history[t] for t in history if t != "phase"), strict=True)]
+    return Fitted(model, amounts, history, affinity)
+
+
+def _within(edges: tuple[np.ndarray, np.ndarray], kept: np.ndarray, cells: int, data: _Data) -> tuple[Tensor, Tensor]:
+    """Edges between the cells of the fit, by their place in it, sorted by source."""
+    place = np.full(cells, -1)
+    place[kept] = np.arange(len(kept))
+    source, target = place[edges[0]], place[edges[1]]
+    real = (source >= 0) & (target >= 0)
+    source, target = source[real], target[real]
+    order = np.argsort(source, kind="stable")
+    device = data.batch.device
+    return torch.as_tensor(source[order], device=device), torch.as_tensor(target[order], device=device)
+
+
+def _affinity(amounts: Tensor, data: _Data, edges: tuple[Tensor, Tensor], settings: Settings, seed: int) -> Affinity:
+    z = spatial.shares(amounts.double())
+    shared = settings.shared_affinity
+    found = affinities(z, *edges, data.batch, shared=shared, seed=seed)
+    by_chance = permuted_affinities(z, *edges, data.batch, shared=shared, seed=seed)
+    return Affinity(found.cpu().numpy(), by_chance.mean.cpu().numpy(), by_chance.sd.cpu().numpy())
+
+
+def _spatial_phase(
+    decoder: _Decoder,
+    amounts: Tensor,
+    data: _Data,
+    state: Tensor,
+    edges: tuple[Tensor, Tensor],
+    settings: Settings,
+    seed: int,
+) -> tuple[Tensor, dict[str, list[float]]]:
+    """Renew the amounts given those of the neighbours; also return the terms of the objective."""
+    linear, variance = [], []
+    for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
+        linear.append(decoder.linear(matrix, data.totals[cells], state[cells], b))
+        variance.append(decoder.cell_variance(data.totals[cells], b))
+    problem = spatial.Problem(
+        amounts.double(),
+        torch.cat(linear).double(),
+        torch.stack([decoder.design(b) for b in range(data.batches)]),
+        data.batch,
+        torch.cat(variance),
+        *edges,
+    )
+    if settings.spatial == "hmrf":
+        shared = settings.shared_affinity
+        found = spatial.hmrf(problem, weight=settings.spatial_weight, shared=shared, seed=seed)
+    else:
+        found = spatial.linear(problem, weight=settings.spatial_weight)
+    values = len(data.totals) * len(data.mean)
+    terms = {name: [x / values for x in found.history[name]] for name in ("data", "spatial")}
+    return found.X.float(), terms
+
+
+def _append(history: dict[str, list[float]], terms: dict[str, list[float]]) -> None:
+    """Add the spatial phase, whose data term holds the sparse prior, so that the course of the sum goes on."""
+    before, after = len(history["data"]), len(terms["data"])
+    start = history["data"][-1] + history["sparsity"][-1] - terms["data"][0] if after and before else 0.0
+    history["data"] += [x + start - history["sparsity"][-1] for x in terms["data"]]
+    history["sparsity"] += [history["sparsity"][-1]] * after
+    history["spatial"] = [0.0] * before + terms["spatial"]
+    history["phase"] += [1.0] * after
 
 
 def _model(
