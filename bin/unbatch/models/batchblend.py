@@ -57,6 +57,10 @@ class Settings:
         Number of metagenes, K.
     offset, factors
         Whether batches may have an additive offset, and a factor per gene.
+    ambiguous
+        What becomes of that part of an accepted difference between batches which their composition could make, too:
+        ``"leave"`` it in the data where batches meet without its removal (disjoint or unequal composition is then
+        safe), or ``"remove"`` it (donors then mix as far as their composition lets them).
     rounds
         Times that states, offset and factors are found anew.
     sparsity
@@ -75,6 +79,7 @@ class Settings:
     metagenes: int
     offset: Literal["rays", "none"] = "rays"
     factors: bool = True
+    ambiguous: Literal["remove", "leave"] = "remove"
     rounds: int = 4
     sparsity: float = 0.75
     iterations: int = 40
@@ -730,7 +735,9 @@ class _Rounds:
         meeting = _meeting(self._without_offset(scores, totals, on_directions), data.slices, self.chance)
         judge.meeting = torch.minimum(meeting, meeting.T)
         meets = (judge.meeting.max(1).values >= LEAST_MEETING).to(found.device)
-        self.log_factors = torch.where(meets[:, None], judge.composition.spare(found, error), found)
+        if self.settings.ambiguous == "leave":
+            found = torch.where(meets[:, None], judge.composition.spare(found, error), found)
+        self.log_factors = found
         self.log_error = error
 
     def _find_offset(self) -> Tensor:
