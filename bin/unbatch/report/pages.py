@@ -5,7 +5,6 @@ in the templates and by `plain` in titles.
 """
 
 import base64
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from markupsafe import Markup, escape
 
 from unbatch.report import embedding, figures
 from unbatch.report.model import Drawing, Report
-from unbatch.report.names import info
+from unbatch.report.names import info, written
 from unbatch.report.paper import paper, weights
 from unbatch.report.scores import Entry, Result, Spread
 from unbatch.report.verdict import describe, remarks, troubles, verdict
@@ -67,6 +66,9 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
 _PARTS = {
     "summary": ("Summary", "The method that integrates this data best, and how sure that is."),
     "warnings": ("Warnings and failures", "What went wrong, and what weakens the comparison."),
+    "sweep": ("Scores over the grid", "Every method at every setting of the simulation."),
+    "curves": ("Curves", "How the methods bear a stronger batch effect."),
+    "means": ("Table of means", "The numbers behind the maps and curves."),
     "scores": ("Scores", "Every method on every metric."),
     "tradeoff": ("Batch against biology", "What the mixing of batches costs in biology."),
     "umap": ("Embeddings (UMAP)", "What the embeddings look like."),
@@ -323,7 +325,7 @@ def _trade_off(result: Result, number: int, where: str) -> dict[str, Any] | None
         caption="Good is top right: batches mix and labels stay apart. Top left keeps biology but leaves the batches "
         "apart; bottom right mixes everything, biology included. Grey lines join points of equal total (numbers at the "
         f"right). Bars: lowest to highest seed.{hollow}",
-        image=figures.trade_off(shown),
+        image=figures.trade_off(shown, result.weights),
         alt=f"Biology score against batch score. {spoken}.",
     )
     return _page("tradeoff", where.removesuffix(": "), content, str(number))
@@ -550,21 +552,6 @@ def _methods(report: Report) -> list[dict[str, Any]]:
     return pages
 
 
-def written(value: Any) -> str:
-    """Write a parameter for people."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, float | np.floating):
-        return f"{float(value):g}" if math.isfinite(value) else str(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(written(item) for item in value)
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
-
-
 def _parameter_parts(report: Report) -> list[dict[str, Any]]:
     """Run parameters: what is nested becomes a table of its own."""
     top = [(str(k), written(v)) for k, v in report.parameters.items() if not isinstance(v, dict)]
@@ -574,7 +561,8 @@ def _parameter_parts(report: Report) -> list[dict[str, Any]]:
         for key, value in report.parameters.items()
         if isinstance(value, dict) and value
     ]
-    settings = {f"{r.name}: {k}" if report.several else k: v for r in report.results for k, v in r.settings.items()}
+    differ = any(result.settings != report.results[0].settings for result in report.results)
+    settings = {f"{r.name}: {k}" if differ else k: v for r in report.results for k, v in r.settings.items()}
     if settings:
         parts.append({"title": "Settings of the scores", "entries": [(k, written(v)) for k, v in settings.items()]})
     return parts
