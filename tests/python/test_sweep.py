@@ -210,8 +210,7 @@ def test_a_sweep_has_pages_of_its_own_and_none_per_dataset(tmp_path):
     assert outcome.exit_code == 0, outcome.output
     pages = {p.name.removesuffix("_page_mqc.json"): json.loads(p.read_text()) for p in (tmp_path / "report").iterdir()}
     assert sorted(name.removeprefix("unbatch_") for name in pages) == [
-        "curves_0_sigma_beta",
-        "curves_1_share_beta",
+        "curves",
         "means_file",
         "means_table",
         "methods_compared",

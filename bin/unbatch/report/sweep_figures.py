@@ -49,7 +49,8 @@ def heat_maps(
         Ends of the colour scale.
     """
     with mpl.rc_context(figures._STYLE):
-        width = np.clip(0.52 * len(x[1]) + 0.5, 1.6, 8)
+        # not narrower, as the page would blow it up
+        width = np.clip(0.52 * len(x[1]) + 0.5, 2.7, 8)
         height = np.clip(0.34 * len(y[1]) + 0.55, 0.9, 6)
         figure = Figure(figsize=(0.9 + width * len(columns), 1.3 + height * len(rows)), layout="constrained")
         FigureCanvasAgg(figure)

@@ -172,38 +172,45 @@ _PANELS_ABREAST = 2
 
 
 def _curves(sweep: Sweep) -> list[dict[str, Any]]:
-    pages = []
+    parts = []
     scores = ["total", "batch", "bio"]
-    for number, axis in enumerate(sweep.swept):
-        along = -2 if axis is sweep.x else -3
+    for axis in sweep.swept:
         other = sweep.y if axis is sweep.x else sweep.x
-        found = [curve(sweep.values[name], along) for name in scores]
+        found = [curve(sweep.values[name], -2 if axis is sweep.x else -3) for name in scores]
         # line x score x panel x value
         mean, half = (np.stack([each[i] for each in found], axis=1) for i in (0, 1))
-        averaged = f", mean over {other.name} {join(f'{v:g}' for v in other.values)}" if len(other.values) > 1 else ""
-        bars = f"bars: {_INTERVAL}" if len(sweep.seeds) > 1 else "one seed, so no intervals"
-        chunks = range(0, len(sweep.panels), _PANELS_ABREAST)
-        content = _render(
-            "sweep_curves",
-            caption=f"Scores against {axis.name}{averaged}; {bars}. Grey: controls and what corrects nothing. The "
-            "values stand at equal distances, and methods a little side by side so that no bar hides another. A seed "
-            "counts only where it has scores for all that is averaged; where none has, the line has a gap.",
-            images=[
-                sweep_figures.curves(
-                    mean[:, :, start : start + _PANELS_ABREAST],
-                    half[:, :, start : start + _PANELS_ABREAST],
-                    [line.label for line in sweep.lines],
-                    [line.kind for line in sweep.lines],
-                    [SCORES[name] for name in scores],
-                    [spell(panel) for panel in sweep.panels[start : start + _PANELS_ABREAST]],
-                    (axis.name, axis.values),
-                )
-                for start in chunks
-            ],
-            alt=f"Scores of every method against {axis.name}; the numbers are in the table below.",
+        parts.append(
+            {
+                "title": f"Against {axis.name}",
+                "note": f"Mean over {other.name} {join(f'{v:g}' for v in other.values)}."
+                if len(other.values) > 1
+                else "",
+                "images": [
+                    sweep_figures.curves(
+                        mean[:, :, start : start + _PANELS_ABREAST],
+                        half[:, :, start : start + _PANELS_ABREAST],
+                        [line.label for line in sweep.lines],
+                        [line.kind for line in sweep.lines],
+                        [SCORES[name] for name in scores],
+                        [spell(panel) for panel in sweep.panels[start : start + _PANELS_ABREAST]],
+                        (axis.name, axis.values),
+                    )
+                    for start in range(0, len(sweep.panels), _PANELS_ABREAST)
+                ],
+                "alt": f"Scores of every method against {axis.name}; the numbers are in the table below.",
+            }
         )
-        pages.append(_page("curves", f"Against {axis.name}", content, f"{number}_{axis.name}"))
-    return pages
+    if not parts:
+        return []
+    bars = f"Bars: {_INTERVAL}." if len(sweep.seeds) > 1 else "One seed, so no intervals."
+    content = _render(
+        "sweep_curves",
+        caption=f"{bars} Grey: controls and what corrects nothing. The values stand at equal distances, and methods a "
+        "little side by side so that no bar hides another. A seed counts only where it has scores for all that is "
+        "averaged; where none has, the line has a gap.",
+        parts=parts,
+    )
+    return [_page("curves", "", content)]
 
 
 def _tables(sweep: Sweep, text: str) -> list[dict[str, Any]]:
