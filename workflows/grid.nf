@@ -142,7 +142,7 @@ def product(lists) {
 def sweepText(points, plan) {
     def datasets = points.sum { point -> point.datasets.size() }
     def variants = plan.countBy { job -> [job.method, job.params_id] }.size()
-    "Sweep: ${points.size()} points of the grid, ${datasets} datasets, ${datasets * plan.size()} fits, ${points.size() * (variants + 2) + 2} tasks"
+    "Sweep: ${points.size()} settings, ${datasets} datasets, ${datasets * plan.size()} fits, ${points.size() * (variants + 2) + 2} tasks"
 }
 
 // The points of the grid each a setting of the simulation with one dataset per seed
