@@ -145,7 +145,7 @@ def sweepText(points, plan) {
     "Sweep: ${points.size()} settings, ${datasets} datasets, ${datasets * plan.size()} fits, ${points.size() * (variants + 2) + 2} tasks"
 }
 
-// The points of the grid each a setting of the simulation with one dataset per seed
+// The points of the grid, each a setting of the simulation with one dataset per seed
 def gridPoints(grid, options, code) {
     def seeds = grid.simulate.seed ?: [options.simulate.seed]
     product(grid.simulate.findAll { name, _values -> name != 'seed' }).collect { setting ->

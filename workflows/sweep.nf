@@ -5,6 +5,7 @@
 include { SIMULATE_GROUP } from '../modules/simulate_group/main'
 include { FIT_GROUP      } from '../modules/fit_group/main'
 include { SCORE_GROUP    } from '../modules/score_group/main'
+include { fitCommand } from '../modules/arguments'
 include { outcomeRow ; readOutcome } from './outcomes'
 
 workflow SWEEP {
@@ -14,6 +15,11 @@ workflow SWEEP {
     options // map: step -> options of its program
 
     main:
+    def unknown = plan.find { job -> !fitCommand(job.program, job.method) }
+    if (unknown) {
+        error("assets/methods.yml: ${unknown.method}: no program '${unknown.program}'")
+    }
+
     SIMULATE_GROUP(channel.fromList(points).map { point -> [point.meta, point.datasets, point.preprocess] })
     ch_points = SIMULATE_GROUP.out.datasets.map { meta, datasets -> [meta, fileList(datasets)] }
 
