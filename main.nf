@@ -1,7 +1,8 @@
 #!/usr/bin/env nextflow
 
 include { UNBATCH } from './workflows/unbatch'
-include { helpText ; parameterErrors ; readSchema ; stop } from './workflows/parameters'
+include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './workflows/grid'
+include { helpText ; parameterErrors ; readSchema ; simulates ; stop } from './workflows/parameters'
 include { aboutRun ; closingMessage ; codeFingerprint ; datasetMeta ; fitPlan ; inputOf ; stepOptions } from './workflows/run'
 
 workflow {
@@ -11,25 +12,34 @@ workflow {
         log.info(helpText(schema))
     }
     else {
-        def problems = parameterErrors(params, schema)
+        def problems = parameterErrors(params, schema) + sweepErrors(params, schema)
         if (problems) {
             stop("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
         }
-        def plan = fitPlan(params)
-        def meta = datasetMeta(params, codeFingerprint())
+        def code = codeFingerprint()
+        def meta = datasetMeta(params, code)
+        def grid = readGrid(params)
+        def plan = fitPlan(params, grid.variants)
+        def options = stepOptions(params, meta)
+        def points = params.sweep ? gridPoints(grid, options, code) : []
         def fits = []
+        if (points) {
+            log.info(sweepText(points, plan))
+        }
         UNBATCH(
-            params.simulate ? channel.empty() : channel.of(inputOf(meta, file(params.input, glob: false))),
+            simulates(params) ? channel.empty() : channel.of(inputOf(meta, file(params.input, glob: false))),
+            points,
             plan,
-            stepOptions(params, meta),
-            aboutRun(workflow, params, meta.code),
+            options,
+            aboutRun(workflow, params, code, grid),
             file("${projectDir}/assets/methods.yml"),
         )
         UNBATCH.out.ch_outcome_rows.subscribe { row -> fits << row }
 
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
+        def planned = plan.size() * (points ? points.sum { point -> point.datasets.size() } : 1)
         def outdir = file(params.outdir, glob: false).toAbsolutePath()
-        workflow.onComplete = { log.info(closingMessage(run.success, outdir, plan.size(), fits)) }
+        workflow.onComplete = { log.info(closingMessage(run.success, outdir, planned, fits)) }
     }
 }

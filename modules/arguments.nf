@@ -5,11 +5,22 @@ def quote(value) {
 }
 
 def arguments(options) {
+    argumentList(options).collect { argument -> quote(argument) }.join(' ')
+}
+
+// The same, not quoted: for a list that no shell reads
+def argumentList(options) {
     options
         .findAll { _name, value -> value != null && value != false }
-        .collect { name, value ->
+        .collectMany { name, value ->
             def option = '--' + name.replace('_', '-')
-            value == true ? option : "${option} ${quote(value)}"
+            value == true ? [option] : [option, value.toString()]
         }
-        .join(' ')
+}
+
+// The program that fits a method, with the option that names the method to it; null when it is not known
+def fitCommand(program, method) {
+    [
+        'fit-baseline': "fit-baseline --method ${quote(method)}",
+    ][program]
 }

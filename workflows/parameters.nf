@@ -31,6 +31,7 @@ unbatch ${workflow.manifest.version}: ${workflow.manifest.description}
 
   nextflow run . --input sheet.csv --label_key cell_type --outdir results
   nextflow run . --simulate
+  nextflow run . --sweep thesis
 
 ${sections.join('\n\n')}
 
@@ -49,12 +50,13 @@ def parameterErrors(given, schema) {
     def wrong = known
         .collect { name, rule -> [name, rule, given[name]] }
         .findAll { _name, _rule, value -> value != null }
-        .collect { name, rule, value -> valueError(name, rule, value) }
+        .collect { name, rule, value -> valueError("--${name}", rule, value) }
         .findAll { message -> message != null }
     (typos + wrong + combinationErrors(given)).collect { message -> message.toString() }
 }
 
-def valueError(name, rule, value) {
+// What is wrong with a value that is given at a place such as --seeds; null when nothing is
+def valueError(where, rule, value) {
     def type = [
         string: value instanceof CharSequence || value instanceof Number,
         integer: value instanceof Integer || value instanceof Long,
@@ -64,22 +66,22 @@ def valueError(name, rule, value) {
     if (!type[rule.type]) {
         def article = rule.type == 'integer' ? 'a whole number' : rule.type == 'boolean' ? 'true or false' : "a ${rule.type == 'string' ? 'text' : 'number'}"
         def found = value == true ? 'nothing' : "'${value}'"
-        return "--${name}: found ${found}, ${article} was expected (${rule.description})"
+        return "${where}: found ${found}, ${article} was expected (${rule.description})"
     }
     if (rule['enum'] && !rule['enum'].contains(value.toString())) {
-        return "--${name}: found '${value}', expected one of ${rule['enum'].join(', ')}${suggestion(value.toString(), rule['enum'], '')}"
+        return "${where}: found '${value}', expected one of ${rule['enum'].join(', ')}${suggestion(value.toString(), rule['enum'], '')}"
     }
     if (rule.minimum != null && value < rule.minimum) {
-        return "--${name}: found ${value}, expected ${rule.minimum} or more"
+        return "${where}: found ${value}, expected ${rule.minimum} or more"
     }
     if (rule.maximum != null && value > rule.maximum) {
-        return "--${name}: found ${value}, expected ${rule.maximum} or less"
+        return "${where}: found ${value}, expected ${rule.maximum} or less"
     }
     if (rule.pattern && !(value.toString() ==~ rule.pattern)) {
-        return "--${name}: found '${value}', expected ${rule.description} (${rule.pattern})"
+        return "${where}: found '${value}', expected ${rule.description} (${rule.pattern})"
     }
     if (rule.exists && !file(value.toString(), glob: false).exists()) {
-        return "--${name}: ${value}: no such file"
+        return "${where}: ${value}: no such file"
     }
     null
 }
@@ -89,7 +91,10 @@ def combinationErrors(given) {
     if (given.simulate && given.input) {
         errors << '--simulate and --input: give one of the two, they name different data'
     }
-    if (!given.simulate && !given.input) {
+    if (given.sweep && given.input) {
+        errors << '--sweep and --input: give one of the two, a sweep simulates its data'
+    }
+    if (!simulates(given) && !given.input) {
         errors << '--input: missing; name a samplesheet or an h5ad file, or use --simulate'
     }
     def cards = readCards()
@@ -100,6 +105,11 @@ def combinationErrors(given) {
     errors + wanted
         .findAll { method -> !cards.containsKey(method) }
         .collect { method -> "--methods: no method '${method}'${suggestion(method, cards.keySet(), '')}; there are ${cards.keySet().join(', ')}" }
+}
+
+// Whether the data are made by this run
+def simulates(given) {
+    given.simulate || given.sweep
 }
 
 def methodNames(text) {

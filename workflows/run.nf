@@ -1,6 +1,6 @@
 // What a run is made of, from its parameters: the input, the plan of fits, the options of every step, the last message.
 
-include { methodNames ; readCards ; stop ; suggestion } from './parameters'
+include { methodNames ; readCards ; simulates ; stop ; suggestion } from './parameters'
 
 // Parameters of each method from the YAML file: method -> name -> value
 def methodParameters(path, methods) {
@@ -22,16 +22,24 @@ def methodParameters(path, methods) {
     content
 }
 
-// Every method with every seed
-def fitPlan(given) {
+// Seeds of the fits. The simulations of a sweep have seeds of their own, over which it takes its means
+def seedCount(given) {
+    given.seeds ?: (given.sweep ? 1 : 3)
+}
+
+// Every method, in a sweep every one of its variants (method -> list of [id:, params:]), with every seed
+def fitPlan(given, variants) {
     def cards = readCards()
     def methods = methodNames(given.methods)
     def own = methodParameters(given.method_params, methods)
     methods.collectMany { method ->
-        def settings = own[method] ?: [:]
-        def id = settings ? 'p' + groovy.json.JsonOutput.toJson(settings).md5().take(6) : 'default'
-        (0..<given.seeds).collect { seed ->
-            [method: method, program: cards[method].program, params_id: id, params: settings, seed: seed]
+        (variants[method] ?: [[id: null, params: [:]]]).collectMany { variant ->
+            def settings = (own[method] ?: [:]) + variant.params
+            def hash = 'p' + groovy.json.JsonOutput.toJson(settings).md5().take(6)
+            def id = variant.id ?: (settings ? hash : 'default')
+            (0..<seedCount(given)).collect { seed ->
+                [method: method, program: cards[method].program, params_id: id, params: settings, seed: seed]
+            }
         }
     }
 }
@@ -78,7 +86,7 @@ def codeFingerprint() {
 }
 
 def datasetMeta(given, code) {
-    def name = given.simulate ? 'simulated' : file(given.input, glob: false).baseName.replaceAll(/[^A-Za-z0-9_-]+/, '_')
+    def name = simulates(given) ? 'simulated' : file(given.input, glob: false).baseName.replaceAll(/[^A-Za-z0-9_-]+/, '_')
     [id: name, dataset: name, code: code]
 }
 
@@ -92,10 +100,10 @@ def stepOptions(given, meta) {
     [
         outdir: given.outdir,
         simulated: meta,
-        simulate: given.simulate ? simulation : null,
+        simulate: simulates(given) ? simulation : null,
         preprocess: given.subMap(['batch_key', 'counts_from', 'min_counts', 'min_genes', 'min_cells', 'n_top_genes']) + [
-            label_key: given.label_key ?: (given.simulate ? 'cell_type' : null),
-            allow_continuous: given.allow_continuous || (given.simulate && given.sim_noise == 'gaussian'),
+            label_key: given.label_key ?: (simulates(given) ? 'cell_type' : null),
+            allow_continuous: given.allow_continuous || (simulates(given) && given.sim_noise == 'gaussian'),
         ],
         fit: [max_epochs: given.max_epochs],
         score: given.subMap(['max_cells', 'batch_silhouette']),
@@ -103,7 +111,7 @@ def stepOptions(given, meta) {
 }
 
 // What the report says of the run; nothing that changes when the same run is resumed
-def aboutRun(run, given, code) {
+def aboutRun(run, given, code, grid) {
     [
         version: run.manifest.version,
         revision: run.commitId ?: run.revision,
@@ -111,6 +119,6 @@ def aboutRun(run, given, code) {
         profile: run.profile,
         container: run.containerEngine ? given.container : null,
         code: code,
-        parameters: given.findAll { name, value -> value != null && name != 'help' && !name.contains('-') },
-    ]
+        parameters: given.findAll { name, value -> value != null && name != 'help' && !name.contains('-') } + [seeds: seedCount(given)],
+    ] + (given.sweep ? [sweep: grid.about] : [:])
 }

@@ -1,4 +1,5 @@
-// The big picture: input or simulation -> preprocess -> fit x methods x seeds -> score -> report
+// The big picture: input or simulation -> preprocess -> fit x methods x seeds -> score -> report.
+// In a sweep, SWEEP does all that comes before the report.
 
 include { SIMULATE     } from '../modules/simulate/main'
 include { PREPROCESS   } from '../modules/preprocess/main'
@@ -6,17 +7,20 @@ include { FIT_BASELINE } from '../modules/fit_baseline/main'
 include { SCORE        } from '../modules/score/main'
 include { REPORT       } from '../modules/report/main'
 include { MULTIQC      } from '../modules/multiqc/main'
+include { SWEEP        } from './sweep'
+include { outcomeRow ; readOutcome } from './outcomes'
 
 workflow UNBATCH {
     take:
     inputs  // [meta, samplesheet or h5ad, files that the samplesheet names], empty when data are simulated
+    points  // points of the grid of a sweep, then without inputs; else an empty list
     plan    // list of [method:, program:, params_id:, params:, seed:], the same for every dataset
     options // map: step -> options of its program
     about   // map: what the report says of the run
     cards   // assets/methods.yml
 
     main:
-    ch_simulated = channel.fromList(options.simulate ? [[options.simulated, options.simulate]] : [])
+    ch_simulated = channel.fromList(options.simulate && !points ? [[options.simulated, options.simulate]] : [])
     SIMULATE(ch_simulated)
 
     ch_inputs = inputs.mix(SIMULATE.out.dataset.map { meta, dataset -> [meta, dataset, []] })
@@ -54,14 +58,23 @@ workflow UNBATCH {
         .map { _name, meta, dataset, rows, fits -> [meta, dataset, fits, rows, options.score] }
     SCORE(ch_to_score)
 
+    ch_swept = channel.empty()
+    ch_swept_rows = channel.empty()
+    if (points) {
+        SWEEP(points, plan, options)
+        ch_swept = SWEEP.out.ch_scores.toSortedList { a, b -> a.name <=> b.name }.map { scores -> [scores, [], [], cards, about] }
+        ch_swept_rows = SWEEP.out.ch_outcome_rows
+    }
+
     ch_report = SCORE.out.scores
         .map { meta, scores -> [meta.dataset, scores] }
         .join(ch_to_score.map { meta, dataset, fits, _rows, _options -> [meta.dataset, dataset, fits] })
         .toSortedList { a, b -> a[0] <=> b[0] }
+        .filter { found -> found }
         .map { found ->
             [found.collect { row -> row[1] }, found.collect { row -> row[2] }, found.collectMany { row -> row[3] }, cards, about]
         }
-    REPORT(ch_report)
+    REPORT(ch_report.mix(ch_swept))
 
     ch_versions = channel.topic('versions')
         .unique()
@@ -76,27 +89,11 @@ workflow UNBATCH {
 
     // emitted by plain names: Nextflow 25.04.0's parser loses `emit: name = value`
     ch_html = MULTIQC.out.report
-    ch_outcome_rows = ch_rows.flatMap { _dataset, rows, _fits -> rows }
+    ch_outcome_rows = ch_rows.flatMap { _dataset, rows, _fits -> rows }.mix(ch_swept_rows)
 
     emit:
     ch_html
     ch_outcome_rows
-}
-
-// How the task of a fit ended, in its own words. A failure is no result to keep: without its file, -resume runs the
-// task again.
-def readOutcome(file) {
-    def outcome = new groovy.json.JsonSlurper().parseText(file.text)
-    if (outcome.status == 'failed') {
-        file.delete()
-    }
-    outcome
-}
-
-// What is known of a planned fit
-def outcomeRow(meta, outcome, fit) {
-    def told = outcome ?: [status: 'failed', exit_code: null, attempts: null, message: 'the task was stopped before it could say why']
-    meta.subMap(['id', 'method', 'params_id', 'seed', 'code']) + told + [fit: fit ? fit.name : null]
 }
 
 // Collated versions as MultiQC reads them: {process: {tool: version}}

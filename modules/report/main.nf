@@ -9,14 +9,16 @@ process REPORT {
 
     output:
     path 'report', emit: content
+    path 'sweep.csv', emit: table, optional: true
     tuple val(task.process), eval('report --version'), topic: 'versions'
 
     script:
     def dataset_options = [datasets].flatten().collect { file -> "--dataset ${file}" }.join(' ')
     def fit_options = [fits].flatten().collect { file -> "--fit ${file}" }.join(' ')
+    def sweep = about.sweep ? '--sweep sweep.csv' : ''
     """
     printf '%s' ${quote(groovy.json.JsonOutput.toJson(about))} > run.json
-    report ${scores} ${dataset_options} ${fit_options} --methods ${cards} --parameters run.json \\
+    report ${scores} ${dataset_options} ${fit_options} --methods ${cards} --parameters run.json ${sweep} \\
         --threads ${task.cpus} -o report
     """
 

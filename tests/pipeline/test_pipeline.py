@@ -56,7 +56,7 @@ class Run(NamedTuple):
         """Status of the last attempt of every task, by name."""
         with (self.outdir / "pipeline_info" / "trace.txt").open() as file:
             rows = sorted(csv.DictReader(file, delimiter="\t"), key=lambda row: int(row["attempt"].strip("-") or 1))
-        return {row["name"].removeprefix("UNBATCH:"): row["status"] for row in rows}
+        return {row["name"].removeprefix("UNBATCH:").removeprefix("SWEEP:"): row["status"] for row in rows}
 
     def rows(self, dataset: str) -> dict[str, dict]:
         """Rows of the score table, by method."""
@@ -257,6 +257,95 @@ def test_a_wrong_samplesheet_stops_before_any_task(pipeline: Path, tmp_path: Pat
     assert failed.code == 2
     assert "sheet.csv" in failed.output
     assert message in failed.output
+    assert "Submitted process" not in failed.output
+
+
+SWEEP = ["--methods", "harmony,greedy", "--sim_cells", "60", "--sim_genes", "60", "--max_cpus", "2"]
+
+
+def test_a_sweep_scores_every_setting_and_reports_on_the_grid(pipeline: Path, tmp_path: Path):
+    (tmp_path / "grid.yml").write_text("simulate: {sigma_beta: [0, 2.5], seed: [0, 1]}")
+    # greedy, killed at its first fit, fails in all others
+    run = nextflow(pipeline, tmp_path, "--sweep", "grid.yml", *SWEEP, "--allow_failed", "--max_retries", "0")
+    assert run.code == 0, run.output
+    assert "Sweep: 2 settings, 4 datasets, 8 fits, 10 tasks" in run.output
+    assert "4 of 8 fits done" in run.output
+    assert len(run.tasks()) == 10
+    for setting, sigma in (("sigma_beta0", 0), ("sigma_beta2p5", 2.5)):
+        for seed in (0, 1):
+            name = f"{setting}-seed{seed}"
+            table = json.loads((run.outdir / "scores" / f"{name}.scores.json").read_text())
+            simulation = table["dataset"]["simulation"]
+            assert (simulation["sigma_beta"], simulation["seed"], simulation["cells"]) == (sigma, seed, 60)
+            rows = run.rows(name)
+            assert (rows["harmony"]["status"], rows["greedy"]["status"]) == ("ok", "failed")
+            assert rows["harmony"]["total"] > 0
+    with (run.outdir / "scores" / "sweep.csv").open() as file:
+        assert [(row["sigma_beta"], row["method"], row["seeds"]) for row in csv.DictReader(file)] == [
+            (sigma, *rest) for sigma in ("0.0", "2.5") for rest in (("harmony", "2"), ("greedy", "0"))
+        ]
+    html = (run.outdir / "multiqc" / "multiqc_report.html").read_text()
+    assert "Harmony has the best total of the corrections in 2 of 2 settings." in html
+    assert "greedy got &lt;b&gt;lost&lt;/b&gt;" in html
+    assert not (run.outdir / "fits").exists()
+
+
+def test_a_sweep_that_grows_runs_only_what_is_new(pipeline: Path, tmp_path: Path):
+    grid = tmp_path / "grid.yml"
+    grid.write_text("simulate: {sigma_beta: [0], seed: [0, 1]}\nmethods: {harmony: {n_components: [10]}}")
+    options = ["--sweep", "grid.yml", *SWEEP, "--methods", "none,harmony", "-stub-run", "-resume"]
+    assert nextflow(pipeline, tmp_path, *options).code == 0
+    grid.write_text("simulate: {sigma_beta: [0, 1], seed: [0, 1]}\nmethods: {harmony: {n_components: [10, 20]}}")
+    grown = nextflow(pipeline, tmp_path, *options)
+    assert grown.code == 0, grown.output
+    assert "12 of 12 fits done" in grown.output
+    assert {name for name, status in grown.tasks().items() if status == "CACHED"} == {
+        "SIMULATE_GROUP (sigma_beta0)",
+        "FIT_GROUP (sigma_beta0.none.default)",
+        "FIT_GROUP (sigma_beta0.harmony.n_components=10)",
+    }
+
+
+WRONG_GRID = """
+simulate:
+  sigma_bata: [0, 1]
+  share_beta: [0.5, 2]
+  mix: []
+  batches: [2, 2.5]
+  sigma_gene: [0, .inf]
+  seed: [1, 1]
+methods:
+  harmny: {n_components: [10]}
+  none: {n_component: 10}
+"""
+
+
+@pytest.mark.parametrize(
+    ("grid", "messages"),
+    [
+        (
+            WRONG_GRID,
+            [
+                "grid.yml: simulate.sigma_bata: no such parameter, did you mean sigma_beta?",
+                "grid.yml: simulate.share_beta: found 2, expected 1 or less",
+                "grid.yml: simulate.mix: the list is empty, expected one value or more",
+                "grid.yml: simulate.batches: found '2.5', a whole number was expected",
+                "grid.yml: simulate.sigma_gene: found Infinity, a number was expected",
+                "grid.yml: simulate.seed: 1 stands there twice",
+                "grid.yml: methods.harmny: no such method, did you mean harmony?",
+                "grid.yml: methods.none.n_component: no such parameter, did you mean n_components?",
+            ],
+        ),
+        ("- sigma_beta", ["grid.yml: expected lists of values under simulate and methods"]),
+        ("simulate: {mix: [same", ["grid.yml: not YAML"]),
+    ],
+)
+def test_a_wrong_grid_stops_before_any_task(pipeline: Path, tmp_path: Path, grid: str, messages: list[str]):
+    (tmp_path / "grid.yml").write_text(grid)
+    failed = nextflow(pipeline, tmp_path, "--sweep", "grid.yml")
+    assert failed.code == 2
+    for message in messages:
+        assert message in failed.output
     assert "Submitted process" not in failed.output
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from unbatch.cli.report import main
 from unbatch.report import embedding, figures
 from unbatch.report.page import plain
+from unbatch.report.paper import weights
 from unbatch.report.scores import rank, read_cards, read_scores
 from unbatch.report.verdict import remarks, troubles, verdict
 
@@ -257,6 +258,14 @@ def test_no_result_at_all_is_reported_not_an_error(tmp_path):
     assert "No fit ended with a result" in pages_of(tmp_path / "out")["unbatch_summary_page_mqc.json"]["data"]
 
 
+def test_the_weights_of_the_total_are_those_of_the_scores(result):
+    other = METRICS | {"weights": {"batch": 0.3, "bio": 0.7}}
+    found = result([row("harmony", batch=0.6), row("none", batch=0.2)], metrics=other)
+    assert weights(found) == "0.3 × batch + 0.7 × biology"
+    lines = [figures.trade_off(found.entries, by) for by in (found.weights, METRICS["weights"])]
+    assert lines[0] != lines[1]
+
+
 def test_failures_come_before_what_is_not_applicable_and_alike_seeds_together(result):
     found = troubles(
         result([fallen("pca", 0, "not applicable", 99), fallen("harmony", 0), fallen("harmony", 1), row("none")])
@@ -405,6 +414,7 @@ def test_embeddings_beyond_the_limit_are_counted_not_drawn(tmp_path, monkeypatch
         (lambda c: c["rows"][0].pop("metrics"), "rows[0] lacks metrics"),
         (lambda c: c["dataset"].pop("genes"), "dataset lacks genes"),
         (lambda c: c.update(rows=[]), "rows is empty"),
+        (lambda c: c.update(metrics=METRICS | {"weights": {"batch": 1}}), "metrics lacks weights of batch and bio"),
     ],
 )
 def test_scores_that_are_not_scores_are_refused(tmp_path, change, message):

@@ -18,6 +18,7 @@ class _Programs(click.Group):
         "score": "score",
         "report": "report",
         "attempt": "attempt",
+        "each": "each",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unbatch.cli.common import Folder, InPath, Run, log, program, versions
-from unbatch.data.io import require_file, write_json
+from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program, versions
+from unbatch.data.io import require_file, require_place, write_json
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ PACKAGES = ("jinja2", "matplotlib", "multiqc", "umap-learn")
 @click.option("--methods", required=True, type=InPath, help="Cards of the methods, assets/methods.yml.")
 @click.option("--parameters", type=InPath, help="JSON of the run: parameters, command line and so on.")
 @click.option(
+    "--sweep",
+    type=OutPath,
+    metavar="TABLE.csv",
+    help="The scores are those of a sweep over simulations: report on its grid, and write its means to this table.",
+)
+@click.option(
     "--max-cells", type=click.IntRange(10), default=10_000, help="Most cells in a UMAP; above, a stratified subsample."
 )
 @click.option("-o", "--output", required=True, type=Folder, help="Folder to write *_mqc.json files to.")
@@ -49,6 +55,7 @@ def main(
     fits: tuple[Path, ...],
     methods: Path,
     parameters: Path | None,
+    sweep: Path | None,
     max_cells: int,
     output: Path,
 ) -> None:
@@ -69,15 +76,24 @@ def main(
         raise InputError(f"{output}: a file has the name of the output folder")
     for path in (*datasets, *fits):
         require_file(path)
+    if sweep and (datasets or fits):
+        raise InputError("--sweep: the report on a sweep draws no cells, leave --dataset and --fit out")
 
     from unbatch.report.inputs import match_datasets, match_fits
     from unbatch.report.model import Report
     from unbatch.report.page import PREFIX
     from unbatch.report.pages import build
+    from unbatch.report.sweep_pages import build_sweep
 
     dataset_of = match_datasets(results, datasets)
     fit_of = match_fits(results, fits)
-    report = Report(results, cards, parameters=about_run, versions=versions(*PACKAGES))
+    report = Report(results, cards, parameters=about_run, versions=versions(*PACKAGES), sweep=sweep is not None)
+    report.fit_params = {
+        (entry.method, entry.params_id): entry.compared[0]["params"]
+        for result in results
+        for entry in result.scored()
+        if entry.compared[0].get("params")
+    }
     left, left_factorised = MAX_PANELS_IN_ALL, MAX_FACTORISED_IN_ALL
     for result in results:
         if result.name in dataset_of:
@@ -89,7 +105,12 @@ def main(
             drawing = replace(drawing, factorisations=shown, factorisations_omitted=omitted)
             report.drawings[result.name] = drawing
             report.fit_params |= params
-    pages = build(report)
+    if sweep:
+        require_place(sweep, scores)
+        pages, table = build_sweep(report)
+        sweep.write_text(table, encoding="utf-8")
+    else:
+        pages = build(report)
 
     output.mkdir(parents=True, exist_ok=True)
     for stale in output.glob(f"{PREFIX}*_mqc.json"):

@@ -202,7 +202,19 @@ def _describe(adata: "AnnData", name: str, cells: "np.ndarray", labelled: bool) 
         "scored_cells": len(cells),
         "subsampled": len(cells) < scorable,
         "coordinates": "spatial" in adata.obsm,
+        "simulation": _simulation(adata),
     }
+
+
+def _simulation(adata: "AnnData") -> dict[str, Any] | None:
+    """Return the parameters of a simulation, None for other data."""
+    truth = adata.uns["unbatch"].get("truth")
+    return {name: _plain(value) for name, value in truth["parameters"].items()} if truth else None
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy's numbers, which h5ad gives back, into those of Python."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _counts(adata: "AnnData", column: str) -> dict[str, int]:
@@ -246,5 +258,6 @@ def _row(
         "wall_s": float(made["wall_s"]) if made else None,
         "peak_mb": float(made["peak_mb"]) if made else None,
         "device": str(made["device"]) if made else None,
+        "params": {name: _plain(value) for name, value in made["params"].items()} if made else {},
         "versions": {k: str(v) for k, v in made["versions"].items()} if made else {},
     }

@@ -579,13 +579,16 @@ def _first_states(data: _Data, noise: _Noise, directions: list[Tensor], states: 
         part = features(mine, b)
         middles.append(part.mean(0))
         rows.append(part - middles[-1])
-    centres = kmeans(torch.cat(rows), states, rng)
+    centred = torch.cat(rows)
+    # clusters live on few directions, where distances cost less
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -2 * states :]
+    centres = kmeans(centred @ axes, states, rng)
     if chosen is everyone:
-        return nearest(torch.cat(rows), centres)
+        return nearest(centred @ axes, centres)
     found = []
     for b in range(data.batches):
         for part in everyone[data.slices[b]].split(limit // 4 + 1):
-            found.append(nearest(features(part, b) - middles[b], centres))
+            found.append(nearest((features(part, b) - middles[b]) @ axes, centres))
     return torch.cat(found)
 
 
@@ -974,7 +977,7 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
     return _Factorisation(amounts, beta, metagenes, q, variance, shares, history)
 
 
-# ------------------------------------------------------------------------------------------------- cells, given the rest
+# ------------------------------------------------------------------------------------------ cells, given all the rest
 
 
 @dataclass

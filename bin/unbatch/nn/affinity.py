@@ -37,6 +37,7 @@ def affinities(
     *,
     shared: bool = False,
     start: torch.Tensor | None = None,
+    most: int = MAX_CELLS,
     seed: int = 0,
 ) -> torch.Tensor:
     """Estimate which metagenes neighbour one another.
@@ -79,8 +80,8 @@ def affinities(
     result = z.new_zeros((len(groups), K, K))
     for number, group in enumerate(groups):
         cells = group.nonzero()[:, 0]
-        if len(cells) > MAX_CELLS:
-            cells = cells[torch.randperm(len(cells), generator=generator)[:MAX_CELLS].to(cells.device)]
+        if len(cells) > most:
+            cells = cells[torch.randperm(len(cells), generator=generator)[:most].to(cells.device)]
         if len(cells):
             result[number] = _fit(z[cells], sums[cells], None if start is None else start[number])
     return result
@@ -93,7 +94,8 @@ def permuted_affinities(
     batch: torch.Tensor,
     *,
     shared: bool = False,
-    permutations: int = 5,
+    permutations: int = 4,
+    most: int = 2000,
     seed: int = 0,
 ) -> Permuted:
     """Estimate affinities of the same cells at the places of other cells of their batch.
@@ -104,6 +106,8 @@ def permuted_affinities(
         See `affinities`.
     permutations
         How many, 2 or more.
+    most
+        Cells of each batch that enter an estimate; with fewer than `affinities` takes, chance looks larger than it is.
     seed
         Seed of the permutations.
     """
@@ -115,7 +119,7 @@ def permuted_affinities(
         mixed = torch.randperm(len(z), generator=generator).to(batch.device)
         moved = torch.empty_like(z)
         moved[home] = z[mixed[torch.argsort(batch[mixed], stable=True)]]
-        start = affinities(moved, source, target, batch, shared=shared, start=start, seed=seed)
+        start = affinities(moved, source, target, batch, shared=shared, start=start, most=most, seed=seed)
         found.append(start)
     stacked = torch.stack(found)
     return Permuted(stacked.mean(dim=0), stacked.std(dim=0))

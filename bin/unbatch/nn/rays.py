@@ -64,6 +64,7 @@ class RayFit:
         self.most = 0.95 * torch.stack(lowest)
 
     def fit(self, steps: int = 30, tolerance: float = 1e-4) -> Rays:
+        """Find offsets, their totals and profiles; stop when totals move by less than `tolerance` mean totals."""
         total = torch.zeros_like(self.most)
         variance = 0.0
         for _ in range(steps):

@@ -174,8 +174,16 @@ def tissue(
     return png(figure, known)
 
 
-def trade_off(entries: Sequence[Entry]) -> str:
-    """Draw biology against batch score with a label at every method and ranges over seeds."""
+def trade_off(entries: Sequence[Entry], weights: dict[str, float]) -> str:
+    """Draw biology against batch score with a label at every method and ranges over seeds.
+
+    Parameters
+    ----------
+    entries
+        Methods; those without one of the two scores are left out.
+    weights
+        Of ``batch`` and ``bio`` in the total, for lines of equal total.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 6.0), layout="constrained")
         FigureCanvasAgg(figure)
@@ -187,7 +195,7 @@ def trade_off(entries: Sequence[Entry]) -> str:
         highs = [max(getattr(e, key).high for e in shown) for key in ("batch", "bio")]
         axes.set_xlim(lows[0] - pad[0], highs[0] + pad[0])
         axes.set_ylim(lows[1] - pad[1], highs[1] + pad[1])
-        _total_lines(axes)
+        _total_lines(axes, weights)
         for entry in shown:
             colour = KIND_COLOURS.get(entry.kind, INK)
             axes.errorbar(
@@ -217,14 +225,15 @@ def trade_off(entries: Sequence[Entry]) -> str:
         return svg(figure)
 
 
-def _total_lines(axes: "Axes") -> None:
-    """Lines of equal total (.4 batch + .6 biology), so that the eye can rank."""
+def _total_lines(axes: "Axes", weights: dict[str, float]) -> None:
+    """Lines of equal total, so that the eye can rank."""
+    batch, bio = weights["batch"], weights["bio"]
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
-    levels = MaxNLocator(7, steps=[1, 2, 2.5, 5]).tick_values(0.4 * x0 + 0.6 * y0, 0.4 * x1 + 0.6 * y1)
+    levels = MaxNLocator(7, steps=[1, 2, 2.5, 5]).tick_values(batch * x0 + bio * y0, batch * x1 + bio * y1)
     for level in levels:
-        axes.plot([x0, x1], [(level - 0.4 * x) / 0.6 for x in (x0, x1)], color="#DDE3E8", lw=1, zorder=0)
+        axes.plot([x0, x1], [(level - batch * x) / bio for x in (x0, x1)], color="#DDE3E8", lw=1, zorder=0)
         # written where the line leaves the frame, right or at the bottom
-        right = (level - 0.4 * x1) / 0.6
+        right = (level - batch * x1) / bio
         if y0 <= right <= y1:
             axes.annotate(
                 f"{level:.2g}", (x1, right), xytext=(3, 0), textcoords="offset points", va="center", color=FAINT, size=9

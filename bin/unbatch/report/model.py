@@ -46,7 +46,10 @@ class Drawing:
 
 @dataclass
 class Report:
-    """All that the pages are made of; `fit_params` are those that the fits hold, by method and parameter set."""
+    """All that the pages are made of; `fit_params` are those that the fits hold, by method and parameter set.
+
+    With `sweep` the results are settings of a simulation, and their seeds, rather than datasets of interest.
+    """
 
     results: list[Result]
     cards: dict[str, Card]
@@ -54,6 +57,7 @@ class Report:
     fit_params: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    sweep: bool = False
 
     @property
     def several(self) -> bool:

@@ -19,6 +19,9 @@ MAX_COLOURED = 4
 _PARTS = {
     "summary": ("Summary", "The method that integrates this data best, and how sure that is."),
     "warnings": ("Warnings and failures", "What went wrong, and what weakens the comparison."),
+    "sweep": ("Scores over the grid", "Every method at every setting of the simulation."),
+    "curves": ("Curves", "How the methods bear a stronger batch effect."),
+    "means": ("Table of means", "The numbers behind the maps and curves."),
     "scores": ("Scores", "Every method on every metric."),
     "tradeoff": ("Batch against biology", "What the mixing of batches costs in biology."),
     "umap": ("Embeddings (UMAP)", "What the embeddings look like."),

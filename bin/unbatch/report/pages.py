@@ -1,7 +1,6 @@
 """Files of MultiQC's custom content, one per section of the report."""
 
 import base64
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from markupsafe import Markup, escape
 
 from unbatch.report import effect, embedding, figures, metagenes, recovered
 from unbatch.report.model import Drawing, Report
-from unbatch.report.names import info
+from unbatch.report.names import info, written
 from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
 from unbatch.report.paper import paper, weights
 from unbatch.report.scores import Entry, Result, Spread
@@ -36,11 +35,12 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
             pages += _umaps(drawing, number, where)
             pages += _tissue(drawing, number, where)
             pages += _factorisations(drawing, number, where)
-    pages += _methods(report)
+    pages += methods_pages(report)
     return {f"{page['id']}_mqc.json": page for page in pages}
 
 
-def _style() -> str:
+def style() -> str:
+    """Return the style sheet of all pages, with the logo in it."""
     here = Path(__file__).parent
     logo = base64.b64encode((here / "logo.svg").read_bytes()).decode()
     return Markup((here / "style.css").read_text(encoding="utf-8").replace("LOGO", f"data:image/svg+xml;base64,{logo}"))
@@ -80,7 +80,7 @@ def _summary(report: Report) -> dict[str, Any]:
         )
     content = render(
         "summary",
-        style=_style(),
+        style=style(),
         several=report.several,
         datasets=datasets,
         weights=weights(report.results[0]),
@@ -275,7 +275,7 @@ def _trade_off(result: Result, number: int, where: str) -> dict[str, Any] | None
         caption="Good is top right: batches mix and labels stay apart. Top left keeps biology but leaves the batches "
         "apart; bottom right mixes everything, biology included. Grey lines join points of equal total (numbers at the "
         f"right). Bars: lowest to highest seed.{hollow}",
-        image=figures.trade_off(shown),
+        image=figures.trade_off(shown, result.weights),
         alt=f"Biology score against batch score. {spoken}.",
     )
     return make_page("tradeoff", where.removesuffix(": "), content, str(number))
@@ -478,7 +478,8 @@ def _factorisations(drawing: Drawing, number: int, where: str) -> list[dict[str,
     return pages
 
 
-def _methods(report: Report) -> list[dict[str, Any]]:
+def methods_pages(report: Report) -> list[dict[str, Any]]:
+    """Make the pages that say what was run, how it is cited, and with which parameters."""
     used = list(dict.fromkeys((e.method, e.params_id) for r in report.results for e in r.entries))
     versions = report.all_versions
     methods = []
@@ -517,21 +518,6 @@ def _methods(report: Report) -> list[dict[str, Any]]:
     return pages
 
 
-def written(value: Any) -> str:
-    """Write a parameter for people."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, float | np.floating):
-        return f"{float(value):g}" if math.isfinite(value) else str(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(written(item) for item in value)
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
-
-
 def _parameter_parts(report: Report) -> list[dict[str, Any]]:
     """Run parameters: what is nested becomes a table of its own."""
     top = [(str(k), written(v)) for k, v in report.parameters.items() if not isinstance(v, dict)]
@@ -541,7 +527,8 @@ def _parameter_parts(report: Report) -> list[dict[str, Any]]:
         for key, value in report.parameters.items()
         if isinstance(value, dict) and value
     ]
-    settings = {f"{r.name}: {k}" if report.several else k: v for r in report.results for k, v in r.settings.items()}
+    differ = any(result.settings != report.results[0].settings for result in report.results)
+    settings = {f"{r.name}: {k}" if differ else k: v for r in report.results for k, v in r.settings.items()}
     if settings:
         parts.append({"title": "Settings of the scores", "entries": [(k, written(v)) for k, v in settings.items()]})
     return parts

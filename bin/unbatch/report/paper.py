@@ -2,8 +2,9 @@
 
 from unbatch.report import embedding
 from unbatch.report.model import Report
-from unbatch.report.names import title
+from unbatch.report.names import join, title, written
 from unbatch.report.scores import Result
+from unbatch.report.sweep import varied
 
 _SOFTWARE = {
     "scib": (
@@ -31,8 +32,19 @@ _SOFTWARE = {
 
 def weights(result: Result) -> str:
     """Write how the total is weighted."""
-    by = result.metrics.get("weights") or {"batch": 0.4, "bio": 0.6}
-    return f"{by['batch']:g} × batch + {by['bio']:g} × biology"
+    return f"{result.weights['batch']:g} × batch + {result.weights['bio']:g} × biology"
+
+
+def _sweep(report: Report) -> str:
+    """Write what was simulated, in place of a sentence per dataset."""
+    swept = varied([result.dataset["simulation"] for result in report.results])
+    lists = [f"{name} ({', '.join(written(value) for value in values)})" for name, values in swept.items()]
+    data = report.results[0].dataset
+    return (
+        f"{len(report.results)} datasets were simulated by POPARI's generative model with an additive batch effect"
+        f"{f', with every combination of {join(lists)}' if lists else ''}; the first has {data['cells']:,} cells with "
+        f"{data['genes']:,} genes from {len(data['batches'])} batches."
+    )
 
 
 def paper(report: Report) -> tuple[str, list[str]]:
@@ -49,8 +61,8 @@ def paper(report: Report) -> tuple[str, list[str]]:
     def version(package: str) -> str:
         return f" {versions[package]}" if package in versions else ""
 
-    sentences = []
-    for result in report.results:
+    sentences = [_sweep(report)] if report.sweep else []
+    for result in [] if report.sweep else report.results:
         data = result.dataset
         name = f"{result.name}: " if report.several else ""
         labels = f" and {len(data['labels'])} labels" if result.labelled else ""

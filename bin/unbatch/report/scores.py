@@ -127,6 +127,11 @@ class Result:
         return str(self.dataset["name"])
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Weights of ``batch`` and ``bio`` in the total."""
+        return self.metrics["weights"]
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """All rows, in the order of the entries."""
         return [row for entry in self.entries for row in entry.rows]
@@ -190,6 +195,9 @@ def read_scores(path: str | Path, cards: dict[str, Card]) -> Result:
     absent = {"name", "cells", "genes", "batches"} - set(content["dataset"])
     if absent:
         raise InputError(f"{path}: dataset lacks {', '.join(sorted(absent))}")
+    weights = content["metrics"].get("weights")
+    if not isinstance(weights, dict) or not all((number(weights.get(key)) or 0) > 0 for key in ("batch", "bio")):
+        raise InputError(f"{path}: metrics lacks weights of batch and bio, found {weights!r}")
     for index, row in enumerate(content["rows"]):
         absent = {"id", "method", "seed", "status", "metrics"} - set(row)
         if absent:

@@ -1,0 +1,349 @@
+"""Scores over the grid of a sweep: one array per score, with an axis each for method, panel, y, x and seed."""
+
+import csv
+import io
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unbatch.errors import InputError
+from unbatch.report.scores import Entry, Result, number
+
+SCORES = {"batch": "Batch mixing", "bio": "Biology kept", "total": "Total"}
+"""The scores of a sweep and their titles."""
+
+LEVEL = 0.9
+"""Coverage of the intervals over seeds."""
+
+_FIRST = ("sigma_beta", "share_beta")
+_KINDS = ("correction", "reference", "control")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A parameter of the simulation and its values, in order."""
+
+    name: str
+    values: list[Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method with one set of parameters, as it is called in figures."""
+
+    method: str
+    params_id: str
+    label: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Scores over a grid.
+
+    Attributes
+    ----------
+    x, y
+        The parameters that span the heat maps; a value alone where fewer than two are swept.
+    panels
+        The settings of all other swept parameters.
+    seeds
+        Seeds of the simulations.
+    lines
+        The methods: corrections by their mean total, then references and controls.
+    values
+        Score -> array of line x panel x y x x x seed; NaN where there is no score, or not over all metrics.
+    cells
+        Cells of every dataset.
+    partial
+        Fits of a dataset that were left out, as their means are over fewer metrics.
+    """
+
+    x: Axis
+    y: Axis
+    panels: list[dict[str, Any]]
+    seeds: list[int]
+    lines: list[Line]
+    values: dict[str, np.ndarray]
+    cells: list[int]
+    partial: int
+
+    @property
+    def settings(self) -> int:
+        """Number of settings, each simulated with all seeds."""
+        return len(self.panels) * len(self.y.values) * len(self.x.values)
+
+    @property
+    def swept(self) -> list[Axis]:
+        """Those of the two axes that have more than one value."""
+        return [axis for axis in (self.x, self.y) if len(axis.values) > 1]
+
+    def setting(self, panel: int, y: int, x: int) -> dict[str, Any]:
+        """Return the parameters at a place of the grid: those of the panel, and the axes where they are swept."""
+        places = ((self.x, x), (self.y, y))
+        return {axis.name: axis.values[i] for axis, i in places if axis in self.swept} | self.panels[panel]
+
+
+def varied(simulations: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the parameters that have more than one value, with these in the order in which they occur."""
+    values = {name: list(dict.fromkeys(s[name] for s in simulations)) for name in simulations[0]}
+    return {name: found for name, found in values.items() if len(found) > 1}
+
+
+def grid(simulations: Sequence[dict[str, Any]]) -> tuple[Axis, Axis, list[dict[str, Any]]]:
+    """Find what was swept.
+
+    Numbers span the maps: `sigma_beta` and `share_beta` where they are swept, else the first two that are. All other
+    parameters with more than one value make panels.
+
+    Parameters
+    ----------
+    simulations
+        Parameters of every dataset.
+
+    Returns
+    -------
+    x, y
+        The axes of the maps.
+    panels
+        Every setting of the other parameters that occurs; one without parameters if there are no others.
+    """
+    swept = {name: found for name, found in varied(simulations).items() if name != "seed"}
+    numeric = [name for name, found in swept.items() if all(number(value) is not None for value in found)]
+    numeric.sort(key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    # a map of one row or one value where less is swept
+    names = [*numeric, *(name for name in _FIRST if name not in numeric)][:2]
+    x, y = (Axis(name, sorted(swept.get(name, [simulations[0][name]]))) for name in names)
+    others = [name for name in swept if name not in names]
+    found = {tuple(s[name] for name in others) for s in simulations}
+    order = [setting for setting in itertools.product(*(swept[name] for name in others)) if setting in found]
+    return x, y, [dict(zip(others, setting, strict=True)) for setting in order]
+
+
+def collect(results: Sequence[Result]) -> Sweep:
+    """Put the scores of all datasets on their grid.
+
+    A dataset's score of a method is the mean over the seeds of the fit. Only means over the same metrics are put side
+    by side: those that any dataset of the sweep has.
+
+    Raises
+    ------
+    InputError
+        If a dataset was not simulated, or two have the same parameters and seed.
+    """
+    real = next((result for result in results if not result.dataset.get("simulation")), None)
+    if real:
+        raise InputError(f"{real.source}: dataset has no simulation; a sweep is over simulated datasets")
+    simulations = [dict(result.dataset["simulation"]) for result in results]
+    x, y, panels = grid(simulations)
+    seeds = sorted({int(s["seed"]) for s in simulations})
+    lines = list(dict.fromkeys(Line(e.method, e.params_id, e.label, e.kind) for r in results for e in r.entries))
+    full = set().union(*(_available(entry, r) for r in results for entry in r.scored()))
+    shape = (len(lines), len(panels), len(y.values), len(x.values), len(seeds))
+    values = {name: np.full(shape, np.nan) for name in SCORES}
+    partial = 0
+    taken: dict[tuple[int, ...], str] = {}
+    for result, s in zip(results, simulations, strict=True):
+        panel = panels.index({name: s[name] for name in panels[0]})
+        place = (panel, y.values.index(s[y.name]), x.values.index(s[x.name]), seeds.index(int(s["seed"])))
+        if place in taken:
+            raise InputError(f"{result.source}: {taken[place]} has the same parameters and seed of the simulation")
+        taken[place] = result.source
+        for entry in result.scored():
+            if _available(entry, result) != full:
+                partial += len(entry.compared)
+                continue
+            line = lines.index(Line(entry.method, entry.params_id, entry.label, entry.kind))
+            for name in SCORES:
+                spread = getattr(entry, name)
+                values[name][(line, *place)] = spread.mean if spread else np.nan
+    totals = np.array([_mean(each) for each in values["total"]])
+    order = sorted(
+        range(len(lines)),
+        key=lambda i: (_KINDS.index(lines[i].kind), -np.nan_to_num(totals[i], nan=-1), lines[i].label),
+    )
+    return Sweep(
+        x,
+        y,
+        panels,
+        seeds,
+        [lines[i] for i in order],
+        {name: array[order] for name, array in values.items()},
+        sorted({result.dataset["cells"] for result in results}),
+        partial,
+    )
+
+
+def _available(entry: Entry, result: Result) -> frozenset[str]:
+    names = (*result.metrics.get("batch", []), *result.metrics.get("bio", []))
+    # of a seed, not of all: a mean over seeds that have different metrics is none either
+    return frozenset.intersection(
+        *(frozenset(name for name in names if number(row["metrics"].get(name)) is not None) for row in entry.compared)
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    present = values[np.isfinite(values)]
+    return float(present.mean()) if present.size else np.nan
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average over the last axis, with Student's t interval of coverage `LEVEL`.
+
+    Parameters
+    ----------
+    values
+        Any shape; NaN is left out.
+
+    Returns
+    -------
+    mean
+        NaN where there is no value.
+    half
+        Half the width of the interval; NaN where there are fewer than two values.
+    count
+        Number of values.
+    """
+    from scipy.stats import t
+
+    known = np.isfinite(values)
+    count = known.sum(axis=-1)
+    filled = np.where(known, values, 0.0)
+    mean = np.where(count > 0, filled.sum(axis=-1) / np.maximum(count, 1), np.nan)
+    squares = np.where(known, (values - mean[..., None]) ** 2, 0.0).sum(axis=-1)
+    freedom = np.maximum(count - 1, 1)
+    half = t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(squares / freedom / np.maximum(count, 1))
+    return mean, np.where(count > 1, half, np.nan), count
+
+
+def curve(values: np.ndarray, along: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average a score over one axis of the maps, then over seeds.
+
+    Parameters
+    ----------
+    values
+        ... x y x x x seed.
+    along
+        The axis to keep: -2 for x, -3 for y. Over the other, a seed that lacks a value is left out, so that all
+        means are over the same settings.
+
+    Returns
+    -------
+    mean, half, count
+        As of `interval`.
+    """
+    return interval(values.mean(axis=-3 if along == -2 else -2))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a method fares over the grid; counts are of settings.
+
+    Attributes
+    ----------
+    first
+        Where it has the best total of all corrections; `surely` where the interval of the difference to the next one,
+        seed by seed, lies above 0 as well.
+    below
+        Where it does not exceed the best that corrects nothing.
+    lost
+        Where it has no total.
+    mean
+        Total, over all settings that have one.
+    worst
+        Lowest total of a setting and where, or None.
+    """
+
+    line: Line
+    first: int
+    surely: int
+    below: int
+    lost: int
+    mean: float
+    worst: tuple[float, dict[str, Any]] | None
+
+
+def standings(sweep: Sweep) -> list[Standing]:
+    """Say of every method how it fares over the grid, in the order of the lines."""
+    by_seed = sweep.values["total"].reshape(len(sweep.lines), -1, len(sweep.seeds))
+    totals, _, _ = interval(by_seed)
+    places = list(itertools.product(*(range(n) for n in sweep.values["total"].shape[1:4])))
+    corrections = [i for i, line in enumerate(sweep.lines) if line.kind == "correction"]
+    idle = [i for i, line in enumerate(sweep.lines) if line.kind == "reference" or line.method == "none"]
+    first, surely, below = Counter(), Counter(), Counter()
+    for setting in range(totals.shape[1]):
+        ranked = sorted((i for i in corrections if np.isfinite(totals[i, setting])), key=lambda i: -totals[i, setting])
+        if ranked:
+            first[ranked[0]] += 1
+        if len(ranked) > 1:
+            gain, half, _ = interval(by_seed[ranked[0], setting] - by_seed[ranked[1], setting])
+            surely[ranked[0]] += bool(gain - half > 0)
+        bound = max((totals[i, setting] for i in idle if np.isfinite(totals[i, setting])), default=None)
+        below.update(i for i in ranked if bound is not None and totals[i, setting] <= bound)
+    found = []
+    for i, line in enumerate(sweep.lines):
+        known = np.isfinite(totals[i])
+        worst = int(np.nanargmin(totals[i])) if known.any() else None
+        found.append(
+            Standing(
+                line,
+                first[i],
+                surely[i],
+                below[i],
+                int((~known).sum()),
+                _mean(totals[i]),
+                None if worst is None else (float(totals[i, worst]), sweep.setting(*places[worst])),
+            )
+        )
+    return found
+
+
+def means(sweep: Sweep) -> list[dict[str, Any]]:
+    """List the mean of every setting and method with its interval, a row each; None where there is none."""
+    found = {name: interval(sweep.values[name]) for name in SCORES}
+    rows = []
+    for panel, y, x in np.ndindex(*sweep.values["total"].shape[1:4]):
+        for i, line in enumerate(sweep.lines):
+            at = (i, panel, y, x)
+            row = {sweep.x.name: sweep.x.values[x], sweep.y.name: sweep.y.values[y]} | sweep.panels[panel]
+            row |= {"method": line.method, "params_id": line.params_id, "seeds": int(found["total"][2][at])}
+            for name, (mean, half, _) in found.items():
+                row[name] = _known(mean[at])
+                row[f"{name}_low"], row[f"{name}_high"] = _known(mean[at] - half[at]), _known(mean[at] + half[at])
+            rows.append(row)
+    return rows
+
+
+def _known(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def table(sweep: Sweep) -> str:
+    """Write `means` as CSV."""
+    rows = means(sweep)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def failures(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """List the fits without scores, those that ended alike together: label, status, code, message, fits, datasets."""
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for result in results:
+        for entry in result.entries:
+            for row in entry.rows:
+                if row["status"] != "ok":
+                    code = "killed" if row.get("exit_code") is None else str(row["exit_code"])
+                    alike[entry.label, row["status"], code, str(row.get("message") or "no message")].append(result.name)
+    keys = ("label", "status", "exit_code", "message")
+    found = [
+        {**dict(zip(keys, key, strict=True)), "fits": len(names), "datasets": sorted(set(names))}
+        for key, names in alike.items()
+    ]
+    return sorted(found, key=lambda row: (row["status"] != "failed", -row["fits"]))
