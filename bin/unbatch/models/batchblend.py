@@ -232,7 +232,7 @@ def _noise_model(data: _Data, rank: int) -> tuple[_Noise, list[Tensor]]:
     for _ in range(2):
         residual = torch.zeros_like(mean)
         bases = []
-        for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
+        for b, matrix in enumerate(data.matrices):
             own_rank = min(rank, max(1, matrix.shape[0] // 5))
             basis = _directions(data, noise, data.ones(), own_rank, [b])
             bases.append(basis)
@@ -251,7 +251,7 @@ def _noise_model(data: _Data, rank: int) -> tuple[_Noise, list[Tensor]]:
 
 
 def _explained(matrix: CellMatrix, basis: Tensor, weights: Tensor) -> Tensor:
-    """Sum over cells of ``2 y z - z^2`` by gene, where z is the projection of y; squares minus this are the residual."""
+    """Sum ``2 y z - z^2`` over cells by gene, where z is the projection of y; squares minus this are the residual."""
     scores = matrix.times(weights[:, None] * basis).double()
     cross = (matrix.transposed_times(scores) * basis).sum(1) / weights
     return 2 * cross - ((basis @ (scores.T @ scores)) * basis).sum(1) / weights.square()
@@ -334,7 +334,7 @@ def _shrink(factors: Tensor, error: Tensor) -> tuple[Tensor, Tensor, float]:
     return factors - factors.mean(0), (kept.sqrt() * error), math.sqrt(prior)
 
 
-# ------------------------------------------------------------------------------------------- batch effect or composition
+# ------------------------------------------------------------------------------------------ batch effect or composition
 
 
 @dataclass
@@ -427,7 +427,7 @@ def _meeting(profiles: Tensor, slices: list[slice], rng: torch.Generator, most: 
 
 
 def _groups(linked: Tensor) -> list[list[int]]:
-    """Connected components of a symmetric T x T matrix of links."""
+    """Find the connected components of a symmetric T x T matrix of links."""
     free, groups = set(range(len(linked))), []
     while free:
         group, front = set(), {min(free)}
@@ -827,7 +827,7 @@ def _offset_evidence(batch: int, size: float, error: float, accepted: bool) -> E
     return Evidence((batch,), "offset", accepted, reason, size, error)
 
 
-# ------------------------------------------------------------------------------------- non-negative matrix factorisation
+# ------------------------------------------------------------------------------------ non-negative matrix factorisation
 
 
 def _sweep(amounts: Tensor, linear: Tensor, design: Tensor, sweeps: int) -> None:
@@ -844,7 +844,7 @@ def _sweep(amounts: Tensor, linear: Tensor, design: Tensor, sweeps: int) -> None
 
 
 def _sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: Tensor, sweeps: int) -> None:
-    """The same for the metagenes (K x G), whose genes have designs ``sum_b weights_bg design_b``."""
+    """Do the same for the metagenes (K x G), whose genes have designs ``sum_b weights_bg design_b``."""
     designs = torch.einsum("bg,bkl->klg", weights, design)
     for _ in range(sweeps):
         for k in range(len(metagenes)):

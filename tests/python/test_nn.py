@@ -1,0 +1,209 @@
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+from unbatch.nn import cells, kmeans
+from unbatch.nn.rays import RayFit
+from unbatch.nn.two_way import two_way
+
+CPU = torch.device("cpu")
+
+
+def counts(n: int = 53, genes: int = 17, density: float = 0.3, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.poisson(4, (n, genes)) * (rng.random((n, genes)) < density)).astype(np.float32)
+
+
+@pytest.fixture(params=["one chunk", "many chunks"])
+def _chunks(request, monkeypatch):
+    if request.param == "many chunks":
+        monkeypatch.setattr(cells, "_CHUNK_ROWS", 10)
+        monkeypatch.setattr(cells, "_DENSE_VALUES", 60)
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("make", [np.asarray, csr_matrix])
+@pytest.mark.parametrize("density", [0.3, 0.9])
+def test_products_with_cells_are_those_of_numpy(make, density):
+    values, rng = counts(density=density), np.random.default_rng(1)
+    matrix = cells.CellMatrix(make(values), 0.5, CPU)
+    right, left, weights = rng.normal(size=(17, 3)), rng.normal(size=(53, 3)), rng.random(53)
+    y = values.astype(np.float64) * 0.5
+    found = {
+        "times": matrix.times(torch.as_tensor(right)),
+        "squares_times": matrix.squares_times(torch.as_tensor(right)),
+        "transposed_times": matrix.transposed_times(torch.as_tensor(left)),
+        "squares_transposed_times": matrix.squares_transposed_times(torch.as_tensor(left)),
+        "gram": matrix.gram(torch.as_tensor(weights)),
+    }
+    weighted = y * weights[:, None]
+    expected = {
+        "times": y @ right,
+        "squares_times": y**2 @ right,
+        "transposed_times": y.T @ left,
+        "squares_transposed_times": (y**2).T @ left,
+        "gram": weighted.T @ weighted,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-4, err_msg=name)
+
+
+def test_a_sparse_matrix_is_not_held_dense_unless_that_takes_less_memory():
+    held = {d: cells.CellMatrix(csr_matrix(counts(density=d)), 1, CPU)._chunks[0].rows for d in (0.3, 0.9)}
+    assert held[0.3].is_sparse_csr
+    assert not held[0.9].is_sparse_csr
+
+
+def blobs(seed: int = 0, clusters: int = 6, each: int = 40) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    middles = 20 * rng.permutation(np.eye(clusters))
+    label = np.repeat(np.arange(clusters), each)
+    points = middles[label] + rng.normal(size=(len(label), clusters))
+    return torch.tensor(points), torch.tensor(label), torch.tensor(middles)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("sample", [50_000, 100])
+def test_separated_clusters_are_found(sample, monkeypatch):
+    monkeypatch.setattr(kmeans, "_SAMPLE", sample)
+    points, label, middles = blobs()
+    # far from 0, where squares of distances cancel
+    points, middles = points + 1e4, middles + 1e4
+    centres = kmeans.kmeans(points, 6, generator())
+    found = kmeans.nearest(points, centres)
+    pairs = {(int(a), int(b)) for a, b in zip(label, found, strict=True)}
+    assert len(pairs) == 6
+    assert torch.cdist(middles, centres).min(1).values.max() < 1.5
+
+
+def test_clusters_are_the_same_for_the_same_random_numbers():
+    points = torch.randn(300, 4, generator=generator(), dtype=torch.float64)
+    first, second, other = (kmeans.kmeans(points, 12, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_more_clusters_than_distinct_points_leave_no_point_without_a_centre():
+    points = torch.eye(3, dtype=torch.float64).repeat(10, 1)
+    centres = kmeans.kmeans(points, 5, generator())
+    assert centres.shape == (5, 3)
+    assert torch.isfinite(centres).all()
+    assert torch.cdist(points, centres).min(1).values.max() < 1e-6
+    assert kmeans.kmeans(points[:2], 5, generator()).shape == (2, 3)
+
+
+def test_an_emptied_cluster_takes_the_farthest_point(monkeypatch):
+    """All starts on one blob but for a centre that no point is nearest to."""
+    points, _, middles = blobs(clusters=2)
+    start = torch.stack([middles[0], middles[0] + 1e3])[None]
+    monkeypatch.setattr(kmeans, "_seeds", lambda *_: start - points.mean(0))
+    centres = kmeans.kmeans(points, 2, generator())
+    assert torch.cdist(middles, centres).min(1).values.max() < 1.5
+
+
+def rays(seed: int, noise: float = 0.02, offset: float = 1.0) -> tuple[RayFit, torch.Tensor]:
+    """Three states that two batches share, each batch with an offset."""
+    rng = np.random.default_rng(seed)
+    n, genes, states = 300, 8, 3
+    profile = rng.dirichlet(np.ones(genes), states)
+    planted = offset * rng.dirichlet(np.ones(genes), 2) * np.array([[3.0], [1.0]])
+    batch, state = np.repeat([0, 1], n // 2), rng.integers(0, states, n)
+    size = rng.gamma(10, 1, n)
+    values = planted[batch] + profile[state] * size[:, None] + rng.normal(0, noise, (n, genes))
+    tensors = (torch.tensor(each) for each in (values, values.sum(1), batch, state))
+    return RayFit(*tensors, states, genes, float((values.mean(0) ** 2).mean())), torch.tensor(planted)
+
+
+def test_rays_meet_in_the_planted_offset():
+    problem, planted = rays(0)
+    found = problem.fit()
+    torch.testing.assert_close(found.offset, planted, atol=0.05, rtol=0)
+    torch.testing.assert_close(found.total, planted.sum(1), atol=0.1, rtol=0)
+    torch.testing.assert_close(found.profile.sum(1), torch.ones(3, dtype=torch.float64), atol=0.02, rtol=0)
+
+
+def test_rays_of_cells_without_offset_meet_near_0():
+    problem, _ = rays(0, offset=0.0)
+    found = problem.fit()
+    assert (found.total <= 3 * found.error + 1e-9).all()
+    assert found.offset.abs().max() < 0.05
+
+
+def test_the_errors_of_an_offset_are_those_of_repeats():
+    """Over repeats, estimates differ from the truth by as much as the standard errors say.
+
+    With little noise: sizes are totals of the noisy values, which draws the offset to 0 where there is much.
+    """
+    totals, genes = [], []
+    for seed in range(30):
+        problem, planted = rays(seed)
+        found = problem.fit()
+        totals.append((found.total - planted.sum(1)) / found.error)
+        genes.append((found.offset - planted) / found.covariance.diagonal(dim1=1, dim2=2).sqrt())
+    for standardised in (torch.stack(totals), torch.stack(genes)):
+        assert 0.7 < standardised.square().mean().sqrt() < 1.4
+
+
+def test_errors_of_rays_grow_with_the_noise():
+    errors = [float(rays(0, noise)[0].fit().error.mean()) for noise in (0.02, 0.2)]
+    assert 5 < errors[1] / errors[0] < 20
+
+
+def tables(noise: float = 0.01, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums of a state and a factor (mean 0) with unequal variances; some entries are not known."""
+    rng = np.random.default_rng(seed)
+    batches, states, genes = 3, 6, 5
+    factors = rng.normal(size=(batches, genes))
+    factors -= factors.mean(0)
+    sd = rng.uniform(0.5, 2, (batches, states, genes))
+    logs = rng.normal(size=(states, genes)) + factors[:, None] + noise * sd * rng.normal(size=sd.shape)
+    variance = sd**2
+    variance[rng.random(sd.shape) < 0.1] = np.inf
+    return torch.tensor(logs), torch.tensor(variance), torch.tensor(factors)
+
+
+def test_a_two_way_fit_without_outliers_is_weighted_least_squares():
+    logs, variance, _ = tables()
+    found, error, spread = two_way(torch.where(variance.isinf(), 0, logs), variance)
+    batches, states, genes = logs.shape
+    batch, state = np.divmod(np.arange(batches * states), states)
+    # the last batch has minus the sum of the others
+    coded = np.vstack([np.eye(batches - 1), -np.ones(batches - 1)])[batch]
+    design = np.hstack([coded, np.eye(states)[state]])
+    for gene in range(genes):
+        weight = (1 / variance[:, :, gene].numpy()).ravel()
+        normal = design.T @ (design * weight[:, None])
+        solution = np.linalg.solve(normal, design.T @ (weight * logs[:, :, gene].numpy().ravel()))
+        expected = np.append(solution[: batches - 1], -solution[: batches - 1].sum())
+        np.testing.assert_allclose(found[:, gene], expected, atol=1e-8)
+        covariance = np.linalg.inv(normal)[: batches - 1, : batches - 1]
+        both = np.vstack([np.eye(batches - 1), -np.ones(batches - 1)])
+        exact = np.sqrt(np.diag(both @ covariance @ both.T))
+        # on the safe side: at most what two batches have, whose mean is counted as unknown
+        assert (error[:, gene].numpy() >= exact).all()
+        assert (error[:, gene].numpy() <= 1.42 * exact).all()
+    # noise is a hundredth of what the variances say: nothing is left for an interaction
+    assert (spread == 0).all()
+
+
+def test_a_two_way_fit_is_hardly_moved_by_an_outlier_of_a_gene():
+    logs, variance, truth = tables(noise=0.1)
+    variance = torch.full_like(variance, 0.01)
+    far = logs.clone()
+    far[0, 0, 0] += 50
+    clean, moved = two_way(logs, variance)[0], two_way(far, variance)[0]
+    assert (clean - truth).abs().max() < 0.25
+    assert (moved - clean).abs().max() < 0.1
+
+
+def test_what_states_and_batches_do_not_explain_is_the_spread():
+    rng = np.random.default_rng(0)
+    logs = torch.tensor(rng.normal(0, 0.5, (4, 30, 50)))
+    _, error, spread = two_way(logs, torch.full_like(logs, 1e-4))
+    assert 0.15 < spread.mean() < 0.35
+    # four batches: each mean of 30 values has a variance of 3/4 of .25 / 30
+    assert 0.06 < error.mean() < 0.13
