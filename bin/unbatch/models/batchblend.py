@@ -43,6 +43,8 @@ MOST_ERROR = 0.12
 """An offset whose standard error is a larger share of the mean total is not taken."""
 LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
+LEAST_CELLS = 3
+"""A state is compared between batches that have so many cells of it."""
 _EPS = 0.1
 """Share of a metagene in a state at which the sparse prior has fallen by half."""
 
@@ -294,7 +296,7 @@ def _gene_factors(profile: Tensor, variance: Tensor, count: Tensor, floor: Tenso
         Logarithm of the factors (T x G, mean 0 over batches), their standard errors, and the variance over states of
         what is left (G).
     """
-    known = (count >= 3)[..., None] & (profile > floor)
+    known = (count >= LEAST_CELLS)[..., None] & (profile > floor)
     known &= known.sum(0) >= 2
     positive = profile.clamp(min=1e-12)
     variance = torch.where(known, (variance / positive.square()).clamp(max=25) + 1e-6, math.inf)
@@ -452,12 +454,15 @@ class _Judge:
         Spread of the log factors between two batches when that was found, T x T.
     meeting
         Share of cells that meet without what composition could make, in the worse direction, T x T.
+    shared
+        Number of states with cells of both, T x T.
     """
 
     def __init__(self, composition: _Composition, batches: int) -> None:
         self.composition = composition
         self.share = torch.zeros(batches, batches, dtype=torch.float64)
         self.size, self.meeting = torch.zeros_like(self.share), torch.zeros_like(self.share)
+        self.shared = torch.ones_like(self.share)
 
     @property
     def linked(self) -> Tensor:
@@ -482,7 +487,9 @@ class _Judge:
         for a, b in pairs:
             share, size, meeting = (float(table[a, b]) for table in (self.share, self.size, self.meeting))
             accepted = size > LEAST_SPREAD and group_of[a] == group_of[b]
-            if size <= LEAST_SPREAD:
+            if size <= LEAST_SPREAD and self.shared[a, b] == 0:
+                reason = "Left alone: no state has cells of both, so that nothing can be compared."
+            elif size <= LEAST_SPREAD:
                 reason = f"Genes differ by less than {LEAST_SPREAD:.0%}: nothing to correct."
             elif not accepted:
                 reason = f"Left alone: cells of one batch differ among themselves in the same way ({share:.0%} of it)."
@@ -722,6 +729,8 @@ class _Rounds:
 
     def _find_factors(self, profile: Tensor, variance: Tensor, count: Tensor) -> None:
         data, judge = self.data, self.judge
+        present = (count >= LEAST_CELLS).double()
+        judge.shared = present @ present.T
         floor = 0.02 * data.mean / data.mean.sum()
         while True:
             found, error = _factors_of_groups(self.log_factors, profile, variance, count, floor, self.groups)
@@ -1199,7 +1208,7 @@ def fit(
         If there are fewer genes than metagenes, or a batch has fewer cells than metagenes.
     """
     K = settings.metagenes
-    totals = np.asarray(expression.sum(1), dtype=np.float64).ravel()
+    totals = np.asarray(expression.sum(1, dtype=np.float64)).ravel()
     kept = np.flatnonzero(totals > SMALLEST * totals.mean())
     kept = kept[np.argsort(batch[kept], kind="stable")]
     smallest = np.bincount(batch[kept], minlength=int(batch.max()) + 1).min()
