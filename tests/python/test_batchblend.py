@@ -14,7 +14,7 @@ from unbatch.metrics.recovery import (
     match_metagenes,
     offset_recovery,
 )
-from unbatch.models.batchblend import Fitted, Settings, fit, shares
+from unbatch.models.batchblend import Fitted, Settings, choose_metagenes, fit, shares
 
 DEFAULT = Settings(METAGENES)
 PLAIN = Settings(METAGENES, offset="none", factors=False)
@@ -343,3 +343,22 @@ def test_popari_has_a_random_field_and_no_batch_effect():
     assert not any(found.history["sparsity"])
     assert found.affinity.affinity.shape == (1, METAGENES, METAGENES)
     assert max(found.history["phase"]) == 1
+
+
+@pytest.mark.parametrize("effect", [{}, {"sigma_beta": 0.0}, {"sigma_beta": 0.0, "sigma_gene": 0.3}])
+def test_as_many_metagenes_as_there_are_or_a_few_more_are_chosen(effect):
+    """A batch effect takes none of them."""
+    for seed in range(3):
+        values, truth = simulation(seed, cells=225, genes=100, gamma_shape=8.0, **effect)
+        assert METAGENES <= choose_metagenes(values, truth.batch, seed) <= METAGENES + 5
+
+
+def test_the_number_of_metagenes_keeps_within_what_genes_and_cells_allow():
+    values, truth = simulation(cells=225, genes=100, gamma_shape=8.0)
+    assert choose_metagenes(csr_matrix(values), truth.batch) == choose_metagenes(values, truth.batch)
+    assert choose_metagenes(values, truth.batch, most=7) == 7
+    assert choose_metagenes(values, truth.batch, fewest=20) == 20
+    assert choose_metagenes(values[:, :12], truth.batch) <= 6
+    assert choose_metagenes(values[:, :4], truth.batch) == 4
+    few = np.r_[0:3, 225:228]
+    assert choose_metagenes(values[few], truth.batch[few]) == 3

@@ -4,6 +4,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from unbatch.nn import cells, kmeans
+from unbatch.nn.held_out import held_out_errors
 from unbatch.nn.rays import RayFit
 from unbatch.nn.two_way import two_way
 
@@ -207,3 +208,21 @@ def test_what_states_and_batches_do_not_explain_is_the_spread():
     assert 0.15 < spread.mean() < 0.35
     # four batches: each mean of 30 values has a variance of 3/4 of .25 / 30
     assert 0.06 < error.mean() < 0.13
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_held_out_entries_are_predicted_best_by_the_rank_of_the_data(rank):
+    rng = np.random.default_rng(rank)
+    values = rng.normal(size=(120, rank)) @ rng.normal(size=(rank, 40)) + rng.normal(0, 0.3, (120, 40))
+    errors = held_out_errors(torch.tensor(values), 12, 5, generator())
+    assert errors.shape == (25, 12)
+    mean = errors.mean(0)
+    assert int(mean.argmin()) + 1 == rank
+    # what is left is noise, and that of the prediction
+    assert 0.09 < mean.min() < 0.12
+
+
+def test_held_out_errors_stop_at_the_rank_of_the_blocks_that_are_left():
+    values = torch.randn(20, 10, generator=generator(), dtype=torch.float64)
+    assert held_out_errors(values, 30, 5, generator()).shape == (25, 8)
+    assert torch.isfinite(held_out_errors(torch.ones(20, 10, dtype=torch.float64), 5, 5, generator())).all()
