@@ -362,3 +362,43 @@ def test_the_number_of_metagenes_keeps_within_what_genes_and_cells_allow():
     assert choose_metagenes(values[:, :4], truth.batch) == 4
     few = np.r_[0:3, 225:228]
     assert choose_metagenes(values[few], truth.batch[few]) == 3
+
+
+@pytest.mark.parametrize("mix", ["same", "shifted"])
+def test_the_annealed_prior_finds_how_batches_differ(mix):
+    """Not how much of it all batches share: that its floor is too high is known."""
+    for seed in range(2):
+        settings = Settings(METAGENES, offset="annealed")
+        model = fitted(seed, settings, cells=225, genes=100, gamma_shape=8.0, mix=mix).model
+        truth = in_units(simulation(seed, cells=225, genes=100, gamma_shape=8.0, mix=mix)[1])
+        recovery = offset_recovery(model.offset, truth.offset)
+        assert recovery["cosine"] > 0.98
+        assert recovery["relative_error"] < 0.2
+        assert (model.factors == 1).all()
+        assert np.isnan(model.offset_error).all()
+        assert np.isnan(model.total_offset_error).all()
+        assert [(each.batches, each.step, each.accepted) for each in model.evidence] == [
+            ((0,), "offset", True),
+            ((1,), "offset", True),
+        ]
+
+
+def test_the_cross_batch_prior_is_there_for_the_record():
+    shape = {"cells": 225, "genes": 100, "gamma_shape": 8.0}
+    model = fitted(0, Settings(METAGENES, offset="cross"), **shape).model
+    truth = in_units(simulation(0, **shape)[1])
+    assert offset_recovery(model.offset, truth.offset)["cosine"] > 0.9
+    # it leaves most of what the batches share in the amounts
+    assert model.offset.sum() < 0.6 * truth.offset.sum()
+    alone = fit(simulation()[0][:150], simulation()[1].batch[:150], Settings(METAGENES, offset="cross"))
+    assert np.isfinite(alone.amounts).all()
+
+
+def test_cells_of_one_total_are_left_alone_and_the_other_way_is_named():
+    values, truth = simulation()
+    model = fit(values / values.sum(1, keepdims=True), truth.batch, Settings(METAGENES)).model
+    assert not model.offset.any()
+    reasons = [each.reason for each in model.evidence if each.step == "offset"]
+    assert len(reasons) == 2
+    assert all("sizes of the cells don't tell" in reason and "`offset: annealed`" in reason for reason in reasons)
+    assert not any("annealed" in each.reason for each in fitted().model.evidence)

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 from scipy.sparse import csr_matrix
 
 from unbatch.nn import cells, kmeans
+from unbatch.nn.coordinates import sweep_amounts, sweep_metagenes
 from unbatch.nn.held_out import held_out_errors
 from unbatch.nn.rays import RayFit
 from unbatch.nn.two_way import two_way
@@ -149,6 +151,15 @@ def test_the_errors_of_an_offset_are_those_of_repeats():
         assert 0.7 < standardised.square().mean().sqrt() < 1.4
 
 
+def test_cells_of_one_total_tell_no_level_of_an_offset():
+    """The error is then that of the prior: a mean total, shared by two batches whose difference is known."""
+    problem, _ = rays(0)
+    problem.scores /= problem.scores.sum(1, keepdim=True)
+    ones = torch.ones(len(problem.scores), dtype=torch.float64)
+    found = RayFit(problem.scores, ones, problem.batch, problem.state, 3, 8, problem.offset_scale).fit()
+    assert (found.error > 0.5).all()
+
+
 def test_errors_of_rays_grow_with_the_noise():
     errors = [float(rays(0, noise)[0].fit().error.mean()) for noise in (0.02, 0.2)]
     assert 5 < errors[1] / errors[0] < 20
@@ -226,3 +237,46 @@ def test_held_out_errors_stop_at_the_rank_of_the_blocks_that_are_left():
     values = torch.randn(20, 10, generator=generator(), dtype=torch.float64)
     assert held_out_errors(values, 30, 5, generator()).shape == (25, 8)
     assert torch.isfinite(held_out_errors(torch.ones(20, 10, dtype=torch.float64), 5, 5, generator())).all()
+
+
+def test_sweeps_end_at_non_negative_least_squares():
+    rng = np.random.default_rng(0)
+    metagenes, truth = rng.gamma(1, size=(4, 30)), rng.gamma(0.3, size=(50, 4))
+    values = truth @ metagenes + rng.normal(0, 0.5, (50, 30))
+    exact = np.array([nnls(metagenes.T, value)[0] for value in values])
+    amounts = torch.ones(50, 4, dtype=torch.float64)
+    sweep_amounts(amounts, torch.tensor(values @ metagenes.T), torch.tensor(metagenes @ metagenes.T), 300)
+    np.testing.assert_allclose(amounts, exact, atol=1e-8)
+    assert (exact == 0).any()
+    # genes of two batches, with weights of their own
+    halves, weights = (values[:25], values[25:]), torch.tensor(rng.uniform(0.5, 2, (2, 30)))
+    design = torch.tensor(np.stack([truth[:25].T @ truth[:25], truth[25:].T @ truth[25:]]))
+    linear = sum(torch.tensor(x.T @ y) * w for x, y, w in zip((truth[:25], truth[25:]), halves, weights, strict=True))
+    found = torch.ones(4, 30, dtype=torch.float64)
+    sweep_metagenes(found, design, weights, linear, 500)
+    root = np.repeat(np.sqrt(weights.numpy()), 25, axis=0)
+    exact = [nnls(truth * root[:, [g]], values[:, g] * root[:, g])[0] for g in range(30)]
+    np.testing.assert_allclose(found.T, exact, atol=1e-7)
+
+
+def test_a_pull_to_an_anchor_ends_where_no_step_lowers_the_objective():
+    rng = np.random.default_rng(1)
+    metagenes = torch.tensor(rng.gamma(1, size=(4, 30)))
+    values = torch.tensor(rng.gamma(0.5, size=(40, 4))) @ metagenes + 0.3
+    design, linear = metagenes @ metagenes.T, values @ metagenes.T
+    anchor, pull = torch.tensor([0.5, 0.0, 1.0, 0.2], dtype=torch.float64), 8.0
+    x = torch.ones(40, 4, dtype=torch.float64)
+    sweep_amounts(x, linear, design, 500, pull=pull, anchor=anchor)
+
+    def objective(x):
+        return (x @ design * x).sum(1) / 2 - (x * linear).sum(1) + pull * (x - anchor).abs().sum(1)
+
+    assert (x == anchor).any(0).all()
+    assert ((x != anchor) & (x > 0)).any()
+    for k in range(4):
+        for step in (-1e-4, 1e-4):
+            moved = x.clone()
+            moved[:, k] = (moved[:, k] + step).clamp(min=0)
+            assert (objective(moved) >= objective(x) - 1e-12).all()
+    sweep_amounts(x, linear, design, 500, pull=1e6, anchor=anchor)
+    torch.testing.assert_close(x, anchor.repeat(40, 1))

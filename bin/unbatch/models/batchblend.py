@@ -29,9 +29,11 @@ from torch import Tensor
 from unbatch.nn import spatial
 from unbatch.nn.affinity import affinities, permuted_affinities
 from unbatch.nn.cells import CellMatrix
+from unbatch.nn.coordinates import sweep_amounts, sweep_metagenes
 from unbatch.nn.held_out import held_out_errors
 from unbatch.nn.kmeans import kmeans, nearest
 from unbatch.nn.rays import FLOOR, RayFit, Rays
+from unbatch.nn.shrunken import shrunken_offset
 from unbatch.nn.two_way import two_way
 
 SMALLEST = 0.02
@@ -60,8 +62,12 @@ class Settings:
     ----------
     metagenes
         Number of metagenes, K.
-    offset, factors
-        Whether batches may have an additive offset, and a factor per gene.
+    offset
+        How the additive offset of a batch is found: from the ``"rays"`` of its cells; for data whose cells all have one
+        total, with the ``"annealed"`` prior, which finds one in any data; by the thesis's ``"cross"``-batch prior, for
+        the record; or there is ``"none"``.
+    factors
+        Whether batches may have a factor per gene; not with ``"annealed"`` and ``"cross"``.
     ambiguous
         What becomes of that part of an accepted difference between batches which their composition could make, too:
         ``"leave"`` it in the data where batches meet without its removal (disjoint or unequal composition is then
@@ -82,7 +88,7 @@ class Settings:
     """
 
     metagenes: int
-    offset: Literal["rays", "none"] = "rays"
+    offset: Literal["rays", "annealed", "cross", "none"] = "rays"
     factors: bool = True
     ambiguous: Literal["remove", "leave"] = "remove"
     rounds: int = 4
@@ -658,6 +664,8 @@ class _Rounds:
         return float(self.totals.mean())
 
     def run(self) -> _Effect:
+        if self.settings.offset in ("annealed", "cross"):
+            return self._shrunken()
         for number in range(self.settings.rounds):
             self.tell(f"batch effect, round {number + 1} of {self.settings.rounds}")
             if self.settings.factors and self.data.batches > 1:
@@ -676,6 +684,42 @@ class _Rounds:
             self.state = nearest(profiles, centres)
         if self.log_factors.any():
             self._calibrate_factors()
+        return self._effect(centres, on_directions, profiles, self.evidence + self.judge.evidence(self.groups))
+
+    def _shrunken(self) -> _Effect:
+        """Find the offset by a prior on the amounts, then the states."""
+        data, way = self.data, self.settings.offset
+        self.tell(f"batch effect ({way})")
+        beta, metagenes = shrunken_offset(data.matrices, self.noise.weights, self._start(), way)
+        self.offset = beta @ metagenes
+        self.total = self.offset.sum(1)
+        # a prior gives no errors
+        self.offset_error = torch.full_like(self.offset, math.nan)
+        self.total_error = torch.full_like(self.total, math.nan)
+        self.directions = [_directions(data, self.noise, data.ones(), self.states, list(range(data.batches)))]
+        self.directions *= data.batches
+        self.scores, self.totals = _divided(data, self.noise, data.ones(), self.directions)
+        on_directions = (self.offset * self.noise.weights) @ self.directions[0]
+        profiles = self._without_offset(self.scores, self.totals, on_directions)
+        centres = kmeans(profiles, self.states, self.rng)
+        self.state = nearest(profiles, centres)
+        evidence = [
+            Evidence((b,), "offset", True, _SHRUNKEN[way], float(self.total[b]) / self.mean_total)
+            for b in range(data.batches)
+        ]
+        return self._effect(centres, on_directions, profiles, evidence)
+
+    def _start(self) -> Tensor:
+        """Mean expression of the first states, K x G, rows sum to 1."""
+        member = torch.nn.functional.one_hot(self.state, self.states).double()
+        data = self.data
+        parts = zip(data.matrices, data.slices, strict=True)
+        sums = sum(matrix.transposed_times(member[cells]).T for matrix, cells in parts)
+        # a state without cells starts from the mean of all
+        sums = torch.where(sums.sum(1, keepdim=True) > 0, sums, data.mean) + 1e-9 * data.mean
+        return sums / sums.sum(1, keepdim=True)
+
+    def _effect(self, centres: Tensor, on_directions: Tensor, profiles: Tensor, evidence: list[Evidence]) -> _Effect:
         return _Effect(
             self.offset.clamp(min=0),
             self.offset_error,
@@ -690,7 +734,7 @@ class _Rounds:
             self.scores,
             profiles,
             self.mean_total,
-            self.evidence + self.judge.evidence(self.groups),
+            evidence,
         )
 
     def _composition(self) -> _Composition:
@@ -779,7 +823,10 @@ class _Rounds:
         self.offset_error = variance.sqrt() / weights * accepted[:, None]
         self.evidence = [
             _offset_evidence(
-                b, *(float(x) / self.mean_total for x in (rays.total[b], total_error[b])), bool(accepted[b])
+                b,
+                *(float(x) / self.mean_total for x in (rays.total[b], total_error[b])),
+                bool(accepted[b]),
+                not certain.any(),
             )
             for b in range(self.data.batches)
         ]
@@ -829,9 +876,18 @@ class _Rounds:
         return found, errors
 
 
-def _offset_evidence(batch: int, size: float, error: float, accepted: bool) -> Evidence:
+_SHRUNKEN = {
+    "annealed": "Taken as asked for: the annealed prior finds one in any data, and there is no test of it.",
+    "cross": "Taken as asked for: the cross-batch prior finds one in any data, and there is no test of it.",
+}
+"""Why an offset by a prior is taken."""
+
+
+def _offset_evidence(batch: int, size: float, error: float, accepted: bool, no_size_tells: bool) -> Evidence:
     if error >= MOST_ERROR:
         reason = f"The sizes of the cells don't tell: the standard error is {error:.0%} of a mean cell."
+        if no_size_tells:
+            reason += " If there must be one, `offset: annealed` finds it without them."
     elif accepted:
         reason = f"The states meet {size / max(error, 1e-9):.0f} standard errors from 0."
     else:
@@ -840,30 +896,6 @@ def _offset_evidence(batch: int, size: float, error: float, accepted: bool) -> E
 
 
 # ------------------------------------------------------------------------------------ non-negative matrix factorisation
-
-
-def _sweep(amounts: Tensor, linear: Tensor, design: Tensor, sweeps: int) -> None:
-    """Lower ``x' Q x / 2 - x' c`` over x >= 0 in place, one coordinate of all cells after another; n x K."""
-    curvature = design.diagonal().tolist()
-    for part, target in zip(amounts.split(2**14), linear.split(2**14), strict=True):
-        x, c = part.T.contiguous(), target.T.contiguous()
-        for _ in range(sweeps):
-            for k, curve in enumerate(curvature):
-                if curve > 1e-12:
-                    slope = torch.addmv(c[k], x.T, design[k], alpha=-1)
-                    x[k].add_(slope, alpha=1 / curve).clamp_(min=0)
-        part.copy_(x.T)
-
-
-def _sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: Tensor, sweeps: int) -> None:
-    """Do the same for the metagenes (K x G), whose genes have designs ``sum_b weights_bg design_b``."""
-    designs = torch.einsum("bg,bkl->klg", weights, design)
-    for _ in range(sweeps):
-        for k in range(len(metagenes)):
-            curve = designs[k, k]
-            slope = linear[k] - (designs[k] * metagenes).sum(0)
-            moved = (metagenes[k] + slope / curve.clamp(min=1e-12)).clamp(min=0)
-            metagenes[k] = torch.where(curve > 1e-12, moved, metagenes[k])
 
 
 def _residual_weights(data: _Data, noise: _Noise, effect: _Effect, rank: int) -> Tensor:
@@ -964,10 +996,10 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
                     ((lift * mine).sum(1) / noise_of_cell[:, 0].square()).double().sum() / variance[b]
                 )
                 target = target - lift
-            _sweep(mine, target, small_gram, sweeps)
+            sweep_amounts(mine, target, small_gram, sweeps)
             if offset[b].any():
                 row = beta[b : b + 1].clone()
-                _sweep(row, (weighted @ offset[b])[None], gram, sweeps)
+                sweep_amounts(row, (weighted @ offset[b])[None], gram, sweeps)
                 beta[b] = row[0]
             if iteration:
                 weight = mine / noise_of_cell.square()
@@ -978,7 +1010,7 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
                 design[b] = inner / floor
                 linear += (sums + pseudo * beta[b, :, None] * offset[b]) * (g[b] * squared[b]) / floor
         if iteration:
-            _sweep_metagenes(metagenes, design, squared * g.square(), linear, 3)
+            sweep_metagenes(metagenes, design, squared * g.square(), linear, 3)
             total = metagenes.sum(1).clamp(min=1e-12)
             metagenes /= total[:, None]
             amounts *= total.float()
@@ -1057,7 +1089,7 @@ class _Decoder:
         linear = self.linear(matrix, totals, self.states(matrix, b), b)
         size = (totals - self.offset[b].sum()).clamp(min=1e-3)
         start = (size[:, None] / len(self.metagenes)).repeat(1, len(self.metagenes)).float()
-        _sweep(start, linear, self.design(b).float(), sweeps)
+        sweep_amounts(start, linear, self.design(b).float(), sweeps)
         return start
 
 
