@@ -574,15 +574,29 @@ def _divided(data: _Data, noise: _Noise, factors: Tensor, directions: list[Tenso
     return product[:, :-1], product[:, -1]
 
 
-def _first_states(data: _Data, noise: _Noise, directions: list[Tensor], states: int, rng: torch.Generator) -> Tensor:
-    """Cluster the logarithms of profiles, centred by batch, so that a batch effect does not decide the state."""
+def _first_states(
+    data: _Data,
+    noise: _Noise,
+    directions: list[Tensor],
+    states: int,
+    rng: torch.Generator,
+    offset: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Cluster the logarithms of profiles, centred by batch, so that a batch effect does not decide the state.
+
+    `offset` (on the directions of each batch, and in total) is taken off before, if it is known.
+    """
     share = data.mean / data.mean.sum()
     scores, _ = _divided(data, noise, data.ones(), directions)
+    size = data.totals
+    if offset is not None:
+        scores = scores - offset[0][data.batch]
+        size = (size - offset[1][data.batch]).clamp(min=FLOOR * data.mean_total)
 
     def features(cells: Tensor, b: int) -> Tensor:
         rank = directions[b].shape[1]
         profile = scores[cells][:, scores.shape[1] - rank :] @ directions[b].T / noise.weights
-        profile = profile.clamp(min=0) / data.totals[cells, None]
+        profile = profile.clamp(min=0) / size[cells, None]
         return (profile + 0.3 * share).log() * (share * noise.weights)
 
     everyone = torch.arange(len(data.totals), device=data.totals.device)
@@ -660,6 +674,29 @@ class _Rounds:
         self.groups = [list(range(data.batches))]
         self.judge = _Judge(self._composition(), data.batches)
         self.evidence: list[Evidence] = []
+        if settings.offset == "rays":
+            self._start_without_offset(own)
+
+    def _start_without_offset(self, own: list[Tensor]) -> None:
+        """Find the first states anew where an offset is certain, whatever the states of other batches.
+
+        An offset makes the cells of a batch alike. Beside cells without one they are all near the centre, and where no
+        state has cells of both there would be nothing to tell factors by.
+        """
+        free = self._free_rays(self.scores, torch.ones_like(self.state, dtype=torch.bool)).fit()
+        certain = self._certain(free)
+        if certain.any() and self.data.batches > 1:
+            offset = free.offset * certain[:, None], free.total * certain
+            self.state = _first_states(self.data, self.noise, own, self.states, self.rng, offset)
+
+    def _free_rays(self, scores: Tensor, cells: Tensor) -> RayFit:
+        """Rays of some cells, whose states are those of one batch each."""
+        separate = self.data.batch * self.states + self.state
+        mine = (scores[cells], self.totals[cells], self.data.batch[cells], separate[cells])
+        return self._rays(*mine, self.data.batches * self.states)
+
+    def _certain(self, free: Rays) -> Tensor:
+        return (free.total > 6 * free.error) & (free.error < MOST_ERROR * self.mean_total)
 
     @property
     def mean_total(self) -> float:
@@ -763,10 +800,9 @@ class _Rounds:
         separate = self.data.batch * states + self.state
         count = torch.bincount(separate[cells], minlength=batches * states).view(batches, states)
         if self.settings.offset == "rays":
-            mine = (scores[cells], self.totals[cells], self.data.batch[cells], separate[cells])
-            problem = self._rays(*mine, batches * states)
+            problem = self._free_rays(scores, cells)
             free = problem.fit()
-            if ((free.total > 6 * free.error) & (free.error < MOST_ERROR * mean_total)).any():
+            if self._certain(free).any():
                 width = scores.shape[1]
                 padded = [torch.nn.functional.pad(d, (width - d.shape[1], 0)) for d in directions]
                 profile = torch.einsum("bcr,bgr->bcg", free.profile.view(batches, states, -1), torch.stack(padded))
