@@ -179,7 +179,9 @@ def test_what_composition_could_make_is_left_on_request():
     """The batches are at different ends of the gradient; with `leave` they stay there."""
     values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
     true = in_units(truth).factor
-    removed, left = (fit(values, truth.batch, Settings(6, ambiguous=way)).model for way in ("remove", "leave"))
+    removed, left = (
+        fit(values, truth.batch, Settings(6, ambiguous=way, iterations=3)).model for way in ("remove", "leave")
+    )
     assert factors_evidence(left)[0].accepted
     error = [np.sqrt(np.mean((np.log(m.factors) - np.log(true)) ** 2)) for m in (removed, left)]
     assert error[1] < 0.7 * error[0]
@@ -294,7 +296,7 @@ def test_the_objective_falls():
 
 @cache
 def graphs() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    _, truth = simulation()
+    _, truth = simulation(cells=81)
     graph = neighbours(truth.position, truth.batch)
     wide = widened(graph, len(truth.batch), 2)
     return (graph.source, graph.target), (wide.source, wide.target)
@@ -302,7 +304,7 @@ def graphs() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 @cache
 def spatial(settings: Settings) -> Fitted:
-    values, truth = simulation()
+    values, truth = simulation(cells=81)
     graph, wide = graphs()
     return fit(values, truth.batch, settings, graph=graph, wide_graph=wide)
 
@@ -319,19 +321,19 @@ def test_a_spatial_phase_goes_on_from_the_factorisation(phase):
     assert (np.diff(history["phase"]) >= 0).all()
     assert (~first).sum() > 1
     assert not history["spatial"][first].any()
-    np.testing.assert_allclose(history["data"][first], fitted().history["data"])
+    np.testing.assert_allclose(history["data"][first], fitted(cells=81).history["data"])
     # the first row of the phase is where the factorisation ended
     assert history["data"][first][-1] == pytest.approx(history["data"][~first][0])
     objective = history["objective"][~first]
     assert objective[-1] < objective[0]
-    np.testing.assert_array_equal(found.model.offset, fitted().model.offset)
-    assert not np.array_equal(found.amounts, fitted().amounts)
+    np.testing.assert_array_equal(found.model.offset, fitted(cells=81).model.offset)
+    assert not np.array_equal(found.amounts, fitted(cells=81).amounts)
 
 
 def test_a_graph_alone_gives_affinities_and_changes_nothing():
     found = spatial(Settings(METAGENES))
-    np.testing.assert_array_equal(found.amounts, fitted().amounts)
-    assert fitted().affinity is None
+    np.testing.assert_array_equal(found.amounts, fitted(cells=81).amounts)
+    assert fitted(cells=81).affinity is None
     assert found.affinity.affinity.shape == (2, METAGENES, METAGENES)
     assert found.affinity.permuted.shape == found.affinity.permuted_sd.shape == (2, METAGENES, METAGENES)
 
@@ -369,10 +371,11 @@ def test_the_number_of_metagenes_keeps_within_what_genes_and_cells_allow():
 @pytest.mark.parametrize("mix", ["same", "shifted"])
 def test_the_annealed_prior_finds_how_batches_differ(mix):
     """Not how much of it all batches share: that its floor is too high is known."""
+    shape = {"cells": 225, "genes": 100, "gamma_shape": 8.0, "mix": mix}
     for seed in range(2):
-        settings = Settings(METAGENES, offset="annealed")
-        model = fitted(seed, settings, cells=225, genes=100, gamma_shape=8.0, mix=mix).model
-        truth = in_units(simulation(seed, cells=225, genes=100, gamma_shape=8.0, mix=mix)[1])
+        # few iterations: the offset is known before
+        model = fitted(seed, Settings(METAGENES, offset="annealed", iterations=3), **shape).model
+        truth = in_units(simulation(seed, **shape)[1])
         recovery = offset_recovery(model.offset, truth.offset)
         assert recovery["cosine"] > 0.98
         assert recovery["relative_error"] < 0.2
@@ -387,7 +390,7 @@ def test_the_annealed_prior_finds_how_batches_differ(mix):
 
 def test_the_cross_batch_prior_is_there_for_the_record():
     shape = {"cells": 225, "genes": 100, "gamma_shape": 8.0}
-    model = fitted(0, Settings(METAGENES, offset="cross"), **shape).model
+    model = fitted(0, Settings(METAGENES, offset="cross", iterations=3), **shape).model
     truth = in_units(simulation(0, **shape)[1])
     assert offset_recovery(model.offset, truth.offset)["cosine"] > 0.9
     # it leaves most of what the batches share in the amounts
@@ -412,7 +415,7 @@ def test_factors_are_found_where_one_batch_alone_has_an_offset(seed):
     rng = np.random.default_rng(seed)
     truth = draw_truth(Parameters(sigma_gene=0.3), rng)
     truth = replace(truth, beta=truth.beta * [[0], [1]])
-    model = fit(expression(truth, rng), truth.batch, Settings(METAGENES)).model
+    model = fit(expression(truth, rng), truth.batch, Settings(METAGENES, iterations=3)).model
     assert (factor_correlation(model.factors, in_units(truth).factor) > 0.99).all()
     assert model.total_offset[0] == 0
     assert [each.accepted for each in model.evidence] == [False, True, True]
@@ -488,6 +491,8 @@ def test_a_new_batch_that_does_not_fit_is_refused():
         fitted().model.with_batch(values[:, :50])
     with pytest.raises(ValueError, match=r"11 cells \(4\)"):
         fitted().model.with_batch(values[:4])
+    with pytest.raises(ValueError, match="offset annealed finds one in any cells"):
+        fitted().model.with_batch(values, settings=Settings(METAGENES, offset="annealed"))
 
 
 def test_a_model_that_was_saved_is_the_same(tmp_path):

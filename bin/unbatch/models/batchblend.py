@@ -1285,7 +1285,8 @@ class BatchBlend:
         Raises
         ------
         ValueError
-            If the batch has fewer cells than there are metagenes, or other genes.
+            If the batch has fewer cells than there are metagenes, or other genes; if the offset is to be found by a
+            prior.
 
         Notes
         -----
@@ -1636,6 +1637,8 @@ def _drawn_anew(model: BatchBlend, rng: torch.Generator) -> Tensor:
 def _with_batch(
     model: BatchBlend, expression: Any, seed: int, settings: Settings, tell: Callable[[str], None]
 ) -> BatchBlend:
+    if settings.offset in ("annealed", "cross"):
+        raise ValueError(f"offset {settings.offset} finds one in any cells, those of the fit too: choose rays or none")
     decoder = model.decoder
     K, G = decoder.metagenes.shape
     device = decoder.metagenes.device
@@ -1643,7 +1646,6 @@ def _with_batch(
     kept = np.flatnonzero(totals > SMALLEST * totals.mean())
     if expression.shape[1] != G or len(kept) < K:
         raise ValueError(f"a new batch needs {G} genes (found {expression.shape[1]}) and {K} cells ({len(kept)})")
-    # as a fit sees it: what it knows of the reference are values, too
     drawn = _drawn_anew(model, torch.Generator().manual_seed(seed + 2))
     scale = decoder.scale
     data = _gather(
@@ -1653,9 +1655,9 @@ def _with_batch(
     tell("noise model")
     noise, own = _noise_model(data, K)
     effect = _Rounds(data, replace(settings, metagenes=K), noise, own, seed, tell).run()
-    # relative to the reference, which has no factors
+    # relative to the reference, which has no factors; one of the two is minus the other, and so are their errors
     log_factors = effect.log_factors[1] - effect.log_factors[0]
-    log_error = effect.log_error.square().sum(0).sqrt()
+    log_error = effect.log_error.sum(0)
     g, frame = log_factors.exp(), effect.factors[0]
     before, before_error = effect.offset[1] * frame, effect.offset_error[1] * frame
     offset = before * g
