@@ -124,7 +124,7 @@ def _logarithmic(adata: anndata.AnnData) -> None:
 
 
 def test_logarithms_are_noticed(run, changed) -> None:
-    assert "logarithms" not in run("--metagenes", "6", "--spatial", "none").output
+    assert "look like logarithms" not in run("--metagenes", "6", "--spatial", "none").output
     result = run("--metagenes", "6", "--spatial", "none", dataset=changed(_logarithmic))
     assert "look like logarithms of counts" in result.output
 
