@@ -223,6 +223,7 @@ def refusal(path: Path, cells_per_section: int = 1200) -> None:
                         ("uncorrected", {"offset": "none", "factors": False}),
                         ("default", {}),
                         ("ambiguous: leave", {"ambiguous": "leave"}),
+                        ("ambiguous: remove", {"ambiguous": "remove"}),
                     ):
                         embedding, _ = embed("batchblend", cells, seed, metagenes=15, spatial="none", **changes)
                         mixing, purity = neighbourhoods(embedding, cells)
