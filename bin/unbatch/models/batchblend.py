@@ -44,6 +44,8 @@ MOST_AMBIGUOUS = 0.5
 """Two batches are compared gene by gene when at most this share of their difference could be composition."""
 MOST_ERROR = 0.12
 """An offset whose standard error is a larger share of the mean total is not taken."""
+SMALL_AMBIGUITY = 0.2
+"""Share of a difference that composition could make up to which that part is left in the data by ``auto``."""
 LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
 LEAST_CELLS = 3
@@ -71,9 +73,9 @@ class Settings:
     factors
         Whether batches may have a factor per gene; not with ``"annealed"`` and ``"cross"``.
     ambiguous
-        What becomes of that part of an accepted difference between batches which their composition could make, too:
-        ``"leave"`` it in the data where batches meet without its removal (disjoint or unequal composition is then
-        safe), or ``"remove"`` it (donors then mix as far as their composition lets them).
+        What becomes of that part of an accepted difference between batches which their composition could make, too,
+        where batches meet without its removal: ``"leave"`` it in the data, ``"remove"`` it, or, ``"auto"``, leave it
+        where it is a small part, which costs little mixing and keeps composition, and remove it where it is not.
     rounds
         Times that states, offset and factors are found anew.
     sparsity
@@ -92,7 +94,7 @@ class Settings:
     metagenes: int
     offset: Literal["rays", "annealed", "cross", "none"] = "rays"
     factors: bool = True
-    ambiguous: Literal["remove", "leave"] = "remove"
+    ambiguous: Literal["auto", "remove", "leave"] = "auto"
     rounds: int = 4
     sparsity: float = 0.75
     iterations: int = 40
@@ -467,6 +469,8 @@ class _Judge:
         Share of cells that meet without what composition could make, in the worse direction, T x T.
     shared
         Number of states with cells of both, T x T.
+    left
+        Batches in which the part that composition could make was left in the data, T.
     """
 
     def __init__(self, composition: _Composition, batches: int) -> None:
@@ -474,6 +478,7 @@ class _Judge:
         self.share = torch.zeros(batches, batches, dtype=torch.float64)
         self.size, self.meeting = torch.zeros_like(self.share), torch.zeros_like(self.share)
         self.shared = torch.ones_like(self.share)
+        self.left = torch.zeros(batches, dtype=torch.bool)
 
     @property
     def linked(self) -> Tensor:
@@ -506,8 +511,14 @@ class _Judge:
                 reason = f"Left alone: cells of one batch differ among themselves in the same way ({share:.0%} of it)."
             elif share > MOST_AMBIGUOUS:
                 reason = f"Accepted by way of other batches; between these two, {share:.0%} could be composition."
+            elif self.left[a] or self.left[b]:
+                reason = (
+                    f"Accepted but for the {share:.0%} of it that composition could make: {meeting:.0%} of cells meet."
+                )
             elif meeting >= LEAST_MEETING:
-                reason = f"Accepted but for what composition could make, as {meeting:.0%} of the cells meet without it."
+                reason = (
+                    f"Accepted whole, though composition could make {share:.0%} of it and {meeting:.0%} of cells meet."
+                )
             else:
                 reason = "Accepted whole: without any part of it, cells of the two don't meet."
             found.append(Evidence((a, b), "factors", accepted, reason, size, math.nan, share, meeting))
@@ -787,10 +798,10 @@ class _Rounds:
     def _rays(self, scores: Tensor, totals: Tensor, batch: Tensor, state: Tensor, states: int) -> RayFit:
         return RayFit(scores, totals, batch, state, states, len(self.data.mean), self.offset_scale)
 
-    def _rays_of_half(self, half: _Half) -> Rays:
+    def _rays_of_half(self, half: _Half, start: Tensor) -> Rays:
         cells = half.cells
         mine = (half.scores[cells], self.totals[cells], self.data.batch[cells], self.state[cells])
-        return self._rays(*mine, self.states).fit()
+        return self._rays(*mine, self.states).fit(start=start)
 
     def _profiles_by_batch(
         self, scores: Tensor, directions: list[Tensor], cells: Tensor
@@ -832,9 +843,10 @@ class _Rounds:
         meeting = _meeting(self._without_offset(scores, totals, on_directions), data.slices, self.chance)
         judge.meeting = torch.minimum(meeting, meeting.T)
         meets = (judge.meeting.max(1).values >= LEAST_MEETING).to(found.device)
-        if self.settings.ambiguous == "leave":
-            found = torch.where(meets[:, None], judge.composition.spare(found, error), found)
-        self.log_factors = found
+        small = judge.composition.ambiguous(found) <= SMALL_AMBIGUITY
+        leave = {"leave": torch.ones_like(small), "remove": torch.zeros_like(small), "auto": small}
+        judge.left = leave[self.settings.ambiguous] & meets & found.any(1)
+        self.log_factors = torch.where(judge.left[:, None], judge.composition.spare(found, error), found)
         self.log_error = error
 
     def _find_offset(self) -> Tensor:
@@ -847,7 +859,7 @@ class _Rounds:
             # directions are found anew in each half, so that their error is in the difference, too
             totals, genes = [], []
             for halves in self._halves():
-                one, other = (self._rays_of_half(half) for half in halves)
+                one, other = (self._rays_of_half(half, rays.total) for half in halves)
                 totals.append((one.total - other.total).square() / 4)
                 apart = one.offset @ halves[0].directions.T - other.offset @ halves[1].directions.T
                 genes.append(apart.square().mean(1) / 4)
