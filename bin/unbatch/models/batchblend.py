@@ -1504,15 +1504,17 @@ def choose_metagenes(
     -----
     Bi-cross-validation with 5 x 5 blocks (`unbatch.nn.held_out`) in each batch alone, so that what tells batches apart
     takes no rank: of up to 8 batches, 2,000 cells each and the 1,000 genes that vary most, all weighted by their noise.
-    The error falls by little for metagenes of few cells, and the blocks are fitted to 64 % of the entries, so that the rank is on the low side;
-    metagenes beyond the truth do little harm, while with fewer, states are lost. At most half as many as genes and a third
-    as many as cells in the smallest of these batches are chosen, and no more than the smallest batch has cells.
+    The error falls by little for metagenes of few cells, and the blocks are fitted to 64 % of the entries, so that the
+    rank is on the low side; metagenes beyond the truth do little harm, while with fewer, states are lost. At most half
+    as many as genes and a third as many as cells in the smallest of these batches are chosen, and no more than the
+    smallest batch has cells.
     """
     rng = np.random.default_rng(seed)
     codes, sizes = np.unique(batch, return_counts=True)
     large = codes[sizes >= _LEAST_FOR_CHOICE]
-    limit = min(most, expression.shape[1] // 2, int(sizes[sizes >= _LEAST_FOR_CHOICE].min(initial=0)) // 3)
-    if limit <= fewest or not len(large):
+    smallest = int(sizes[sizes >= _LEAST_FOR_CHOICE].min()) if len(large) else 0
+    limit = min(most, expression.shape[1] // 2, smallest // 3)
+    if limit <= fewest:
         return max(1, min(fewest, expression.shape[1], int(sizes.min())))
     chosen = np.sort(rng.permutation(large)[:8])
     cells = np.concatenate([np.sort(rng.permutation(np.flatnonzero(batch == code))[:2000]) for code in chosen])
