@@ -84,7 +84,8 @@ def fit_of(dataset: ad.AnnData, spatial: bool = True, offset: bool = True) -> ad
         obs=dataset.obs[[]],
         var=dataset.var[[]],
         obsm={
-            "X_batchblend": (amounts / amounts.sum(axis=1, keepdims=True)).astype(np.float32),
+            # a metagene that no cell has is not in the embedding
+            "X_batchblend": (amounts / amounts.sum(axis=1, keepdims=True)).astype(np.float32)[:, :-1],
             "X_batchblend_amount": amounts.astype(np.float32),
         },
         varm={"metagenes": metagenes.astype(np.float32)},
