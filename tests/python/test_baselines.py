@@ -15,6 +15,7 @@ from scipy import sparse
 from unbatch import baselines
 from unbatch.baselines.cells import Cells, principal_components
 from unbatch.cli import fit_baseline
+from unbatch.cli.fits import merge_parameters
 from unbatch.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +117,7 @@ def test_combat_leaves_genes_alone_that_do_not_vary_in_a_batch():
 )
 def test_wrong_parameters_are_refused(given: dict, message: str):
     with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)")):
-        baselines.merge_parameters("harmony", baselines.load("harmony"), given)
+        merge_parameters("harmony", baselines.parameters(baselines.load("harmony")), given)
 
 
 def test_fit_baseline_writes_cells_in_order_and_how_it_was_made(dataset_path: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from unbatch.errors import InputError, NotApplicable
+from unbatch.errors import NotApplicable
 
 
 def names() -> list[str]:
@@ -42,27 +42,3 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the parameters of a method and their defaults."""
     keywords = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY and p.name != "seed"}
-
-
-def merge_parameters(method: str, function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Put given values over a method's defaults.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown or a value is not of the default's type.
-    """
-    merged = parameters(function)
-    for name, value in given.items():
-        if name not in merged:
-            raise InputError(f"{method} has no parameter {name!r}; it has {', '.join(merged) or 'none'}")
-        default = merged[name]
-        number = isinstance(default, int | float) and not isinstance(default, bool)
-        fits = isinstance(value, float | int) if isinstance(default, float) else isinstance(value, type(default))
-        if default is not None and (not fits or (number and isinstance(value, bool))):
-            raise InputError(
-                f"{method}: parameter {name} is {value!r}, a value like {default!r} "
-                f"({type(default).__name__}) was expected"
-            )
-        merged[name] = value
-    return merged

@@ -15,6 +15,7 @@ class _Programs(click.Group):
         "simulate": "simulate",
         "preprocess": "preprocess",
         "fit-baseline": "fit_baseline",
+        "fit-batchblend": "fit_batchblend",
         "score": "score",
         "report": "report",
         "attempt": "attempt",

@@ -8,12 +8,10 @@ import click
 
 from unbatch import baselines
 from unbatch.cli.common import Run, log, program
-from unbatch.cli.fits import fit_arguments, read_parameters, write_fit
-from unbatch.errors import InputError, NotApplicable
+from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, write_fit
+from unbatch.errors import InputError
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from unbatch.baselines.cells import Cells
 
 
@@ -37,7 +35,7 @@ def main(
     fit = baselines.load(method)
     if max_epochs is not None and "max_epochs" in baselines.parameters(fit):
         given["max_epochs"] = max_epochs
-    settings = baselines.merge_parameters(method, fit, given)
+    settings = merge_parameters(method, baselines.parameters(fit), given)
     if run.device == "cuda":
         log.warning("%s runs on the CPU; --device cuda changes nothing", method)
 
@@ -57,40 +55,6 @@ def main(
         params=settings,
         wall_s=wall_s,
         packages=baselines.packages(method),
-    )
-
-
-def read_cells(path: Path) -> tuple["AnnData", "Cells"]:
-    """Read a dataset and bring it into the form that methods take: highly variable genes, codes for names.
-
-    Raises
-    ------
-    NotApplicable
-        If there is only one batch.
-    InputError
-        If the dataset breaks the contract.
-    """
-    import numpy as np
-
-    from unbatch.baselines.cells import Cells
-    from unbatch.data import io, schema
-
-    adata = io.read_h5ad(path, ["X", "layers/counts", "obsm/spatial", "uns/unbatch"])
-    schema.validate(adata, "dataset", path)
-    batch = adata.obs["batch"].cat.remove_unused_categories()
-    if len(batch.cat.categories) < 2:
-        raise NotApplicable(f"{path}: obs/batch holds one batch, there is nothing to integrate")
-    variable = adata.var["highly_variable"].to_numpy()
-    if not variable.any():
-        raise InputError(f"{path}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")
-    label = adata.obs.get("label")
-    return adata, Cells(
-        X=adata.X[:, variable],
-        counts=adata.layers["counts"][:, variable],
-        genes=adata.var_names[variable].tolist(),
-        batch=batch.cat.codes.to_numpy().astype(np.int64),
-        label=None if label is None else label.cat.codes.to_numpy().astype(np.int64),
-        coordinates=adata.obsm.get("spatial"),
     )
 
 

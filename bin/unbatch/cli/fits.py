@@ -2,18 +2,20 @@
 
 import functools
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unbatch.cli.common import Folder, InPath, OutPath, Run, log, versions
-from unbatch.errors import InputError, UnbatchError
+from unbatch.errors import InputError, NotApplicable, UnbatchError
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+
+    from unbatch.baselines.cells import Cells
 
 
 def fit_arguments(function: Callable[..., None]) -> Callable[..., None]:
@@ -53,6 +55,64 @@ def read_parameters(path: Path | None) -> dict[str, Any]:
     return content
 
 
+def merge_parameters(method: str, defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Put given values over a method's defaults; a default of None takes any value.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or a value is not of the default's type.
+    """
+    merged = dict(defaults)
+    for name, value in given.items():
+        if name not in merged:
+            raise InputError(f"{method} has no parameter {name!r}; it has {', '.join(merged) or 'none'}")
+        default = merged[name]
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        fits = isinstance(value, float | int) if isinstance(default, float) else isinstance(value, type(default))
+        if default is not None and (not fits or (number and isinstance(value, bool))):
+            raise InputError(
+                f"{method}: parameter {name} is {value!r}, a value like {default!r} "
+                f"({type(default).__name__}) was expected"
+            )
+        merged[name] = value
+    return merged
+
+
+def read_cells(path: Path, least_batches: int = 2) -> tuple["AnnData", "Cells"]:
+    """Read a dataset and bring it into the form that methods take: highly variable genes, codes for names.
+
+    Raises
+    ------
+    NotApplicable
+        If there are fewer batches than the method can use.
+    InputError
+        If the dataset breaks the contract.
+    """
+    import numpy as np
+
+    from unbatch.baselines.cells import Cells
+    from unbatch.data import io, schema
+
+    adata = io.read_h5ad(path, ["X", "layers/counts", "obsm/spatial", "uns/unbatch"])
+    schema.validate(adata, "dataset", path)
+    batch = adata.obs["batch"].cat.remove_unused_categories()
+    if len(batch.cat.categories) < least_batches:
+        raise NotApplicable(f"{path}: obs/batch holds one batch, there is nothing to integrate")
+    variable = adata.var["highly_variable"].to_numpy()
+    if not variable.any():
+        raise InputError(f"{path}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")
+    label = adata.obs.get("label")
+    return adata, Cells(
+        X=adata.X[:, variable],
+        counts=adata.layers["counts"][:, variable],
+        genes=adata.var_names[variable].tolist(),
+        batch=batch.cat.codes.to_numpy().astype(np.int64),
+        label=None if label is None else label.cat.codes.to_numpy().astype(np.int64),
+        coordinates=adata.obsm.get("spatial"),
+    )
+
+
 def peak_mb() -> float:
     """Highest resident memory of this process so far, in MB (10^6 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
@@ -69,8 +129,19 @@ def write_fit(
     params: dict[str, Any],
     wall_s: float,
     packages: tuple[str, ...] = (),
+    extras: "AnnData | None" = None,
+    **layers: "Iterable[np.ndarray] | None",
 ) -> None:
     """Write `fit.h5ad`: the cells of the dataset, the embedding, how it was made; no copy of the expression.
+
+    Parameters
+    ----------
+    path, dataset, embedding, method, run, device, params, wall_s, packages
+        File, cells, what was found, and how.
+    extras
+        What the method found beside the embedding, in the slots where it belongs; ``uns`` goes to ``uns/unbatch``.
+    layers
+        Row blocks of layers, by name.
 
     Raises
     ------
@@ -83,11 +154,11 @@ def write_fit(
 
     from unbatch.data import io, schema
 
-    fit = AnnData(obs=dataset.obs[[]])
+    fit = AnnData(obs=dataset.obs[[]]) if extras is None else extras
     if embedding.shape[0] != fit.n_obs:
         raise UnbatchError(f"{method} returned {embedding.shape[0]} cells of {fit.n_obs}")
     fit.obsm[f"X_{method}"] = np.ascontiguousarray(embedding, dtype=np.float32)
-    fit.uns["unbatch"] = {
+    fit.uns["unbatch"] = dict(fit.uns) | {
         "schema": schema.VERSION,
         "method": method,
         "params": params,
@@ -101,5 +172,5 @@ def write_fit(
         schema.validate(fit, "fit", path, cells_of=dataset)
     except InputError as error:
         raise UnbatchError(f"{method} failed: its output cannot be used, {error}") from error
-    io.write_h5ad(fit, path)
+    io.write_h5ad(fit, path, **layers)
     log.info("%s: %d cells x %d dimensions in %.1f s -> %s", method, *embedding.shape, wall_s, path)

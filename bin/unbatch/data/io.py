@@ -193,7 +193,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_h5ad(adata: "AnnData", path: str | Path, X: "Iterable[np.ndarray | csr_matrix] | None" = None) -> None:
+def write_h5ad(adata: "AnnData", path: str | Path, **blocks: "Iterable[np.ndarray | csr_matrix] | None") -> None:
     """Write an h5ad file.
 
     Parameters
@@ -202,37 +202,41 @@ def write_h5ad(adata: "AnnData", path: str | Path, X: "Iterable[np.ndarray | csr
         The content, compressed with gzip level 1 (levels above cost time and save little on counts).
     path
         File to write.
-    X
-        Row blocks of X, all dense or all CSR, appended one by one so that the whole matrix is never in memory. CSR is
-        compressed with lzf, which is faster than gzip; dense noise would hardly shrink. None writes ``adata.X``.
+    blocks
+        Row blocks of ``X`` or, by its name, of a layer, all dense or all CSR, appended one by one so that the whole
+        matrix is never in memory. CSR is compressed with lzf, which is faster than gzip; dense noise would hardly
+        shrink. None writes what `adata` has.
     """
     with replacing(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
-        if X is not None:
-            _append_blocks(temporary, X, adata.n_obs * adata.n_vars)
+        for name, rows in blocks.items():
+            if rows is not None:
+                _append_blocks(temporary, name if name == "X" else f"layers/{name}", rows, adata.n_obs * adata.n_vars)
 
 
-def _append_blocks(path: Path, blocks: "Iterable[np.ndarray | csr_matrix]", most: int) -> None:
-    """Write blocks of rows as X; `most` is the largest number of values that they can have."""
+def _append_blocks(path: Path, slot: str, blocks: "Iterable[np.ndarray | csr_matrix]", most: int) -> None:
+    """Write blocks of rows as a matrix; `most` is the largest number of values that they can have."""
     import h5py
     import numpy as np
     from anndata.io import sparse_dataset, write_elem
 
     blocks = iter(blocks)
     first = next(blocks)
+    folder, _, name = slot.rpartition("/")
     with h5py.File(path, "r+") as file:
+        group = file.require_group(folder) if folder else file
         if isinstance(first, np.ndarray):
-            write_elem(file, "X", first, dataset_kwargs={"maxshape": (None, first.shape[1])})
+            write_elem(group, name, first, dataset_kwargs={"maxshape": (None, first.shape[1])})
             for block in blocks:
-                rows = len(file["X"])
-                file["X"].resize(rows + len(block), axis=0)
-                file["X"][rows:] = block
+                rows = len(group[name])
+                group[name].resize(rows + len(block), axis=0)
+                group[name][rows:] = block
         else:
             pointer = np.int32 if most <= _MAX_INT32 else np.int64
             write_elem(
-                file, "X", first, dataset_kwargs={"indptr_dtype": pointer, "compression": "lzf", "shuffle": True}
+                group, name, first, dataset_kwargs={"indptr_dtype": pointer, "compression": "lzf", "shuffle": True}
             )
-            stored = sparse_dataset(file["X"])
+            stored = sparse_dataset(group[name])
             for block in blocks:
                 stored.append(block)
 

@@ -1,0 +1,371 @@
+"""`fit-batchblend`: metagenes and the batch effect in them, or POPARI's model without one."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unbatch.cli.common import Folder, Run, log, program
+from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, write_fit
+from unbatch.errors import InputError, NotApplicable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from unbatch.baselines.cells import Cells
+    from unbatch.data.graph import Graph
+    from unbatch.models.batchblend import BatchBlend, Fitted, Settings
+
+CHOICES = {
+    "offset": ("rays", "annealed", "cross", "none"),
+    "ambiguous": ("remove", "leave"),
+    "spatial": ("auto", "none", "linear", "hmrf"),
+    "graph": ("auto", "visium", "delaunay", "knn", "radius"),
+}
+"""Values of the parameters that are names."""
+
+_COMMON: dict[str, Any] = {
+    "metagenes": None,
+    "iterations": 40,
+    "spatial": "auto",
+    "spatial_weight": 2.0,
+    "shared_affinity": False,
+    "graph": "auto",
+    "neighbours": 6,
+    "radius": None,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "batchblend": _COMMON | {"offset": "rays", "factors": True, "ambiguous": "remove", "rounds": 4, "sparsity": 0.75},
+    "popari": _COMMON | {"spatial": "hmrf", "spatial_weight": 1.0},
+}
+"""Parameters by mode; ``metagenes: null`` chooses their number by held-out entries."""
+
+_ROWS = 4096
+
+
+@program("scipy")
+@fit_arguments
+@click.option("--mode", type=click.Choice(list(DEFAULTS)), default="batchblend", help="The model.")
+@click.option("--metagenes", type=click.IntRange(2), help="Number of metagenes; by held-out entries if not given.")
+@click.option("--offset", type=click.Choice(CHOICES["offset"]), help="How the additive batch effect is found.")
+@click.option("--factors/--no-factors", default=None, help="A factor for each gene in each batch.")
+@click.option(
+    "--ambiguous",
+    type=click.Choice(CHOICES["ambiguous"]),
+    help="What becomes of differences that the batches' composition could make, too.",
+)
+@click.option("--spatial", type=click.Choice(CHOICES["spatial"]), help="Phase after the factorisation.")
+@click.option("--graph", type=click.Choice(CHOICES["graph"]), help="Which cells are neighbours.")
+@click.option("--apply", type=Folder, help="Embed the cells with the model in this folder, instead of fitting one.")
+@click.option("--corrected", is_flag=True, help="Also write layers/corrected: expression without the batch effect.")
+def main(
+    run: Run,
+    dataset: Path,
+    output: Path,
+    model: Path | None,
+    params: Path | None,
+    max_epochs: int | None,
+    mode: str,
+    apply: Path | None,
+    corrected: bool,
+    **given: Any,
+) -> None:
+    """Fit BatchBlend, or POPARI, to the counts of the highly variable genes of DATASET.
+
+    Options win over --params, which wins over the defaults of the mode.
+    """
+    from unbatch.data import io
+
+    io.require_place(output, [dataset])
+    stated = read_parameters(params) | {name: value for name, value in given.items() if value is not None}
+    settings = _checked(mode, merge_parameters(mode, DEFAULTS[mode], stated))
+    if max_epochs is not None:
+        settings["iterations"] = min(settings["iterations"], max_epochs)
+    device = _device(run)
+    adata, cells = read_cells(dataset, least_batches=1)
+    names = [str(name) for name in adata.obs["batch"].cat.remove_unused_categories().cat.categories]
+    if apply is not None:
+        raise InputError("--apply is not there yet")
+    _check_counts(dataset, cells, names, settings)
+    start = time.perf_counter()
+    fitted, graphs = _fit(dataset, cells, names, mode, settings, run.seed, device)
+    wall_s = time.perf_counter() - start
+    _report(fitted, names)
+    write_fit(
+        output,
+        adata,
+        _embedding(fitted.amounts),
+        method=mode,
+        run=run,
+        device=device,
+        params=settings,
+        wall_s=wall_s,
+        packages=("scipy",),
+        extras=_found(adata, cells, fitted, names, mode, settings, graphs),
+        corrected=_corrected(cells, fitted.model) if corrected else None,
+    )
+
+
+def _checked(mode: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Check the values that have a range.
+
+    Raises
+    ------
+    InputError
+        If a value cannot be used.
+    """
+    least = {"metagenes": 2, "iterations": 1, "rounds": 1, "neighbours": 1, "sparsity": 0, "spatial_weight": 0}
+    for name, value in settings.items():
+        if name in CHOICES and value not in CHOICES[name]:
+            raise InputError(f"{mode}: parameter {name} is {value!r}, expected one of {', '.join(CHOICES[name])}")
+        if name in least and value is not None:
+            whole = name not in ("sparsity", "spatial_weight")
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value < least[name]:
+                kind = "a whole number" if whole else "a number"
+                raise InputError(f"{mode}: parameter {name} is {value!r}, expected {kind} of {least[name]} or more")
+    radius = settings["radius"]
+    if settings["graph"] == "radius" and not (isinstance(radius, int | float) and radius > 0):
+        raise InputError(f"{mode}: graph radius needs parameter radius, a length above 0; found {radius!r}")
+    return settings
+
+
+def _device(run: Run) -> str:
+    import torch
+
+    torch.set_num_threads(run.threads)
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available, expected cpu or auto on this machine")
+    return "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any]) -> None:
+    """Check that the model can be fitted to these counts.
+
+    Raises
+    ------
+    InputError
+        If there are too few genes, or a batch has too few cells.
+    """
+    import numpy as np
+
+    wanted = settings["metagenes"] or 2
+    if len(cells.genes) < wanted:
+        raise InputError(
+            f"{path}: var/highly_variable marks {len(cells.genes)} genes, {wanted} metagenes need as many or more"
+        )
+    sizes = np.bincount(cells.batch, minlength=len(names))
+    if sizes.min() < wanted:
+        raise InputError(
+            f"{path}: obs/batch: {names[int(sizes.argmin())]} has {sizes.min()} cells, {wanted} metagenes need as many "
+            "or more in every batch"
+        )
+    if looks_logarithmic(cells.counts):
+        log.warning(
+            "%s: layers/counts look like logarithms of counts; an offset is defined on counts, and rays bend on a "
+            "logarithmic scale",
+            path,
+        )
+
+
+def looks_logarithmic(counts: Any, rows: int = 200) -> bool:
+    """Tell whether values are log(1 + c x count): after exp(x) - 1, those of a cell are multiples of the smallest.
+
+    Parameters
+    ----------
+    counts
+        n x g CSR matrix.
+    rows
+        Cells that are looked at.
+    """
+    import numpy as np
+
+    multiples = []
+    for row in range(min(rows, counts.shape[0])):
+        values = counts.data[counts.indptr[row] : counts.indptr[row + 1]]
+        values = values[values > 0].astype(np.float64)
+        if len(values) < 5 or values.max() > 30 or np.all(values == np.round(values)):
+            continue
+        ratio = np.expm1(values) / np.expm1(values.min())
+        larger = ratio[ratio > 1.5]
+        if len(larger) >= 3:
+            multiples.append(np.mean(np.abs(larger - np.round(larger)) < 0.01 * larger))
+    return len(multiples) >= 5 and float(np.median(multiples)) > 0.9
+
+
+def _fit(
+    path: Path, cells: "Cells", names: list[str], mode: str, settings: dict[str, Any], seed: int, device: str
+) -> tuple["Fitted", dict[str, str]]:
+    """Fit the model; also return which graph each batch has."""
+    from unbatch.data.graph import widened
+    from unbatch.models import batchblend
+
+    if len(names) == 1:
+        log.warning("%s: obs/batch holds one batch: there is no batch effect to correct, metagenes are fitted", path)
+    graph = _graph(path, cells, names, settings)
+    if settings["metagenes"] is None:
+        settings["metagenes"] = _choose_metagenes(cells, seed)
+        log.info("%d metagenes, by held-out entries", settings["metagenes"])
+    edges = wide = None
+    if graph is not None:
+        edges = (graph.source, graph.target)
+        if settings["spatial"] == "linear":
+            wider = widened(graph, len(cells.batch))
+            wide = (wider.source, wider.target)
+    try:
+        fitted = batchblend.fit(
+            cells.counts,
+            cells.batch,
+            _settings(mode, settings),
+            graph=edges,
+            wide_graph=wide,
+            seed=seed,
+            device=device,
+            tell=log.info,
+        )
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    return fitted, {names[code]: kind for code, kind in graph.kinds.items()} if graph else {}
+
+
+def _settings(mode: str, settings: dict[str, Any]) -> "Settings":
+    from dataclasses import fields
+
+    from unbatch.models.batchblend import Settings
+
+    known = {field.name for field in fields(Settings)}
+    chosen = {name: value for name, value in settings.items() if name in known}
+    return Settings.popari(**chosen) if mode == "popari" else Settings(**chosen)
+
+
+def _choose_metagenes(cells: "Cells", seed: int) -> int:
+    from unbatch.models.batchblend import choose_metagenes
+
+    return choose_metagenes(cells.counts, cells.batch, seed)
+
+
+def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any]) -> "Graph | None":
+    """Make the graph and settle whether there is a spatial phase.
+
+    Raises
+    ------
+    NotApplicable
+        If a spatial phase was asked for and there are no coordinates.
+    """
+    from unbatch.data.graph import neighbours
+
+    if cells.coordinates is None:
+        if settings["spatial"] not in ("auto", "none"):
+            raise NotApplicable(f"{path}: obsm/spatial is missing, spatial: {settings['spatial']} needs coordinates")
+        log.info("no coordinates: no spatial phase and no affinities")
+        settings["spatial"] = "none"
+        return None
+    if settings["spatial"] == "auto":
+        settings["spatial"] = "linear"
+    return neighbours(
+        cells.coordinates,
+        cells.batch,
+        settings["graph"],
+        k=settings["neighbours"],
+        radius=settings["radius"],
+        names=names,
+    )
+
+
+def _report(fitted: "Fitted", names: list[str]) -> None:
+    """Say what was found of the batch effect."""
+    for item in fitted.model.evidence:
+        where = " | ".join(names[code] for code in item.batches)
+        log.info("%s, %s %s: %s", where, item.step, "taken" if item.accepted else "not taken", item.reason)
+    dead = int(_dead(fitted.amounts).sum())
+    if dead:
+        log.warning("%d metagenes are dead (below 0.1 %% of all amounts): fewer metagenes would do", dead)
+
+
+def _dead(amounts: "np.ndarray") -> "np.ndarray":
+    total = amounts.sum(axis=0, dtype="float64")
+    return total < 1e-3 * total.sum()
+
+
+def _embedding(amounts: "np.ndarray") -> "np.ndarray":
+    """Shares of the metagenes, without those that are the same in every cell, which embed nothing."""
+    import numpy as np
+
+    from unbatch.models.batchblend import shares
+
+    found = shares(amounts)
+    return found[:, np.ptp(found, axis=0) > 0]
+
+
+def _found(
+    adata: "AnnData",
+    cells: "Cells",
+    fitted: "Fitted",
+    names: list[str],
+    mode: str,
+    settings: dict[str, Any],
+    graphs: dict[str, str],
+) -> "AnnData":
+    """Everything that the fit holds beside its embedding."""
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+
+    model = fitted.model
+    about: dict[str, Any] = {
+        "batches": np.array(names, dtype=object),
+        "dead_metagenes": _dead(fitted.amounts),
+        "sigma": model.sigma,
+        "batch_effect": {
+            "beta": model.beta,
+            "offset": model.offset,
+            "offset_se": model.offset_error,
+            "total_offset": model.total_offset,
+            "total_offset_se": model.total_offset_error,
+            "factor": model.factors,
+            "log_factor_se": model.log_error,
+        },
+        "evidence": _evidence(model, names),
+        "history": {name: np.array(values) for name, values in fitted.history.items()},
+    }
+    if fitted.affinity is not None:
+        about["spatial"] = {
+            "affinity": fitted.affinity.affinity,
+            "affinity_permuted": fitted.affinity.permuted,
+            "affinity_permuted_sd": fitted.affinity.permuted_sd,
+            "graph": np.array([graphs.get(name, "none") for name in names], dtype=object),
+            "mode": settings["spatial"],
+        }
+    return AnnData(
+        obs=adata.obs[[]],
+        var=pd.DataFrame(index=cells.genes),
+        obsm={f"X_{mode}_amount": fitted.amounts},
+        varm={"metagenes": model.metagenes.T.astype(np.float32)},
+        uns=about,
+    )
+
+
+def _evidence(model: "BatchBlend", names: list[str]) -> dict[str, "np.ndarray"]:
+    import numpy as np
+
+    items = model.evidence
+    columns = {name: np.array([getattr(item, name) for item in items]) for name in ("accepted", "size", "error")}
+    columns |= {name: np.array([getattr(item, name) for item in items]) for name in ("composition", "meeting")}
+    return columns | {
+        "batch": np.array([" | ".join(names[code] for code in item.batches) for item in items], dtype=object),
+        "step": np.array([item.step for item in items], dtype=object),
+        "reason": np.array([item.reason for item in items], dtype=object),
+    }
+
+
+def _corrected(cells: "Cells", model: "BatchBlend") -> Iterator["np.ndarray"]:
+    """Yield expression without offset and factors, 0 or more, some cells at a time."""
+    import numpy as np
+
+    for start in range(0, len(cells.batch), _ROWS):
+        part = slice(start, start + _ROWS)
+        batch = cells.batch[part]
+        left = cells.counts[part].toarray() - model.offset[batch]
+        yield (np.maximum(left, 0) / model.factors[batch]).astype(np.float32)
