@@ -48,7 +48,7 @@ def heat_maps(
     scale
         Ends of the colour scale.
     """
-    with mpl.rc_context(figures._STYLE):
+    with mpl.rc_context(figures.STYLE):
         # not narrower, as the page would blow it up
         width = np.clip(0.52 * len(x[1]) + 0.5, 2.7, 8)
         height = np.clip(0.34 * len(y[1]) + 0.55, 0.9, 6)
@@ -115,7 +115,7 @@ def curves(
     x
         Name and values of the parameter; values are drawn at equal distances.
     """
-    with mpl.rc_context(figures._STYLE):
+    with mpl.rc_context(figures.STYLE):
         figure = Figure(figsize=(1.2 + 4.6 * len(columns), 1.4 + 2.9 * len(rows)), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
