@@ -158,7 +158,9 @@ def write_fit(
     if embedding.shape[0] != fit.n_obs:
         raise UnbatchError(f"{method} returned {embedding.shape[0]} cells of {fit.n_obs}")
     fit.obsm[f"X_{method}"] = np.ascontiguousarray(embedding, dtype=np.float32)
-    fit.uns["unbatch"] = dict(fit.uns) | {
+    found = dict(fit.uns)
+    fit.uns.clear()
+    fit.uns["unbatch"] = found | {
         "schema": schema.VERSION,
         "method": method,
         "params": params,

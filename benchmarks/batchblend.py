@@ -1,0 +1,362 @@
+"""BatchBlend beside other methods and controls: tables for RESULTS.md.
+
+    python benchmarks/batchblend.py simulations        # scores on simulated data, five seeds
+    python benchmarks/batchblend.py recovery           # batch effect against the truth, coverage of the errors
+    python benchmarks/batchblend.py robustness         # harder simulations, beside plain factorisation
+    python benchmarks/batchblend.py refusal DATA.h5ad  # a section split in pseudo-batches, with and without an effect
+    python benchmarks/batchblend.py sections DATA.h5ad # several sections, scores and NMI by section
+    python benchmarks/batchblend.py scale              # time and memory from 1,000 to 1,000,000 cells
+
+DATA.h5ad is a dataset that `preprocess` wrote. Seeds 20 to 24, on which nothing was tuned.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+
+from unbatch import baselines
+from unbatch.baselines.cells import Cells, principal_components
+from unbatch.data.graph import neighbours, widened
+from unbatch.data.simulate import Parameters, draw_expression, draw_truth
+from unbatch.metrics import integration, recovery
+from unbatch.models import batchblend
+
+SEEDS = range(20, 25)
+METHODS = ("none", "pca", "combat", "harmony", "scanorama", "plain", "popari", "batchblend")
+
+SETTINGS = {
+    "thesis preset": {},
+    "other mix": {"mix": "shifted"},
+    "no batch effect": {"sigma_beta": 0.0},
+    "factors .3": {"sigma_beta": 0.0, "sigma_gene": 0.3},
+    "factors .3, other mix": {"sigma_beta": 0.0, "sigma_gene": 0.3, "mix": "shifted"},
+    "factors .3 and offset": {"sigma_gene": 0.3},
+    "factors .3 and offset, other mix": {"sigma_gene": 0.3, "mix": "shifted"},
+    "factors .6": {"sigma_beta": 0.0, "sigma_gene": 0.6},
+    "factors .6, other mix": {"sigma_beta": 0.0, "sigma_gene": 0.6, "mix": "shifted"},
+    "factors .6 and offset": {"sigma_gene": 0.6},
+    "factors .6 and offset, other mix": {"sigma_gene": 0.6, "mix": "shifted"},
+}
+GRID = {
+    f"sigma {sigma:g}, share {share:g}, {mix}": {"sigma_beta": sigma, "share_beta": share, "mix": mix}
+    for mix in ("same", "shifted")
+    for share in (0.25, 0.5, 0.75, 1.0)
+    for sigma in (0.0, 0.3, 1.0, 2.0, 3.0, 5.0)
+}
+HARDER = {
+    "noise x 3": {"sigma_y": 3.0},
+    "size cv .1": {"size_scale": 0.11},
+    "size cv .03": {"size_scale": 0.0099},
+    "Poisson, 2,000 counts": {"noise": "nb", "dispersion": 0.0, "depth": 2000.0},
+    "four batches": {"batches": 4},
+}
+
+
+def simulated(seed: int, **settings) -> tuple[Cells, object]:
+    rng = np.random.default_rng(seed)
+    truth = draw_truth(Parameters(**settings), rng)
+    counts = sparse.csr_matrix(np.concatenate([np.asarray(_dense(block)) for block in draw_expression(truth, rng)]))
+    return as_cells(counts, truth.batch, truth.cell_type, truth.position), truth
+
+
+def _dense(block):
+    return block.toarray() if sparse.issparse(block) else block
+
+
+def as_cells(counts, batch, label, coordinates) -> Cells:
+    total = np.asarray(counts.sum(1)).ravel()
+    size = np.maximum(total / total.mean(), 1e-6)
+    normalised = sparse.csr_matrix(counts.multiply(1 / size[:, None])).log1p().astype(np.float32)
+    genes = [f"gene{i}" for i in range(counts.shape[1])]
+    return Cells(
+        normalised,
+        sparse.csr_matrix(counts),
+        genes,
+        np.asarray(batch, np.int64),
+        np.asarray(label, np.int64),
+        np.asarray(coordinates, float),
+    )
+
+
+def embed(method: str, cells: Cells, seed: int, metagenes: int | None = None, **changes):
+    """Embedding and, for our own methods, the fit."""
+    if method not in ("plain", "popari", "batchblend"):
+        return baselines.load(method)(cells, seed=seed).embedding, None
+    K = metagenes or batchblend.choose_metagenes(cells.counts, cells.batch, seed)
+    if method == "popari":
+        settings = batchblend.Settings.popari(K, spatial_weight=1.0)
+    elif method == "plain":
+        settings = batchblend.Settings(K, offset="none", factors=False, sparsity=0.0)
+    else:
+        settings = batchblend.Settings(K, spatial="linear")
+    settings = replace(settings, **changes)
+    edges = wide = None
+    if settings.spatial != "none":
+        graph = neighbours(cells.coordinates, cells.batch)
+        edges = (graph.source, graph.target)
+        if settings.spatial == "linear":
+            wider = widened(graph, len(cells.batch))
+            wide = (wider.source, wider.target)
+    fitted = batchblend.fit(cells.counts, cells.batch, settings, graph=edges, wide_graph=wide, seed=seed)
+    return batchblend.shares(fitted.amounts), fitted
+
+
+def score(embedding, cells: Cells, reference, chosen=slice(None)) -> dict[str, float]:
+    """Compute the thesis's ten scores and their means."""
+    z = np.ascontiguousarray(embedding[chosen], dtype=np.float32)
+    z = z[:, np.ptp(z, axis=0) > 0]
+    label = np.unique(cells.label[chosen], return_inverse=True)[1]
+    scene = integration.Scene(z, reference, integration.nearest_neighbours(z), cells.batch[chosen], label)
+    wanted = [m for m in integration.metrics("silhouette_batch") if m.kind != "other"]
+    found, _ = integration.evaluate(scene, wanted)
+    for kind in ("batch", "bio"):
+        found[kind] = integration.mean(found, [m.name for m in wanted if m.kind == kind])[0]
+    found["total"] = integration.total(found["batch"], found["bio"])
+    return found
+
+
+def table(rows: list[dict], index: list[str], columns: str = "method") -> None:
+    frame = pd.DataFrame(rows)
+    means = frame.groupby([*index, columns], sort=False)[["batch", "bio", "total"]].mean()
+    text = means.apply(lambda r: f"{r['total']:.3f} ({r['batch']:.3f}/{r['bio']:.3f})", axis=1).unstack(
+        columns, sort=False
+    )
+    print(text.to_markdown() if hasattr(text, "to_markdown") and _has_tabulate() else text.to_csv(sep="|"))
+    sys.stdout.flush()
+
+
+def _has_tabulate() -> bool:
+    try:
+        import tabulate  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def simulations(settings: dict[str, dict], methods: tuple[str, ...], seeds=SEEDS, **changes) -> None:
+    rows = []
+    for name, options in settings.items():
+        for seed in seeds:
+            cells, _ = simulated(seed, **options)
+            reference = principal_components(cells.X, 50).embedding
+            for method in methods:
+                start = time.process_time()
+                embedding, fitted = embed(method, cells, seed, **changes)
+                spent = time.process_time() - start
+                rows.append({"data": name, "seed": seed, "method": method, "cpu_s": spent})
+                rows[-1] |= score(embedding, cells, reference)
+                rows[-1]["K"] = fitted.model.metagenes.shape[0] if fitted else 0
+        table([row for row in rows if row["data"] == name], ["data"])
+    frame = pd.DataFrame(rows)
+    print(frame.groupby("method", sort=False)[["cpu_s", "total", "K"]].agg(["mean", "min", "max"]).round(3).to_string())
+
+
+def recovered() -> None:
+    rows = []
+    for name, options in SETTINGS.items():
+        if not (options.get("sigma_beta", 2.0) or options.get("sigma_gene")):
+            continue
+        for seed in SEEDS:
+            cells, truth = simulated(seed, **options)
+            _, fitted = embed("batchblend", cells, seed, spatial="none")
+            model = fitted.model
+            row = {"data": name, "seed": seed}
+            true = truth.gene_factors * (truth.beta @ truth.metagenes)
+            if options.get("sigma_beta", 2.0):
+                row |= recovery.offset_recovery(model.offset, true)
+                inside = np.abs(model.offset - true) < 1.645 * model.offset_error
+                row["offset covered"] = inside[model.offset_error > 0].mean()
+            if options.get("sigma_gene"):
+                logs = np.log(truth.gene_factors)
+                error = np.log(model.factors) - (logs - logs.mean(0))
+                error -= np.median(error, axis=1, keepdims=True)
+                row["log factors r"] = np.corrcoef(np.log(model.factors).ravel(), (logs - logs.mean(0)).ravel())[0, 1]
+                row["log factors rmse"] = np.sqrt((error**2).mean())
+                row["factors covered"] = (np.abs(error) < 1.645 * model.log_error).mean()
+            pairs = recovery.match_metagenes(model.metagenes, truth.metagenes)
+            row["metagenes r"] = float(np.mean(pairs[2]))
+            rows.append(row)
+    print(pd.DataFrame(rows).drop(columns="seed").groupby("data", sort=False).mean().round(4).to_string())
+
+
+def neighbourhoods(embedding, cells: Cells) -> tuple[float, float]:
+    """Mixing (two batches, 30 neighbours) and share of the label among 15 neighbours."""
+    near = integration.nearest_neighbours(embedding, 31).indices[:, 1:]
+    share = (cells.batch[near] == 0).mean(1)
+    mixing = (1 / (share**2 + (1 - share) ** 2) - 1).mean()
+    return float(mixing), float((cells.label[near[:, :15]] == cells.label[:, None]).mean())
+
+
+def refusal(path: Path, cells_per_section: int = 1200) -> None:
+    rows = []
+    for section, data in sections_of(path).items():
+        if data.label.max() < 6:
+            continue  # only sections with all seven layers can be split below the third
+        for seed in SEEDS:
+            rng = np.random.default_rng(seed)
+            chosen = rng.permutation(len(data.batch))[:cells_per_section]
+            label, counts = data.label[chosen], data.counts[chosen].astype(np.float64)
+            deep = (label >= 3).astype(int)
+            splits = {
+                "random": rng.integers(0, 2, len(chosen)),
+                "85/15 by layer": np.where(rng.random(len(chosen)) < 0.85, deep, 1 - deep),
+                "disjoint layers": deep,
+            }
+            factors = np.exp(0.3 * rng.normal(size=(2, counts.shape[1])))
+            for split, batch in splits.items():
+                for effect, planted in (("none", counts), ("factors .3", counts.multiply(factors[batch]).tocsr())):
+                    cells = as_cells(planted, batch, label, data.coordinates[chosen])
+                    for mode, changes in (
+                        ("uncorrected", {"offset": "none", "factors": False}),
+                        ("default", {}),
+                        ("ambiguous: leave", {"ambiguous": "leave"}),
+                    ):
+                        embedding, _ = embed("batchblend", cells, seed, metagenes=15, spatial="none", **changes)
+                        mixing, purity = neighbourhoods(embedding, cells)
+                        row = {"section": section, "split": split, "effect": effect, "mode": mode}
+                        rows.append(row | {"mixing": mixing, "purity": purity})
+    frame = pd.DataFrame(rows)
+    print(frame.groupby(["split", "effect", "mode"], sort=False)[["mixing", "purity"]].mean().round(3).to_string())
+
+
+def sections_of(path: Path) -> dict[str, Cells]:
+    """Labelled cells of each batch; labels in alphabetical order, which is that of the layers."""
+    import anndata
+
+    data = anndata.read_h5ad(path)
+    data = data[data.obs["label"].notna() & (data.obs["label"].astype(str) != "NA"), data.var["highly_variable"]].copy()
+    found = {}
+    for name in data.obs["batch"].cat.categories:
+        part = data[data.obs["batch"] == name]
+        label = pd.Categorical(part.obs["label"].astype(str)).codes
+        found[str(name)] = as_cells(
+            sparse.csr_matrix(part.layers["counts"]), np.zeros(part.n_obs, int), label, part.obsm["spatial"]
+        )
+    return found
+
+
+def sections(path: Path, cells_per_section: int = 1200) -> None:
+    import anndata
+
+    data = anndata.read_h5ad(path)
+    data = data[:, data.var["highly_variable"]].copy()
+    label = pd.Categorical(data.obs["label"].astype(str).where(data.obs["label"].astype(str) != "NA"))
+    cells = Cells(
+        sparse.csr_matrix(data.X),
+        sparse.csr_matrix(data.layers["counts"]),
+        list(data.var_names),
+        data.obs["batch"].cat.codes.to_numpy().astype(np.int64),
+        label.codes.astype(np.int64),
+        data.obsm["spatial"],
+    )
+    rng = np.random.default_rng(0)
+    chosen = []
+    for batch in range(cells.n_batches):
+        mine = np.flatnonzero((cells.batch == batch) & (cells.label >= 0))
+        chosen.append(np.sort(rng.permutation(mine)[:cells_per_section]))
+    chosen = np.concatenate(chosen)
+    reference = principal_components(cells.X[chosen], 50).embedding
+    variants = {
+        **{m: (m, {}) for m in ("none", "pca", "combat", "harmony", "scanorama")},
+        "plain factorisation, weighted": ("batchblend", {"offset": "none", "factors": False, "spatial": "none"}),
+        "batchblend, no space": ("batchblend", {"spatial": "none"}),
+        "batchblend": ("batchblend", {}),
+        "batchblend, ambiguous: leave": ("batchblend", {"ambiguous": "leave"}),
+    }
+    rows = []
+    for name, (method, changes) in variants.items():
+        start = time.process_time()
+        embedding, fitted = embed(method, cells, 20, **changes)
+        row = {"method": name, "cpu_s": round(time.process_time() - start, 1)}
+        row["K"] = fitted.model.metagenes.shape[0] if fitted else 0
+        rows.append(row | score(embedding, cells, reference, chosen))
+        print(pd.DataFrame(rows[-1:]).round(3).to_string(header=len(rows) == 1), flush=True)
+    for section, part in sections_of(path).items():
+        row = {"section": section}
+        for name, changes in (("no space", {"spatial": "none"}), ("linear", {})):
+            embedding, _ = embed("batchblend", part, 20, metagenes=15, **changes)
+            row[name] = clustered(embedding, part.label)
+        row["pca"] = clustered(principal_components(part.X, 30).embedding, part.label)
+        print(row, flush=True)
+
+
+def clustered(embedding, label, seeds: int = 5) -> float:
+    """NMI of k-means clusters with labels, mean over seeds."""
+    k = len(np.unique(label))
+    fits = [KMeans(k, n_init=10, random_state=seed).fit_predict(embedding) for seed in range(seeds)]
+    return round(float(np.mean([normalized_mutual_info_score(label, fit) for fit in fits])), 3)
+
+
+def scale(sizes=(1_000, 10_000, 100_000, 1_000_000), device: str = "cpu") -> None:
+    """One process per size, as memory is a process's highest."""
+    for size in sizes:
+        subprocess.run([sys.executable, __file__, "one-size", str(size), device], check=True)
+
+
+def one_size(cells: int, device: str) -> None:
+    rng = np.random.default_rng(20)
+    truth = draw_truth(Parameters(batches=4, cells=cells // 4, genes=300, noise="nb", depth=1000.0), rng)
+    counts = sparse.vstack([sparse.csr_matrix(block) for block in draw_expression(truth, rng, 2)], format="csr")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    start, cpu = time.perf_counter(), time.process_time()
+    fitted = batchblend.fit(counts, truth.batch, batchblend.Settings(15), seed=0, device=device)
+    print(
+        {
+            "cells": cells,
+            "device": device,
+            "wall_s": round(time.perf_counter() - start, 1),
+            "cpu_s": round(time.process_time() - cpu, 1),
+            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+            "before_gb": round(before, 2),
+            "offsets": [item.accepted for item in fitted.model.evidence if item.step == "offset"],
+        },
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what")
+    parser.add_argument("arguments", nargs="*")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.what == "simulations":
+        simulations(SETTINGS, METHODS)
+    elif given.what == "grid":
+        simulations(
+            GRID, ("combat", "harmony", "scanorama", "batchblend"), seeds=range(20, 20 + int(given.arguments[0]))
+        )
+    elif given.what == "metagenes":
+        simulations({"thesis preset": {}}, ("batchblend",), metagenes=int(given.arguments[0]))
+    elif given.what == "recovery":
+        recovered()
+    elif given.what == "robustness":
+        simulations(HARDER, ("plain", "batchblend"))
+    elif given.what == "refusal":
+        refusal(Path(given.arguments[0]))
+    elif given.what == "sections":
+        sections(Path(given.arguments[0]))
+    elif given.what == "scale":
+        scale(device=given.arguments[0] if given.arguments else "cpu")
+    elif given.what == "one-size":
+        one_size(int(given.arguments[0]), given.arguments[1])
+    else:
+        parser.error(f"{given.what}: not one of the tables above")
+
+
+if __name__ == "__main__":
+    main()
