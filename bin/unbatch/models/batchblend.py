@@ -474,7 +474,7 @@ class _Judge:
                     self.share[a, b] = self.share[b, a] = share
                     self.size[a, b] = self.size[b, a] = size
 
-    def evidence(self, groups: list[list[int]], most: int = 100) -> list[Evidence]:
+    def evidence(self, groups: list[list[int]], leave: bool, most: int = 100) -> list[Evidence]:
         """Say what was decided for each pair; of many pairs, those of which composition could make most."""
         group_of = {batch: number for number, group in enumerate(groups) for batch in group}
         pairs = sorted(combinations(group_of, 2), key=lambda pair: (-float(self.share[pair]), pair))[:most]
@@ -488,6 +488,10 @@ class _Judge:
                 reason = f"Left alone: cells of one batch differ among themselves in the same way ({share:.0%} of it)."
             elif share > MOST_AMBIGUOUS:
                 reason = f"Accepted by way of other batches; between these two, {share:.0%} could be composition."
+            elif meeting >= LEAST_MEETING and not leave:
+                reason = (
+                    f"Accepted whole; composition could make {share:.0%}, and {meeting:.0%} of the cells meet without."
+                )
             elif meeting >= LEAST_MEETING:
                 reason = f"Accepted but for what composition could make, as {meeting:.0%} of the cells meet without it."
             else:
@@ -680,8 +684,13 @@ class _Rounds:
             self.scores,
             profiles,
             self.mean_total,
-            self.evidence + self.judge.evidence(self.groups),
+            self.evidence + self._evidence_of_factors(),
         )
+
+    def _evidence_of_factors(self) -> list[Evidence]:
+        if not self.settings.factors:
+            return []
+        return self.judge.evidence(self.groups, self.settings.ambiguous == "leave")
 
     def _composition(self) -> _Composition:
         return _composition(self.data, self.noise, self.directions, self.scores, self.totals, self.states - 1)
