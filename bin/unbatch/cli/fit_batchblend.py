@@ -170,8 +170,8 @@ def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[s
         )
 
 
-def looks_logarithmic(counts: Any, rows: int = 200) -> bool:
-    """Tell whether values are log(1 + c x count): after exp(x) - 1, those of a cell are multiples of the smallest.
+def looks_logarithmic(counts: Any, rows: int = 50) -> bool:
+    """Tell whether values are log(1 + c x count): exp(x) - 1 of a cell are then whole multiples of some number.
 
     Parameters
     ----------
@@ -182,17 +182,17 @@ def looks_logarithmic(counts: Any, rows: int = 200) -> bool:
     """
     import numpy as np
 
-    multiples = []
+    answers = []
+    smallest_counts = np.arange(1, 31)[:, None]
     for row in range(min(rows, counts.shape[0])):
         values = counts.data[counts.indptr[row] : counts.indptr[row + 1]]
-        values = values[values > 0].astype(np.float64)
-        if len(values) < 5 or values.max() > 30 or np.all(values == np.round(values)):
+        values = np.unique(values[values > 0].astype(np.float64))
+        if len(values) < 6 or values.max() > 30 or np.all(values == np.round(values)):
             continue
-        ratio = np.expm1(values) / np.expm1(values.min())
-        larger = ratio[ratio > 1.5]
-        if len(larger) >= 3:
-            multiples.append(np.mean(np.abs(larger - np.round(larger)) < 0.01 * larger))
-    return len(multiples) >= 5 and float(np.median(multiples)) > 0.9
+        found = smallest_counts * (np.expm1(values) / np.expm1(values[0]))
+        whole = np.abs(found - np.round(found)) < 0.02 + 1e-5 * found
+        answers.append(whole.mean(axis=1).max() > 0.95)
+    return len(answers) >= 5 and float(np.mean(answers)) > 0.5
 
 
 def _fit(

@@ -703,10 +703,10 @@ class _Rounds:
     def _rays(self, scores: Tensor, totals: Tensor, batch: Tensor, state: Tensor, states: int) -> RayFit:
         return RayFit(scores, totals, batch, state, states, len(self.data.mean), self.offset_scale)
 
-    def _rays_of_half(self, half: _Half) -> Rays:
+    def _rays_of_half(self, half: _Half, start: Tensor) -> Rays:
         cells = half.cells
         mine = (half.scores[cells], self.totals[cells], self.data.batch[cells], self.state[cells])
-        return self._rays(*mine, self.states).fit()
+        return self._rays(*mine, self.states).fit(start=start)
 
     def _profiles_by_batch(
         self, scores: Tensor, directions: list[Tensor], cells: Tensor
@@ -762,7 +762,7 @@ class _Rounds:
             # directions are found anew in each half, so that their error is in the difference, too
             totals, genes = [], []
             for halves in self._halves():
-                one, other = (self._rays_of_half(half) for half in halves)
+                one, other = (self._rays_of_half(half, rays.total) for half in halves)
                 totals.append((one.total - other.total).square() / 4)
                 apart = one.offset @ halves[0].directions.T - other.offset @ halves[1].directions.T
                 genes.append(apart.square().mean(1) / 4)

@@ -63,9 +63,9 @@ class RayFit:
         lowest = [torch.quantile(totals[batch == b], 0.02) for b in range(self.batches)]
         self.most = 0.95 * torch.stack(lowest)
 
-    def fit(self, steps: int = 30, tolerance: float = 1e-4) -> Rays:
+    def fit(self, steps: int = 30, tolerance: float = 1e-4, start: Tensor | None = None) -> Rays:
         """Find offsets, their totals and profiles; stop when totals move by less than `tolerance` mean totals."""
-        total = torch.zeros_like(self.most)
+        total = torch.zeros_like(self.most) if start is None else torch.minimum(start, self.most)
         variance = 0.0
         for _ in range(steps):
             self._solve(total, variance)

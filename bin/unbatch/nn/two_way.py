@@ -26,7 +26,7 @@ def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5)
         right = (weight * (logs - mean)).sum(1).T
         scale = normal.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-12
         inverse = torch.linalg.inv(normal + scale * (1 / batches + 1e-9 * eye))
-        factors = (inverse @ right[..., None])[..., 0].T
+        before, factors = factors, (inverse @ right[..., None])[..., 0].T
         factors = factors - factors.mean(0)
         state = (weight * (logs - factors[:, None])).sum(0) / of_state
         residual = torch.where(known, logs - state - factors[:, None], 0.0)
@@ -37,5 +37,7 @@ def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5)
         total = variance + spread
         influence = (huber * total.sqrt() / residual.abs().clamp(min=1e-9)).clamp(max=1)
         weight = torch.where(known, influence / total, 0.0)
+        if (factors - before).abs().max() < 1e-5:
+            break
     error = inverse.diagonal(dim1=1, dim2=2).T.clamp(min=0).sqrt()
     return factors, error, spread

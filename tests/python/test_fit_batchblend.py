@@ -1,0 +1,182 @@
+"""The program `fit-batchblend`: what it writes, what it says, what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from scipy import sparse
+
+from unbatch.cli import fit_batchblend
+
+
+@pytest.fixture
+def run(dataset_path: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Run the program on the shared dataset, or on another one."""
+
+    def invoke(*options: str, dataset: Path = dataset_path) -> Result:
+        arguments = [str(dataset), "-o", str(tmp_path / "fit.h5ad"), "--threads", "1", *options]
+        return CliRunner().invoke(fit_batchblend.main, arguments)
+
+    return invoke
+
+
+@pytest.fixture
+def changed(dataset_path: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Write the shared dataset after a change."""
+
+    def write(change: Callable[[anndata.AnnData], anndata.AnnData | None]) -> Path:
+        adata = anndata.read_h5ad(dataset_path)
+        adata = change(adata) or adata
+        path = tmp_path / "changed.h5ad"
+        adata.write_h5ad(path)
+        return path
+
+    return write
+
+
+def test_a_fit_holds_all_that_the_report_reads(run, tmp_path: Path) -> None:
+    result = run("--metagenes", "8", "--corrected")
+    assert result.exit_code == 0, result.output
+    fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
+    about = fit.uns["unbatch"]
+    n, genes = fit.shape
+    assert fit.obsm["X_batchblend"].shape[0] == n
+    np.testing.assert_allclose(fit.obsm["X_batchblend"].sum(1), 1, atol=1e-3)
+    assert fit.obsm["X_batchblend_amount"].shape == (n, 8)
+    np.testing.assert_allclose(fit.varm["metagenes"].sum(0), 1, atol=1e-5)
+    assert list(about["batches"]) == ["batch1", "batch2"]
+    effect = about["batch_effect"]
+    assert effect["beta"].shape == (2, 8)
+    assert {effect[name].shape for name in ("offset", "offset_se", "factor", "log_factor_se")} == {(2, genes)}
+    assert set(about["evidence"]["step"]) == {"offset", "factors"}
+    assert all(reason.endswith(".") for reason in about["evidence"]["reason"])
+    assert about["spatial"]["mode"] == "linear"
+    assert about["spatial"]["affinity"].shape == about["spatial"]["affinity_permuted_sd"].shape == (2, 8, 8)
+    lengths = {len(values) for values in about["history"].values()}
+    assert len(lengths) == 1
+    assert set(about["history"]["phase"]) == {0, 1}
+    assert set(fit.uns) == {"unbatch"}
+
+
+def test_corrected_expression_is_counts_without_offset_and_factors(run, tmp_path: Path, dataset_path: Path) -> None:
+    run("--metagenes", "8", "--corrected", "--spatial", "none")
+    fit, data = anndata.read_h5ad(tmp_path / "fit.h5ad"), anndata.read_h5ad(dataset_path)
+    effect = fit.uns["unbatch"]["batch_effect"]
+    assert effect["offset"].sum() > 0
+    batch = data.obs["batch"].cat.codes.to_numpy()
+    counts = data[:, fit.var_names].layers["counts"].toarray()
+    expected = np.maximum(counts - effect["offset"][batch], 0) / effect["factor"][batch]
+    np.testing.assert_allclose(fit.layers["corrected"], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_popari_has_a_random_field_and_no_batch_effect(run, tmp_path: Path) -> None:
+    assert run("--mode", "popari", "--metagenes", "6").exit_code == 0
+    fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
+    about = fit.uns["unbatch"]
+    assert "X_popari" in fit.obsm
+    assert about["spatial"]["mode"] == "hmrf"
+    assert not about["batch_effect"]["offset"].any()
+    assert (about["batch_effect"]["factor"] == 1).all()
+
+
+def test_the_same_seed_gives_the_same_fit(run, tmp_path: Path) -> None:
+    fits = []
+    for _ in range(2):
+        run("--metagenes", "6", "--seed", "3")
+        fits.append(anndata.read_h5ad(tmp_path / "fit.h5ad").obsm["X_batchblend"])
+    np.testing.assert_array_equal(*fits)
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(run, tmp_path: Path) -> None:
+    params = tmp_path / "params.yml"
+    params.write_text(yaml.safe_dump({"metagenes": 5, "sparsity": 0.5}))
+    run("--params", str(params), "--metagenes", "6", "--max-epochs", "7", "--spatial", "none")
+    about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
+    assert (about["params"]["metagenes"], about["params"]["sparsity"], about["params"]["rounds"]) == (6, 0.5, 4)
+    assert len(about["history"]["objective"]) == 7
+
+
+def test_without_coordinates_there_is_no_spatial_phase(run, changed, tmp_path: Path) -> None:
+    path = changed(lambda adata: adata.obsm.pop("spatial") is None or None)
+    assert run("--metagenes", "6", dataset=path).exit_code == 0
+    about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
+    assert about["params"]["spatial"] == "none"
+    assert "spatial" not in about
+    result = run("--metagenes", "6", "--spatial", "linear", dataset=path)
+    assert result.exit_code == 99
+    assert "obsm/spatial is missing" in result.output
+
+
+def test_one_batch_is_factorised_and_said_to_need_no_correction(run, changed, tmp_path: Path) -> None:
+    result = run("--metagenes", "6", dataset=changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy()))
+    assert result.exit_code == 0
+    assert "one batch: there is no batch effect to correct" in result.output
+    assert not anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["batch_effect"]["offset"].any()
+
+
+def _logarithmic(adata: anndata.AnnData) -> None:
+    adata.layers["counts"] = sparse.csr_matrix(adata.layers["counts"]).log1p()
+
+
+def test_logarithms_are_noticed(run, changed) -> None:
+    assert "look like logarithms" not in run("--metagenes", "6", "--spatial", "none").output
+    result = run("--metagenes", "6", "--spatial", "none", dataset=changed(_logarithmic))
+    assert "look like logarithms of counts" in result.output
+
+
+def _negative(adata: anndata.AnnData) -> None:
+    adata.layers["counts"].data[0] = -1
+
+
+def _few_cells(adata: anndata.AnnData) -> anndata.AnnData:
+    second = np.flatnonzero(adata.obs["batch"] == "batch2")
+    return adata[np.setdiff1d(np.arange(adata.n_obs), second[4:])].copy()
+
+
+def _no_position(adata: anndata.AnnData) -> None:
+    adata.obsm["spatial"][adata.obs["batch"] == "batch2"] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (_negative, [], "layers/counts holds -1, below 0"),
+        (_few_cells, [], "batch2 has 4 cells, 6 metagenes need as many or more in every batch"),
+        (_no_position, [], "obsm/spatial holds NaN"),
+        (None, ["--metagenes", "61"], "marks 60 genes, 61 metagenes need as many or more"),
+        (None, ["--graph", "radius"], "graph radius needs parameter radius"),
+        (None, ["--device", "cuda"], "no CUDA device is available"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_in_one_sentence(
+    run, changed, tmp_path: Path, change, options, message
+) -> None:
+    dataset = {"dataset": changed(change)} if change else {}
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    result = run("--metagenes", "6", *options, **dataset)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert not (tmp_path / "fit.h5ad").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metagene": 5}, "batchblend has no parameter 'metagene'"),
+        ({"metagenes": 2.5}, "parameter metagenes is 2.5, expected a whole number of 2 or more"),
+        ({"spatial": "yes"}, "parameter spatial is 'yes', expected one of auto, none, linear, hmrf"),
+        ({"graph": "radius", "radius": 1e-6, "metagenes": 6}, "edge"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_sentence(run, tmp_path: Path, given, message) -> None:
+    params = tmp_path / "params.yml"
+    params.write_text(yaml.safe_dump(given))
+    result = run("--params", str(params))
+    assert result.exit_code == 2, result.output
+    assert message in result.output
