@@ -127,7 +127,14 @@ def full(pipeline: Path, samplesheet: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def full_options(samplesheet: Path) -> list[str]:
-    options = ["--input", str(samplesheet), "--label_key", "cell type", "--methods", "none,harmony,batchblend,picky,greedy"]
+    options = [
+        "--input",
+        str(samplesheet),
+        "--label_key",
+        "cell type",
+        "--methods",
+        "none,harmony,batchblend,picky,greedy",
+    ]
     return [*options, "--seeds", "1", "--allow_failed", "--max_retries", "1", "--max_cpus", "2"]
 
 

@@ -105,6 +105,8 @@ class Evidence:
         ``"offset"`` or ``"factors"``.
     accepted
         Whether the step was taken.
+    refused
+        Whether it was left for want of evidence; a step that is neither found nothing to take.
     reason
         One sentence.
     size
@@ -121,6 +123,7 @@ class Evidence:
     batches: tuple[int, ...]
     step: str
     accepted: bool
+    refused: bool
     reason: str
     size: float
     error: float = math.nan
@@ -496,7 +499,8 @@ class _Judge:
                 reason = f"Accepted but for what composition could make, as {meeting:.0%} of the cells meet without it."
             else:
                 reason = "Accepted whole: without any part of it, cells of the two don't meet."
-            found.append(Evidence((a, b), "factors", accepted, reason, size, math.nan, share, meeting))
+            refused = size > LEAST_SPREAD and not accepted
+            found.append(Evidence((a, b), "factors", accepted, refused, reason, size, math.nan, share, meeting))
         return found
 
 
@@ -833,7 +837,7 @@ def _offset_evidence(batch: int, size: float, error: float, accepted: bool) -> E
         reason = f"The states meet {size / max(error, 1e-9):.0f} standard errors from 0."
     else:
         reason = f"The states meet at 0 within 3 standard errors of {error:.1%} of a mean cell."
-    return Evidence((batch,), "offset", accepted, reason, size, error)
+    return Evidence((batch,), "offset", accepted, error >= MOST_ERROR, reason, size, error)
 
 
 # ------------------------------------------------------------------------------------- non-negative matrix factorisation
