@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
 
@@ -65,18 +66,18 @@ HARDER = {
 }
 
 
-def simulated(seed: int, **settings) -> tuple[Cells, object]:
+def simulated(seed: int, **settings: Any) -> tuple[Cells, object]:
     rng = np.random.default_rng(seed)
     truth = draw_truth(Parameters(**settings), rng)
     counts = sparse.csr_matrix(np.concatenate([np.asarray(_dense(block)) for block in draw_expression(truth, rng)]))
     return as_cells(counts, truth.batch, truth.cell_type, truth.position), truth
 
 
-def _dense(block):
+def _dense(block: np.ndarray | sparse.spmatrix) -> np.ndarray:
     return block.toarray() if sparse.issparse(block) else block
 
 
-def as_cells(counts, batch, label, coordinates) -> Cells:
+def as_cells(counts: sparse.spmatrix, batch: np.ndarray, label: np.ndarray, coordinates: np.ndarray) -> Cells:
     total = np.asarray(counts.sum(1)).ravel()
     size = np.maximum(total / total.mean(), 1e-6)
     normalised = sparse.csr_matrix(counts.multiply(1 / size[:, None])).log1p().astype(np.float32)
@@ -91,7 +92,9 @@ def as_cells(counts, batch, label, coordinates) -> Cells:
     )
 
 
-def embed(method: str, cells: Cells, seed: int, metagenes: int | None = None, **changes):
+def embed(
+    method: str, cells: Cells, seed: int, metagenes: int | None = None, **changes: Any
+) -> tuple[np.ndarray, batchblend.Fitted | None]:
     """Embedding and, for our own methods, the fit."""
     if method not in ("plain", "popari", "batchblend"):
         return baselines.load(method)(cells, seed=seed).embedding, None
@@ -114,7 +117,9 @@ def embed(method: str, cells: Cells, seed: int, metagenes: int | None = None, **
     return batchblend.shares(fitted.amounts), fitted
 
 
-def score(embedding, cells: Cells, reference, chosen=slice(None)) -> dict[str, float]:
+def score(
+    embedding: np.ndarray, cells: Cells, reference: np.ndarray, chosen: np.ndarray | slice = slice(None)
+) -> dict[str, float]:
     """Compute the thesis's ten scores and their means."""
     z = np.ascontiguousarray(embedding[chosen], dtype=np.float32)
     z = z[:, np.ptp(z, axis=0) > 0]
@@ -146,7 +151,7 @@ def _has_tabulate() -> bool:
     return True
 
 
-def simulations(settings: dict[str, dict], methods: tuple[str, ...], seeds=SEEDS, **changes) -> None:
+def simulations(settings: dict[str, dict], methods: tuple[str, ...], seeds: range = SEEDS, **changes: Any) -> None:
     rows = []
     for name, options in settings.items():
         for seed in seeds:
@@ -192,7 +197,7 @@ def recovered() -> None:
     print(pd.DataFrame(rows).drop(columns="seed").groupby("data", sort=False).mean().round(4).to_string())
 
 
-def neighbourhoods(embedding, cells: Cells) -> tuple[float, float]:
+def neighbourhoods(embedding: np.ndarray, cells: Cells) -> tuple[float, float]:
     """Mixing (two batches, 30 neighbours) and share of the label among 15 neighbours."""
     near = integration.nearest_neighbours(embedding, 31).indices[:, 1:]
     share = (cells.batch[near] == 0).mean(1)
@@ -223,6 +228,7 @@ def refusal(path: Path, cells_per_section: int = 1200) -> None:
                         ("uncorrected", {"offset": "none", "factors": False}),
                         ("default", {}),
                         ("ambiguous: leave", {"ambiguous": "leave"}),
+                        ("ambiguous: remove", {"ambiguous": "remove"}),
                     ):
                         embedding, _ = embed("batchblend", cells, seed, metagenes=15, spatial="none", **changes)
                         mixing, purity = neighbourhoods(embedding, cells)
@@ -293,14 +299,14 @@ def sections(path: Path, cells_per_section: int = 1200) -> None:
         print(row, flush=True)
 
 
-def clustered(embedding, label, seeds: int = 5) -> float:
+def clustered(embedding: np.ndarray, label: np.ndarray, seeds: int = 5) -> float:
     """NMI of k-means clusters with labels, mean over seeds."""
     k = len(np.unique(label))
     fits = [KMeans(k, n_init=10, random_state=seed).fit_predict(embedding) for seed in range(seeds)]
     return round(float(np.mean([normalized_mutual_info_score(label, fit) for fit in fits])), 3)
 
 
-def scale(sizes=(1_000, 10_000, 100_000, 1_000_000), device: str = "cpu") -> None:
+def scale(sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000), device: str = "cpu") -> None:
     """One process per size, as memory is a process's highest."""
     for size in sizes:
         subprocess.run([sys.executable, __file__, "one-size", str(size), device], check=True)

@@ -56,12 +56,21 @@ bench_dlpfc() {
     python3 "$root/benchmarks/table.py" "$scratch/dlpfc/scores/dlpfc.scores.json"
 }
 
+# BatchBlend beside others: simulations, batch effect against the truth, refusal, sections, time and memory
+bench_batchblend() {
+    local program=("$root/.venv/bin/python" -W ignore "$root/benchmarks/batchblend.py")
+    dlpfc_sheet
+    preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
+    for part in simulations recovery robustness scale; do measure "$part" "${program[@]}" "$part"; done
+    for part in refusal sections; do measure "$part" "${program[@]}" "$part" "$scratch/dlpfc.h5ad"; done
+}
+
 dlpfc_sheet() {
     [[ -d $dlpfc ]] || { echo "no folder $dlpfc: set DLPFC to that of the four sections" >&2; exit 2; }
     { echo sample,path; for f in "$dlpfc"/*.h5ad; do echo "$(basename "$f" .h5ad),$(realpath "$f")"; done; } > "$scratch/dlpfc.csv"
 }
 
-for name in "${@:-simulate score kbet pipeline dlpfc}"; do
+for name in "${@:-simulate score kbet pipeline dlpfc batchblend}"; do
     for part in $name; do "bench_$part"; done
 done
 echo "files are in $scratch"

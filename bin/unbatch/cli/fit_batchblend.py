@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CHOICES = {
     "offset": ("rays", "annealed", "cross", "none"),
-    "ambiguous": ("remove", "leave"),
+    "ambiguous": ("auto", "remove", "leave"),
     "spatial": ("auto", "none", "linear", "hmrf"),
     "graph": ("auto", "visium", "delaunay", "knn", "radius"),
 }
@@ -38,7 +38,7 @@ _COMMON: dict[str, Any] = {
     "radius": None,
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "batchblend": _COMMON | {"offset": "rays", "factors": True, "ambiguous": "remove", "rounds": 4, "sparsity": 0.75},
+    "batchblend": _COMMON | {"offset": "rays", "factors": True, "ambiguous": "auto", "rounds": 4, "sparsity": 0.75},
     "popari": _COMMON | {"spatial": "hmrf", "spatial_weight": 1.0},
 }
 """Parameters by mode; ``metagenes: null`` chooses their number by held-out entries."""

@@ -21,7 +21,8 @@ class Rays:
     Attributes
     ----------
     offset, total, error
-        Offset (T x r), its sum over genes (T), and the standard error of that sum.
+        Offset (T x r), its sum over genes (T), and the standard error of that sum: from the scatter of the cells
+        (sandwich), but no less than under a normal prior of the sum with the mean total as standard deviation.
     profile
         Of each state, per unit of size, C x r.
     inverse
@@ -82,7 +83,8 @@ class RayFit:
                 break
         inverse_hessian = torch.linalg.pinv(hessian, hermitian=True)
         shift = self._influence() @ inverse_hessian
-        error = shift.square().sum(0).sqrt()
+        # cells of one total have no rays: the damping alone then holds S at 0, and the scatter of cells is no error
+        error = torch.maximum(shift.square().sum(0), variance * inverse_hessian.diagonal()).sqrt()
         covariance = self._offset_covariance(shift)
         self._solve(total, variance)
         return Rays(self.offset, total, error, self.profile, self.inverse, covariance)

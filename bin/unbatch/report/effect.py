@@ -15,7 +15,7 @@ Z90 = 1.645
 """Standard errors on each side of an interval that holds the truth in 90 of 100 cases."""
 TOP_GENES = 10
 _NUMBERS = {
-    "size": "of the effect: an offset as share of the mean cell of all batches, factors as spread of log factors over genes",
+    "size": "an offset as share of the mean cell of all batches, factors as spread of their logarithms",
     "error": "its standard error",
     "composition": "share of the difference that other cells in the batches could make as well",
     "meeting": "share of cells with cells of the other batch as near as their own, without that part",

@@ -1,0 +1,404 @@
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix, vstack
+
+from unbatch.data.graph import neighbours, widened
+from unbatch.data.simulate import METAGENES, Parameters, Truth, draw_expression, draw_truth
+from unbatch.metrics.recovery import (
+    coverage,
+    factor_correlation,
+    in_units_of_fit,
+    match_metagenes,
+    offset_recovery,
+)
+from unbatch.models.batchblend import Fitted, Settings, choose_metagenes, fit, shares
+
+DEFAULT = Settings(METAGENES)
+PLAIN = Settings(METAGENES, offset="none", factors=False)
+
+
+def expression(truth: Truth, rng: np.random.Generator) -> np.ndarray | csr_matrix:
+    parts = list(draw_expression(truth, rng))
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else vstack(parts).tocsr()
+
+
+@cache
+def simulation(seed: int = 0, **changed) -> tuple[np.ndarray | csr_matrix, Truth]:
+    """Sparse metagenes, which few cells tell apart."""
+    rng = np.random.default_rng(seed)
+    truth = draw_truth(Parameters(**{"cells": 150, "genes": 60, "gamma_shape": 1.0, **changed}), rng)
+    return expression(truth, rng), truth
+
+
+@cache
+def fitted(seed: int = 0, settings: Settings = DEFAULT, **changed) -> Fitted:
+    values, truth = simulation(seed, **changed)
+    return fit(values, truth.batch, settings)
+
+
+def in_units(truth: Truth):
+    return in_units_of_fit(truth.metagenes.T, truth.amounts, truth.beta, truth.gene_factors, truth.scale)
+
+
+@cache
+def gradients(low: float, high: float, axes: int, seed: int = 0, **changed) -> tuple[csr_matrix, Truth]:
+    """Cells between two ends; those of the first batch up to `high`, those of the second from `low` on."""
+    rng = np.random.default_rng(seed)
+    usual = {"cells": 300, "gamma_shape": 2.0, "sigma_beta": 0.0, "noise": "nb", "depth": 2000.0, "dispersion": 0.0}
+    truth = draw_truth(Parameters(**usual | changed), rng)
+    n = len(truth.batch)
+    place = np.where(truth.batch == 0, rng.uniform(0, high, n), rng.uniform(low, 1, n))
+    first, last = np.array([(0, 2), (1, 3), (7, 8)][:axes])[rng.integers(0, axes, n)].T
+    amounts = np.zeros_like(truth.amounts)
+    amounts[np.arange(n), first], amounts[np.arange(n), last] = 1 - place, place
+    truth = replace(truth, amounts=amounts * truth.amounts.sum(1, keepdims=True))
+    return expression(truth, rng), truth
+
+
+def factors_evidence(model):
+    return [each for each in model.evidence if each.step == "factors"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_truth_is_recovered(seed):
+    truth = in_units(simulation(seed)[1])
+    found = fitted(seed)
+    offset = found.model.offset / found.model.factors
+    recovery = offset_recovery(offset, truth.offset)
+    assert recovery["cosine"] > 0.995
+    assert recovery["relative_error"] < 0.08
+    assert recovery["total_error"] < 0.03
+    estimated, true, correlation = match_metagenes(found.model.metagenes.T, truth.metagenes)
+    assert np.median(correlation) > 0.8
+    pairs = zip(found.amounts.T[estimated], truth.amounts.T[true], strict=True)
+    assert np.median([np.corrcoef(*pair)[0, 1] for pair in pairs]) > 0.9
+
+
+def test_what_a_fit_says_has_the_units_and_sums_of_the_model():
+    values, truth = simulation()
+    model = fitted().model
+    np.testing.assert_allclose(model.metagenes.sum(1), 1)
+    np.testing.assert_allclose(np.log(model.factors).mean(0), 0, atol=1e-12)
+    before = model.offset / model.factors
+    np.testing.assert_allclose(before.sum(1), model.total_offset, rtol=0.02)
+    assert np.linalg.norm(model.beta @ model.metagenes - before) < 0.05 * np.linalg.norm(before)
+    # what is left of a thousandfold of the data is a thousandfold
+    larger = fit(values * 1000, truth.batch, Settings(METAGENES))
+    np.testing.assert_allclose(larger.model.offset, 1000 * model.offset, rtol=0.01, atol=0.01 * model.offset.mean())
+    np.testing.assert_allclose(larger.amounts.sum(1), 1000 * fitted().amounts.sum(1), rtol=0.01)
+
+
+def test_a_fit_explains_the_data_up_to_their_noise():
+    values, truth = simulation()
+    found = fitted()
+    mean = found.model.offset[truth.batch] + found.model.factors[truth.batch] * (found.amounts @ found.model.metagenes)
+    noise = truth.parameters.sigma_y / truth.parameters.genes
+    assert np.sqrt(np.mean((values - mean) ** 2)) < 1.3 * noise
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_data_without_a_batch_effect_are_left_alone_to_the_last_bit(seed):
+    effect = {"sigma_beta": 0.0}
+    found, plain = fitted(seed, **effect), fitted(seed, PLAIN, **effect)
+    np.testing.assert_array_equal(found.amounts, plain.amounts)
+    np.testing.assert_array_equal(found.model.metagenes, plain.model.metagenes)
+    assert not found.model.offset.any()
+    assert (found.model.factors == 1).all()
+    assert not any(each.accepted for each in found.model.evidence)
+
+
+def test_a_batch_effect_that_is_found_is_not_left_in_the_embedding():
+    """Cells of a type have the same shares in both batches, which those of a fit without correction do not."""
+    _, truth = simulation()
+    apart = {}
+    for name, found in (("corrected", fitted()), ("plain", fitted(0, PLAIN))):
+        z = shares(found.amounts)
+        types = [np.stack([z[(truth.cell_type == c) & (truth.batch == b)].mean(0) for b in (0, 1)]) for c in range(8)]
+        apart[name] = np.mean([abs(np.diff(each, axis=0)).sum() for each in types])
+    assert apart["corrected"] < 0.1
+    assert apart["corrected"] < 0.2 * apart["plain"]
+
+
+@pytest.mark.parametrize("batches", [2, 3])
+def test_factors_of_genes_are_recovered(batches):
+    effect = {"sigma_beta": 0.0, "sigma_gene": 0.3, "batches": batches, "genes": 100, "gamma_shape": 8.0}
+    truth = in_units(simulation(0, **effect)[1])
+    model = fitted(0, **effect).model
+    assert (factor_correlation(model.factors, truth.factor) > 0.99).all()
+    assert all(each.accepted for each in factors_evidence(model))
+    assert len(factors_evidence(model)) == batches * (batches - 1) // 2
+    assert not model.offset.any()
+
+
+def test_offset_and_factors_are_found_side_by_side():
+    effect = {"sigma_gene": 0.3, "genes": 100, "gamma_shape": 8.0}
+    truth = in_units(simulation(0, **effect)[1])
+    model = fitted(0, **effect).model
+    assert (factor_correlation(model.factors, truth.factor) > 0.99).all()
+    assert offset_recovery(model.offset / model.factors, truth.offset)["cosine"] > 0.9
+    assert offset_recovery(model.offset / model.factors, truth.offset)["total_error"] < 0.1
+
+
+def test_errors_of_the_offset_cover_the_truth():
+    """Loosely: over three simulations, 90 % intervals hold 70 to 99 % of the genes."""
+    held = []
+    for seed in range(3):
+        model, truth = fitted(seed).model, in_units(simulation(seed)[1])
+        held.append(coverage(model.offset / model.factors, model.offset_error / model.factors, truth.offset))
+        off = (model.total_offset - truth.offset.sum(1)) / model.total_offset_error
+        assert (abs(off) < 4).all()
+    assert 0.7 < np.mean(held) < 0.99
+
+
+@pytest.mark.parametrize(("low", "high", "axes"), [(0.5, 0.5, 1), (0.5, 0.5, 3), (0.6, 0.4, 3)])
+def test_batches_of_disjoint_states_are_not_compared_gene_by_gene(low, high, axes):
+    values, truth = gradients(low, high, axes)
+    model = fit(values, truth.batch, Settings(6)).model
+    assert (model.factors == 1).all()
+    (evidence,) = factors_evidence(model)
+    assert not evidence.accepted
+    assert evidence.composition > 0.5
+    assert "cells of one batch differ among themselves in the same way" in evidence.reason
+
+
+def test_without_a_state_of_both_batches_the_evidence_says_so():
+    values, truth = simulation(sigma_beta=0.0)
+    excitatory = truth.cell_type < 4
+    kept = np.where(truth.batch == 0, excitatory, ~excitatory)
+    model = fit(values[kept], truth.batch[kept], Settings(8)).model
+    assert (model.factors == 1).all()
+    (evidence,) = factors_evidence(model)
+    assert evidence.reason.startswith("Left alone: no state has cells of both")
+
+
+def test_what_composition_could_make_is_left_on_request():
+    """The batches are at different ends of the gradient; with `leave` they stay there."""
+    values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
+    true = in_units(truth).factor
+    removed, left = (fit(values, truth.batch, Settings(6, ambiguous=way)).model for way in ("remove", "leave"))
+    assert factors_evidence(left)[0].accepted
+    error = [np.sqrt(np.mean((np.log(m.factors) - np.log(true)) ** 2)) for m in (removed, left)]
+    assert error[1] < 0.7 * error[0]
+
+
+def test_the_same_seed_gives_the_same_fit():
+    values, truth = simulation()
+    again, other = (fit(values, truth.batch, Settings(METAGENES), seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(again.amounts, fitted().amounts)
+    np.testing.assert_array_equal(again.model.offset_error, fitted().model.offset_error)
+    assert not np.array_equal(other.amounts, fitted().amounts)
+    np.testing.assert_allclose(other.model.total_offset, fitted().model.total_offset, rtol=0.02)
+
+
+def test_cells_of_the_batches_may_be_in_any_order():
+    """Batches are sorted by the fit; within a batch, another order draws other starts of the clusters."""
+    values, truth = simulation()
+    rng = np.random.default_rng(0)
+    mixed = np.empty(len(values), dtype=int)
+    places = rng.permutation(truth.batch)
+    for b in (0, 1):
+        mixed[places == b] = np.flatnonzero(truth.batch == b)
+    found = fit(values[mixed], truth.batch[mixed], Settings(METAGENES))
+    np.testing.assert_array_equal(found.amounts, fitted().amounts[mixed])
+    mixed = rng.permutation(len(values))
+    found = fit(values[mixed], truth.batch[mixed], Settings(METAGENES))
+    np.testing.assert_allclose(found.model.total_offset, fitted().model.total_offset, rtol=0.02)
+    np.testing.assert_allclose(found.model.offset, fitted().model.offset, atol=0.1 * fitted().model.offset.mean())
+    estimated, true, _ = match_metagenes(found.amounts, fitted().amounts[mixed])
+    assert abs(shares(found.amounts)[:, estimated] - shares(fitted().amounts)[mixed][:, true]).mean() < 0.03
+
+
+def test_another_numbering_of_the_batches_turns_the_effect_round():
+    effect = {"sigma_beta": 0.0, "sigma_gene": 0.3}
+    values, truth = simulation(0, **effect)
+    turned = fit(values, 1 - truth.batch, Settings(METAGENES)).model
+    np.testing.assert_allclose(np.log(turned.factors)[::-1], np.log(fitted(0, **effect).model.factors), atol=0.1)
+
+
+def test_sparse_and_dense_input_agree():
+    values, truth = simulation(noise="nb", gamma_shape=0.3, depth=60.0)
+    assert values.nnz < 0.5 * np.prod(values.shape)
+    dense, sparse = (fit(each, truth.batch, Settings(METAGENES)) for each in (values.toarray(), values))
+    np.testing.assert_allclose(dense.model.total_offset, sparse.model.total_offset, rtol=1e-3)
+    assert abs(dense.amounts - sparse.amounts).mean() < 0.01 * dense.amounts.mean()
+
+
+def test_a_batch_of_few_cells_is_corrected():
+    values, truth = simulation()
+    kept = np.r_[0:150, 150:165]
+    model = fit(values[kept], truth.batch[kept], Settings(METAGENES)).model
+    np.testing.assert_allclose(model.total_offset, in_units(truth).offset.sum(1), rtol=0.1)
+
+
+def test_empty_cells_have_no_amounts_and_mean_shares():
+    values, truth = simulation()
+    values = values.copy()
+    values[[3, 200]] = 0
+    found = fit(values, truth.batch, Settings(METAGENES))
+    assert not found.amounts[[3, 200]].any()
+    z = shares(found.amounts)
+    np.testing.assert_allclose(z.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(z[3], found.amounts.sum(0) / found.amounts.sum(), rtol=1e-4)
+    np.testing.assert_allclose(found.model.total_offset, in_units(truth).offset.sum(1), rtol=0.05)
+
+
+def test_one_batch_alone_is_factorised():
+    values, truth = simulation(sigma_beta=0.0)
+    found = fit(values[:150], truth.batch[:150], Settings(METAGENES))
+    assert (found.model.factors == 1).all()
+    assert not factors_evidence(found.model)
+    assert not found.model.offset.any()
+    assert found.amounts.shape == (150, METAGENES)
+    assert np.median(match_metagenes(found.model.metagenes.T, truth.metagenes.T)[2]) > 0.7
+
+
+def test_more_metagenes_than_types_do_no_harm():
+    truth = in_units(simulation()[1])
+    found = fitted(0, Settings(25))
+    assert np.isfinite(found.amounts).all()
+    assert offset_recovery(found.model.offset / found.model.factors, truth.offset)["cosine"] > 0.99
+
+
+def test_too_few_genes_or_cells_are_refused():
+    values, truth = simulation()
+    with pytest.raises(ValueError, match="61 metagenes need 61 genes"):
+        fit(values, truth.batch, Settings(61))
+    kept = np.r_[0:150, 150:160]
+    with pytest.raises(ValueError, match=r"found 60.*10"):
+        fit(values[kept], truth.batch[kept], Settings(METAGENES))
+
+
+@pytest.mark.parametrize("effect", [{}, {"sigma_gene": 0.3}, {"noise": "nb", "sigma_gene": 0.3}])
+def test_the_model_embeds_the_cells_of_the_fit_as_the_fit_did(effect):
+    values, truth = simulation(**effect)
+    found = fitted(0, **effect)
+    amounts = found.model.amounts(values, truth.batch)
+    assert abs(amounts - found.amounts).sum() < 0.1 * found.amounts.sum()
+    assert np.corrcoef(shares(amounts).ravel(), shares(found.amounts).ravel())[0, 1] > 0.99
+
+
+def test_the_objective_falls():
+    history = fitted().history
+    objective = np.array(history["objective"])
+    np.testing.assert_allclose(objective, np.add(history["data"], history["sparsity"]))
+    assert len(objective) == Settings(METAGENES).iterations
+    # the weights of the sparse prior are renewed in each iteration
+    assert (np.diff(objective) < 1e-3 * abs(objective[0])).all()
+    assert objective[-1] < objective[0]
+
+
+@cache
+def graphs() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    _, truth = simulation()
+    graph = neighbours(truth.position, truth.batch)
+    wide = widened(graph, len(truth.batch), 2)
+    return (graph.source, graph.target), (wide.source, wide.target)
+
+
+@cache
+def spatial(settings: Settings) -> Fitted:
+    values, truth = simulation()
+    graph, wide = graphs()
+    return fit(values, truth.batch, settings, graph=graph, wide_graph=wide)
+
+
+@pytest.mark.parametrize("phase", ["linear", "hmrf"])
+def test_a_spatial_phase_goes_on_from_the_factorisation(phase):
+    found = spatial(Settings(METAGENES, spatial=phase))
+    history = {name: np.array(values) for name, values in found.history.items()}
+    assert len({len(values) for values in history.values()}) == 1
+    total = history["data"] + history["sparsity"] + history["spatial"]
+    np.testing.assert_allclose(history["objective"], total)
+    first = history["phase"] == 0
+    assert first.sum() == 40
+    assert (np.diff(history["phase"]) >= 0).all()
+    assert (~first).sum() > 1
+    assert not history["spatial"][first].any()
+    np.testing.assert_allclose(history["data"][first], fitted().history["data"])
+    # the first row of the phase is where the factorisation ended
+    assert history["data"][first][-1] == pytest.approx(history["data"][~first][0])
+    objective = history["objective"][~first]
+    assert objective[-1] < objective[0]
+    np.testing.assert_array_equal(found.model.offset, fitted().model.offset)
+    assert not np.array_equal(found.amounts, fitted().amounts)
+
+
+def test_a_graph_alone_gives_affinities_and_changes_nothing():
+    found = spatial(Settings(METAGENES))
+    np.testing.assert_array_equal(found.amounts, fitted().amounts)
+    assert fitted().affinity is None
+    assert found.affinity.affinity.shape == (2, METAGENES, METAGENES)
+    assert found.affinity.permuted.shape == found.affinity.permuted_sd.shape == (2, METAGENES, METAGENES)
+
+
+def test_popari_has_a_random_field_and_no_batch_effect():
+    found = spatial(Settings.popari(METAGENES, shared_affinity=True))
+    assert not found.model.offset.any()
+    assert not found.model.beta.any()
+    assert (found.model.factors == 1).all()
+    assert not any(each.accepted for each in found.model.evidence)
+    assert not any(found.history["sparsity"])
+    assert found.affinity.affinity.shape == (1, METAGENES, METAGENES)
+    assert max(found.history["phase"]) == 1
+
+
+@pytest.mark.parametrize("effect", [{}, {"sigma_beta": 0.0}, {"sigma_beta": 0.0, "sigma_gene": 0.3}])
+def test_as_many_metagenes_as_there_are_or_a_few_more_are_chosen(effect):
+    """A batch effect takes none of them."""
+    for seed in range(3):
+        values, truth = simulation(seed, cells=225, genes=100, gamma_shape=8.0, **effect)
+        assert METAGENES <= choose_metagenes(values, truth.batch, seed) <= METAGENES + 5
+
+
+def test_the_number_of_metagenes_keeps_within_what_genes_and_cells_allow():
+    values, truth = simulation(cells=225, genes=100, gamma_shape=8.0)
+    assert choose_metagenes(csr_matrix(values), truth.batch) == choose_metagenes(values, truth.batch)
+    assert choose_metagenes(values, truth.batch, most=7) == 7
+    assert choose_metagenes(values, truth.batch, fewest=20) == 20
+    assert choose_metagenes(values[:, :12], truth.batch) <= 6
+    assert choose_metagenes(values[:, :4], truth.batch) == 4
+    few = np.r_[0:3, 225:228]
+    assert choose_metagenes(values[few], truth.batch[few]) == 3
+
+
+@pytest.mark.parametrize("mix", ["same", "shifted"])
+def test_the_annealed_prior_finds_how_batches_differ(mix):
+    """Not how much of it all batches share: that its floor is too high is known."""
+    for seed in range(2):
+        settings = Settings(METAGENES, offset="annealed")
+        model = fitted(seed, settings, cells=225, genes=100, gamma_shape=8.0, mix=mix).model
+        truth = in_units(simulation(seed, cells=225, genes=100, gamma_shape=8.0, mix=mix)[1])
+        recovery = offset_recovery(model.offset, truth.offset)
+        assert recovery["cosine"] > 0.98
+        assert recovery["relative_error"] < 0.2
+        assert (model.factors == 1).all()
+        assert np.isnan(model.offset_error).all()
+        assert np.isnan(model.total_offset_error).all()
+        assert [(each.batches, each.step, each.accepted) for each in model.evidence] == [
+            ((0,), "offset", True),
+            ((1,), "offset", True),
+        ]
+
+
+def test_the_cross_batch_prior_is_there_for_the_record():
+    shape = {"cells": 225, "genes": 100, "gamma_shape": 8.0}
+    model = fitted(0, Settings(METAGENES, offset="cross"), **shape).model
+    truth = in_units(simulation(0, **shape)[1])
+    assert offset_recovery(model.offset, truth.offset)["cosine"] > 0.9
+    # it leaves most of what the batches share in the amounts
+    assert model.offset.sum() < 0.6 * truth.offset.sum()
+    alone = fit(simulation()[0][:150], simulation()[1].batch[:150], Settings(METAGENES, offset="cross"))
+    assert np.isfinite(alone.amounts).all()
+
+
+def test_cells_of_one_total_are_left_alone_and_the_other_way_is_named():
+    values, truth = simulation()
+    model = fit(values / values.sum(1, keepdims=True), truth.batch, Settings(METAGENES)).model
+    assert not model.offset.any()
+    reasons = [each.reason for each in model.evidence if each.step == "offset"]
+    assert len(reasons) == 2
+    assert all("sizes of the cells don't tell" in reason and "`offset: annealed`" in reason for reason in reasons)
+    assert not any("annealed" in each.reason for each in fitted().model.evidence)
