@@ -135,20 +135,10 @@ def score(
 
 def table(rows: list[dict], index: list[str], columns: str = "method") -> None:
     frame = pd.DataFrame(rows)
-    means = frame.groupby([*index, columns], sort=False)[["batch", "bio", "total"]].mean()
-    text = means.apply(lambda r: f"{r['total']:.3f} ({r['batch']:.3f}/{r['bio']:.3f})", axis=1).unstack(
-        columns, sort=False
-    )
-    print(text.to_markdown() if hasattr(text, "to_markdown") and _has_tabulate() else text.to_csv(sep="|"))
-    sys.stdout.flush()
-
-
-def _has_tabulate() -> bool:
-    try:
-        import tabulate  # noqa: F401
-    except ModuleNotFoundError:
-        return False
-    return True
+    for key, part in frame.groupby(index, sort=False):
+        means = part.groupby(columns, sort=False)[["batch", "bio", "total"]].mean()
+        cells = [f"{m} {r['total']:.3f} ({r['batch']:.3f}/{r['bio']:.3f})" for m, r in means.iterrows()]
+        print(*key, *cells, sep=" | ", flush=True)
 
 
 def simulations(settings: dict[str, dict], methods: tuple[str, ...], seeds: range = SEEDS, **changes: Any) -> None:

@@ -18,7 +18,7 @@ All sums over cells are of scores of the cells on a few principal directions, or
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -50,6 +50,8 @@ LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
 LEAST_CELLS = 3
 """A state is compared between batches that have so many cells of it."""
+_REFERENCE = 2000
+"""Cells of the fit that its model keeps, for new batches."""
 _LEAST_FOR_CHOICE = 20
 """Cells of a batch that helps to choose the number of metagenes."""
 _EPS = 0.1
@@ -1084,6 +1086,19 @@ class _Decoder:
         relative = self.cell_constant + self.cell_slope * totals.clamp(min=FLOOR * self.mean_total) / self.mean_total
         return self.variance[b] * relative / self.cell_mean
 
+    def residual_variance(self, matrix: CellMatrix, totals: Tensor, amounts: Tensor, b: int) -> Tensor:
+        """Mean square of what the amounts leave of the weighted expression, relative to the noise of the cells."""
+        squared, offset = self.weights[b].square(), self.offset[b]
+        right = (squared * offset)[:, None]
+        norms = (matrix.squares_times(squared[:, None]) - 2 * matrix.times(right)).double()[:, 0]
+        norms += (squared * offset.square()).sum()
+        weighted = self.metagenes * (self.factors[b] * squared)
+        target = (matrix.times(weighted.T) - (weighted @ offset).float()).double()
+        x = amounts.double()
+        residual = norms - 2 * (x * target).sum(1) + ((x @ self.design(b)) * x).sum(1)
+        relative = self.cell_variance(totals, b) / self.variance[b]
+        return (residual.clamp(min=0) / relative).sum() / (len(x) * len(offset))
+
     def states(self, matrix: CellMatrix, b: int) -> Tensor:
         """Find the state of each cell, n."""
         right = torch.cat([self.directions / self.factors[b, :, None], 1 / self.factors[b, :, None]], 1)
@@ -1113,6 +1128,34 @@ class _Decoder:
 
 
 # ---------------------------------------------------------------------------------------------------------------- fit
+
+
+@dataclass
+class _Reference:
+    """Cells of the fit that new batches are compared with, in its unit.
+
+    Attributes
+    ----------
+    amounts, batch
+        n x K, n.
+    """
+
+    amounts: Tensor
+    batch: Tensor
+
+
+_PUBLIC = (
+    "metagenes",
+    "offset",
+    "offset_error",
+    "total_offset",
+    "total_offset_error",
+    "factors",
+    "log_error",
+    "beta",
+    "sigma",
+)
+"""Arrays of a BatchBlend."""
 
 
 @dataclass
@@ -1149,6 +1192,91 @@ class BatchBlend:
     sigma: np.ndarray
     evidence: list[Evidence]
     decoder: _Decoder
+    reference: _Reference
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return all that `from_weights` needs but the evidence, as arrays by name."""
+        found = {name: getattr(self, name) for name in _PUBLIC}
+        for prefix, part in (("decoder", self.decoder), ("reference", self.reference)):
+            for each in fields(part):
+                value = getattr(part, each.name)
+                found[f"{prefix}.{each.name}"] = value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+        return {name: np.ascontiguousarray(value) for name, value in found.items()}
+
+    @classmethod
+    def from_weights(
+        cls, weights: dict[str, np.ndarray], evidence: list[Evidence] | None = None, device: str = "cpu"
+    ) -> "BatchBlend":
+        """Make the model that had these `weights`.
+
+        Parameters
+        ----------
+        weights
+            What `weights` returned.
+        evidence
+            That of the model; it is kept, not used.
+        device
+            Where to compute.
+
+        Raises
+        ------
+        ValueError
+            If a weight is missing, or one too many.
+        """
+        kinds = {"decoder": _Decoder, "reference": _Reference}
+        names = {*_PUBLIC, *(f"{part}.{each.name}" for part, kind in kinds.items() for each in fields(kind))}
+        if names != set(weights):
+            raise ValueError(f"weights {', '.join(sorted(names ^ set(weights)))} are missing or unknown")
+        parts = {}
+        for part, kind in kinds.items():
+            values = {each: weights[f"{part}.{each.name}"] for each in fields(kind)}
+            # a copy, as what was read from a file may not be written to
+            parts[part] = kind(
+                **{
+                    each.name: float(value.item()) if each.type is float else torch.tensor(value, device=device)
+                    for each, value in values.items()
+                }
+            )
+        public = {name: np.array(weights[name]) for name in _PUBLIC}
+        return cls(**public, evidence=list(evidence or []), **parts)
+
+    def with_batch(
+        self,
+        expression: Any,
+        seed: int = 0,
+        settings: Settings | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> "BatchBlend":
+        """Add a batch: find its effect against the cells of the fit, with all else as it is.
+
+        Parameters
+        ----------
+        expression
+            Cells of the new batch, in the units of the fit, with the genes in its order; n x G.
+        seed
+            Of all random numbers.
+        settings
+            Whether an offset by rays, and factors, may be taken; the defaults of the fit if None.
+        tell
+            Called with a line of progress now and then.
+
+        Returns
+        -------
+        BatchBlend
+            The same model with one batch more, whose code is the number of batches before; its evidence is at the end.
+
+        Raises
+        ------
+        ValueError
+            If the batch has fewer cells than there are metagenes, or other genes.
+
+        Notes
+        -----
+        The cells of the fit are drawn anew from a sample of their amounts and the noise of the model, without any batch
+        effect, and compared with the new ones as two batches of a fit are, with the same rules of evidence. The factors
+        of the new batch are thus relative to the mean of the batches of the fit.
+        """
+        return _with_batch(self, expression, seed, settings or Settings(len(self.metagenes)), tell)
 
     def amounts(self, expression: Any, batch: np.ndarray) -> np.ndarray:
         """Embed cells of the batches of the fit.
@@ -1275,7 +1403,7 @@ def fit(
     effect = _Rounds(data, settings, noise, own, seed, tell).run()
     tell("factorisation")
     found = _factorise(data, settings, noise, effect)
-    model = _model(data, settings, noise, effect, found, scale)
+    model = _model(data, settings, noise, effect, found, scale, seed)
     history = {**found.history, "phase": [0.0] * len(found.history["data"])}
     affinity = None
     if graph is not None:
@@ -1422,9 +1550,17 @@ def _append(history: dict[str, list[float]], terms: dict[str, list[float]]) -> N
 
 
 def _model(
-    data: _Data, settings: Settings, noise: _Noise, effect: _Effect, found: _Factorisation, scale: float
+    data: _Data,
+    settings: Settings,
+    noise: _Noise,
+    effect: _Effect,
+    found: _Factorisation,
+    scale: float,
+    seed: int,
 ) -> BatchBlend:
     g = effect.factors
+    sample = torch.randperm(len(data.totals), generator=torch.Generator().manual_seed(seed))[:_REFERENCE]
+    sample = sample.sort().values.to(data.batch.device)
     decoder = _Decoder(
         found.metagenes,
         g,
@@ -1460,24 +1596,113 @@ def _model(
         plain(found.variance.sqrt()),
         effect.evidence,
         decoder,
+        _Reference(found.amounts[sample], data.batch[sample]),
     )
+
+
+def _drawn_anew(model: BatchBlend, rng: torch.Generator) -> Tensor:
+    """Draw the cells of the reference without batch effect, in the unit of the fit, n x G.
+
+    Values below 0 are left: without them the genes that are hardly expressed would have an offset.
+    """
+    decoder, amounts, batch = model.decoder, model.reference.amounts.double(), model.reference.batch
+    mean = amounts @ decoder.metagenes
+    noise = torch.randn(mean.shape, generator=rng, dtype=torch.float64).to(mean.device)
+    for b in range(len(decoder.factors)):
+        cells = (batch == b).nonzero()[:, 0]
+        totals = (mean[cells] * decoder.factors[b] + decoder.offset[b]).sum(1)
+        sd = decoder.cell_variance(totals, b).sqrt()[:, None] / (decoder.weights[b] * decoder.factors[b])
+        noise[cells] *= sd
+    return mean + noise
+
+
+def _with_batch(
+    model: BatchBlend, expression: Any, seed: int, settings: Settings, tell: Callable[[str], None]
+) -> BatchBlend:
+    decoder = model.decoder
+    K, G = decoder.metagenes.shape
+    device = decoder.metagenes.device
+    totals = np.asarray(expression.sum(1, dtype=np.float64)).ravel()
+    kept = np.flatnonzero(totals > SMALLEST * totals.mean())
+    if expression.shape[1] != G or len(kept) < K:
+        raise ValueError(f"a new batch needs {G} genes (found {expression.shape[1]}) and {K} cells ({len(kept)})")
+    # as a fit sees it: what it knows of the reference are values, too
+    drawn = _drawn_anew(model, torch.Generator().manual_seed(seed + 2))
+    scale = decoder.scale
+    data = _gather(
+        [CellMatrix(drawn.cpu().numpy(), 1.0, device), CellMatrix(expression[kept], scale, device)],
+        torch.cat([drawn.sum(1), torch.as_tensor(totals[kept] * scale, device=device)]),
+    )
+    tell("noise model")
+    noise, own = _noise_model(data, K)
+    effect = _Rounds(data, replace(settings, metagenes=K), noise, own, seed, tell).run()
+    # relative to the reference, which has no factors
+    log_factors = effect.log_factors[1] - effect.log_factors[0]
+    log_error = effect.log_error.square().sum(0).sqrt()
+    g, frame = log_factors.exp(), effect.factors[0]
+    before, before_error = effect.offset[1] * frame, effect.offset_error[1] * frame
+    offset = before * g
+    row = _residual_weights(data, noise, effect, K)[1]
+    # in the unit of the other batches: the noise of the new one is then its variance
+    usual = decoder.weights.log().mean(0).exp()
+    row = row * (usual / row).median()
+
+    def more(values: Tensor, new: Tensor) -> Tensor:
+        return torch.cat([values, new[None]])
+
+    larger = replace(
+        decoder,
+        factors=more(decoder.factors, g),
+        offset=more(decoder.offset, offset),
+        weights=more(decoder.weights, row),
+        variance=more(decoder.variance, decoder.variance.mean()),
+        on_directions=more(decoder.on_directions, before @ decoder.directions),
+        total=more(decoder.total, before.sum()),
+    )
+    b, matrix, sizes = len(decoder.factors), data.matrices[1], data.totals[data.slices[1]]
+    larger.variance[b] = larger.residual_variance(matrix, sizes, larger.amounts(matrix, sizes, b), b)
+    beta = before.sum().clamp(min=1e-3).repeat(1, K) / K * (before > 0).any()
+    weighted = larger.metagenes * (g * row.square())
+    sweep_amounts(beta, (weighted @ offset)[None], larger.design(b), 300)
+    found = [replace(each, batches=(b,)) for each in effect.evidence if 1 in each.batches]
+
+    def with_row(values: np.ndarray, new: Tensor) -> np.ndarray:
+        return np.concatenate([values, new.cpu().numpy()[None]])
+
+    return BatchBlend(
+        model.metagenes,
+        with_row(model.offset, offset / scale),
+        with_row(model.offset_error, before_error * g / scale),
+        with_row(model.total_offset, before.sum() / scale),
+        with_row(model.total_offset_error, effect.total_error[1] / scale),
+        with_row(model.factors, g),
+        with_row(model.log_error, log_error),
+        with_row(model.beta, beta[0] / scale),
+        with_row(model.sigma, larger.variance[b].sqrt()),
+        model.evidence + found,
+        larger,
+        model.reference,
+    )
+
+
+def _gather(matrices: list[CellMatrix], totals: Tensor) -> _Data:
+    """Put the cells of some batches, in their order, together with the sums over them that all steps need."""
+    sizes = [matrix.shape[0] for matrix in matrices]
+    ends = np.cumsum(sizes)
+    slices = [slice(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
+    ones = [torch.ones(size, 1, device=totals.device) for size in sizes]
+    sums = sum(m.transposed_times(one)[:, 0] for m, one in zip(matrices, ones, strict=True))
+    squares = [m.squares_transposed_times(one)[:, 0] for m, one in zip(matrices, ones, strict=True)]
+    batch = torch.arange(len(sizes), device=totals.device).repeat_interleave(
+        torch.as_tensor(sizes, device=totals.device)
+    )
+    return _Data(matrices, totals, batch, slices, sums / len(totals), torch.stack(squares))
 
 
 def _prepare(
     expression: Any, batch: np.ndarray, kept: np.ndarray, totals: np.ndarray, scale: float, device: torch.device
 ) -> _Data:
-    sizes = np.bincount(batch[kept])
-    ends = np.cumsum(sizes)
-    slices = [slice(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
-    matrices = [CellMatrix(expression[kept[cells]], scale, device) for cells in slices]
-    ones = [torch.ones(matrix.shape[0], 1, device=device) for matrix in matrices]
-    sums = sum(m.transposed_times(one)[:, 0] for m, one in zip(matrices, ones, strict=True))
-    squares = [m.squares_transposed_times(one)[:, 0] for m, one in zip(matrices, ones, strict=True)]
-    return _Data(
-        matrices,
-        torch.as_tensor(totals[kept] * scale, device=device),
-        torch.as_tensor(batch[kept], device=device),
-        slices,
-        sums / len(kept),
-        torch.stack(squares),
-    )
+    ends = np.cumsum(np.bincount(batch[kept]))
+    parts = np.split(kept, ends[:-1])
+    matrices = [CellMatrix(expression[cells], scale, device) for cells in parts]
+    return _gather(matrices, torch.as_tensor(totals[kept] * scale, device=device))
