@@ -82,7 +82,7 @@ def test_what_a_fit_says_has_the_units_and_sums_of_the_model():
     model = fitted().model
     np.testing.assert_allclose(model.metagenes.sum(1), 1)
     np.testing.assert_allclose(np.log(model.factors).mean(0), 0, atol=1e-12)
-    before = model.offset / model.factors
+    before = model.offset
     np.testing.assert_allclose(before.sum(1), model.total_offset, rtol=0.02)
     assert np.linalg.norm(model.beta @ model.metagenes - before) < 0.05 * np.linalg.norm(before)
     # what is left of a thousandfold of the data is a thousandfold
@@ -138,8 +138,8 @@ def test_offset_and_factors_are_found_side_by_side():
     truth = in_units(simulation(0, **effect)[1])
     model = fitted(0, **effect).model
     assert (factor_correlation(model.factors, truth.factor) > 0.99).all()
-    assert offset_recovery(model.offset / model.factors, truth.offset)["cosine"] > 0.9
-    assert offset_recovery(model.offset / model.factors, truth.offset)["total_error"] < 0.1
+    assert offset_recovery(model.offset, truth.offset)["cosine"] > 0.9
+    assert offset_recovery(model.offset, truth.offset)["total_error"] < 0.1
 
 
 def test_errors_of_the_offset_cover_the_truth():
@@ -147,7 +147,7 @@ def test_errors_of_the_offset_cover_the_truth():
     held = []
     for seed in range(3):
         model, truth = fitted(seed).model, in_units(simulation(seed)[1])
-        held.append(coverage(model.offset / model.factors, model.offset_error / model.factors, truth.offset))
+        held.append(coverage(model.offset, model.offset_error, truth.offset))
         off = (model.total_offset - truth.offset.sum(1)) / model.total_offset_error
         assert (abs(off) < 4).all()
     assert 0.7 < np.mean(held) < 0.99
