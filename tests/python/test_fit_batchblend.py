@@ -119,6 +119,36 @@ def test_one_batch_is_factorised_and_said_to_need_no_correction(run, changed, tm
     assert not anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["batch_effect"]["offset"].any()
 
 
+def test_a_saved_model_embeds_the_same_cells_alike_and_a_new_batch_among_them(run, changed, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    assert run("--metagenes", "8", "--spatial", "none", "--model", str(folder)).exit_code == 0
+    fitted = anndata.read_h5ad(tmp_path / "fit.h5ad")
+    assert run("--apply", str(folder)).exit_code == 0
+    applied = anndata.read_h5ad(tmp_path / "fit.h5ad")
+    distance = np.abs(applied.obsm["X_batchblend"] - fitted.obsm["X_batchblend"]).sum(1)
+    assert np.median(distance) < 0.05
+
+    def renamed(adata: anndata.AnnData) -> None:
+        adata.obs["batch"] = adata.obs["batch"].cat.rename_categories({"batch2": "another"})
+
+    assert run("--apply", str(folder), dataset=changed(renamed)).exit_code == 0
+    about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
+    assert list(about["batches"]) == ["batch1", "batch2", "another"]
+    assert about["batch_effect"]["offset"].shape == (3, 60)
+    assert any("another" in name for name in about["evidence"]["batch"])
+
+
+def test_a_model_is_applied_only_to_its_own_genes(run, changed, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    run("--metagenes", "6", "--spatial", "none", "--model", str(folder))
+    result = run("--apply", str(folder), dataset=changed(lambda adata: adata[:, 3:].copy()))
+    assert result.exit_code == 2
+    assert "var_names lack 3 of the 60 genes of the model" in result.output
+    result = run("--apply", str(tmp_path))
+    assert result.exit_code == 2
+    assert "config.json: no such file" in result.output
+
+
 def _logarithmic(adata: anndata.AnnData) -> None:
     adata.layers["counts"] = sparse.csr_matrix(adata.layers["counts"]).log1p()
 

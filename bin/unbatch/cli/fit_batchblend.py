@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +88,21 @@ def main(
     device = _device(run)
     adata, cells = read_cells(dataset, least_batches=1)
     names = [str(name) for name in adata.obs["batch"].cat.remove_unused_categories().cat.categories]
-    if apply is not None:
-        raise InputError("--apply is not there yet")
-    _check_counts(dataset, cells, names, settings)
     start = time.perf_counter()
-    fitted, graphs = _fit(dataset, cells, names, mode, settings, run.seed, device)
+    if apply is None:
+        _check_counts(dataset, cells, names, settings)
+        fitted, graphs = _fit(dataset, cells, names, mode, settings, run.seed, device)
+    else:
+        config, weights = io.read_model(apply)
+        mode, settings = config["method"], {**config["params"], "spatial": "none"}
+        cells = replace(cells, counts=_counts_of(dataset, adata, apply, config["genes"]), genes=config["genes"])
+        fitted, names, cells = _applied(dataset, cells, names, apply, config, weights, run.seed, device)
+        graphs = {}
     wall_s = time.perf_counter() - start
     _report(fitted, names)
+    if model is not None:
+        about = {"method": mode, "params": settings, "genes": cells.genes, "batches": names}
+        io.write_model(model, about, fitted.model.weights())
     write_fit(
         output,
         adata,
@@ -107,6 +116,60 @@ def main(
         extras=_found(adata, cells, fitted, names, mode, settings, graphs),
         corrected=_corrected(cells, fitted.model) if corrected else None,
     )
+
+
+def _counts_of(path: Path, adata: "AnnData", folder: Path, genes: list[str]) -> Any:
+    """Take the counts of the genes of a model, in its order.
+
+    Raises
+    ------
+    InputError
+        If the dataset lacks some of them.
+    """
+    place = adata.var_names.get_indexer(genes)
+    if (place < 0).any():
+        absent = [gene for gene, found in zip(genes, place, strict=True) if found < 0]
+        raise InputError(
+            f"{path}: var_names lack {len(absent)} of the {len(genes)} genes of the model in {folder}, the first is "
+            f"{absent[0]}; expected all of them"
+        )
+    return adata.layers["counts"][:, place]
+
+
+def _applied(
+    path: Path,
+    cells: "Cells",
+    names: list[str],
+    folder: Path,
+    config: dict[str, Any],
+    weights: dict[str, "np.ndarray"],
+    seed: int,
+    device: str,
+) -> tuple["Fitted", list[str], "Cells"]:
+    """Embed cells with a model: batches that it knows as they are, others after their effect is found.
+
+    Raises
+    ------
+    InputError
+        If the files are not those of such a model, or a new batch has too few cells.
+    """
+    import numpy as np
+
+    from unbatch.models.batchblend import BatchBlend, Fitted
+
+    try:
+        model = BatchBlend.from_weights(weights, device=device)
+        known = list(config["batches"])
+        settings = _settings(config["method"], config["params"])
+        for code, name in enumerate(names):
+            if name not in known:
+                log.info("%s is a new batch: its effect is found against the cells of the model", name)
+                model = model.with_batch(cells.counts[cells.batch == code], seed, settings, log.info)
+                known.append(name)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: the model in {folder} cannot be applied ({error})") from error
+    batch = np.array([known.index(name) for name in names])[cells.batch]
+    return Fitted(model, model.amounts(cells.counts, batch), {}), known, replace(cells, batch=batch)
 
 
 def _checked(mode: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -231,8 +294,6 @@ def _fit(
 
 
 def _settings(mode: str, settings: dict[str, Any]) -> "Settings":
-    from dataclasses import fields
-
     from unbatch.models.batchblend import Settings
 
     known = {field.name for field in fields(Settings)}

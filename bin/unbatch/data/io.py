@@ -258,3 +258,28 @@ def write_model(folder: str | Path, config: dict[str, Any], weights: dict[str, A
     with replacing(folder / "weights.safetensors") as temporary:
         save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, temporary)
     write_json(config, folder / "config.json")
+
+
+def read_model(folder: str | Path) -> "tuple[dict[str, Any], dict[str, np.ndarray]]":
+    """Read what `write_model` wrote: the configuration and the weights.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or not what it should be.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = require_file(Path(folder) / "config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({_first_line(error)})") from error
+    if not isinstance(config, dict) or "method" not in config:
+        raise InputError(f"{path}: method is missing, expected the configuration of a model of unbatch")
+    path = require_file(Path(folder) / "weights.safetensors")
+    try:
+        return config, load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged, expected safetensors ({_first_line(error)})") from error
