@@ -192,7 +192,7 @@ def test_names_and_labels_do_no_harm(full: Run):
     assert "<script>alert(" not in html
     assert "<b>lost</b>" not in html
     assert "Greedy" in html
-    assert "BatchBlend: The batch effect, gene by gene" in html
+    assert "BatchBlend, 1. What was found" in html
 
 
 def test_versions_of_every_step_are_collated(full: Run):

@@ -142,7 +142,10 @@ def curves(
             if column == 0:
                 axes.set_ylabel(rows[row])
         handles, names = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)), frameon=False, fontsize=10)
+        # as many side by side as the figure has room for, about .085 inches a letter
+        widest = 0.7 + 0.085 * max(len(name) for name in names)
+        beside = int(np.clip(figure.get_figwidth() / widest, 1, min(4, len(names))))
+        figure.legend(handles, names, loc="outside upper center", ncols=beside, frameon=False, fontsize=10)
         return figures.svg(figure)
 
 
