@@ -103,7 +103,7 @@ def test_an_emptied_cluster_takes_the_farthest_point(monkeypatch):
     """All starts on one blob but for a centre that no point is nearest to."""
     points, _, middles = blobs(clusters=2)
     start = torch.stack([middles[0], middles[0] + 1e3])[None]
-    monkeypatch.setattr(kmeans, "_seeds", lambda *_: start - points.mean(0))
+    monkeypatch.setattr(kmeans, "_seeds", lambda own, *_: (start - points.mean(0)).to(own.dtype))
     centres = kmeans.kmeans(points, 2, generator())
     assert torch.cdist(middles, centres).min(1).values.max() < 1.5
 

@@ -591,15 +591,29 @@ def _divided(data: _Data, noise: _Noise, factors: Tensor, directions: list[Tenso
     return product[:, :-1], product[:, -1]
 
 
-def _first_states(data: _Data, noise: _Noise, directions: list[Tensor], states: int, rng: torch.Generator) -> Tensor:
-    """Cluster the logarithms of profiles, centred by batch, so that a batch effect does not decide the state."""
+def _first_states(
+    data: _Data,
+    noise: _Noise,
+    directions: list[Tensor],
+    states: int,
+    rng: torch.Generator,
+    offset: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Cluster the logarithms of profiles, centred by batch, so that a batch effect does not decide the state.
+
+    `offset` (on the directions of each batch, and in total) is taken off before, if it is known.
+    """
     share = data.mean / data.mean.sum()
     scores, _ = _divided(data, noise, data.ones(), directions)
+    size = data.totals
+    if offset is not None:
+        scores = scores - offset[0][data.batch]
+        size = (size - offset[1][data.batch]).clamp(min=FLOOR * data.mean_total)
 
     def features(cells: Tensor, b: int) -> Tensor:
         rank = directions[b].shape[1]
         profile = scores[cells][:, scores.shape[1] - rank :] @ directions[b].T / noise.weights
-        profile = profile.clamp(min=0) / data.totals[cells, None]
+        profile = profile.clamp(min=0) / size[cells, None]
         return (profile + 0.3 * share).log() * (share * noise.weights)
 
     everyone = torch.arange(len(data.totals), device=data.totals.device)
@@ -677,6 +691,29 @@ class _Rounds:
         self.groups = [list(range(data.batches))]
         self.judge = _Judge(self._composition(), data.batches)
         self.evidence: list[Evidence] = []
+        if settings.offset == "rays":
+            self._start_without_offset(own)
+
+    def _start_without_offset(self, own: list[Tensor]) -> None:
+        """Find the first states anew where an offset is certain, whatever the states of other batches.
+
+        An offset makes the cells of a batch alike. Beside cells without one they are all near the centre, and where no
+        state has cells of both there would be nothing to tell factors by.
+        """
+        free = self._free_rays(self.scores, torch.ones_like(self.state, dtype=torch.bool)).fit()
+        certain = self._certain(free)
+        if certain.any() and self.data.batches > 1:
+            offset = free.offset * certain[:, None], free.total * certain
+            self.state = _first_states(self.data, self.noise, own, self.states, self.rng, offset)
+
+    def _free_rays(self, scores: Tensor, cells: Tensor) -> RayFit:
+        """Rays of some cells, whose states are those of one batch each."""
+        separate = self.data.batch * self.states + self.state
+        mine = (scores[cells], self.totals[cells], self.data.batch[cells], separate[cells])
+        return self._rays(*mine, self.data.batches * self.states)
+
+    def _certain(self, free: Rays) -> Tensor:
+        return (free.total > 6 * free.error) & (free.error < MOST_ERROR * self.mean_total)
 
     @property
     def mean_total(self) -> float:
@@ -781,10 +818,9 @@ class _Rounds:
         separate = self.data.batch * states + self.state
         count = torch.bincount(separate[cells], minlength=batches * states).view(batches, states)
         if self.settings.offset == "rays":
-            mine = (scores[cells], self.totals[cells], self.data.batch[cells], separate[cells])
-            problem = self._rays(*mine, batches * states)
+            problem = self._free_rays(scores, cells)
             free = problem.fit()
-            if ((free.total > 6 * free.error) & (free.error < MOST_ERROR * mean_total)).any():
+            if self._certain(free).any():
                 width = scores.shape[1]
                 padded = [torch.nn.functional.pad(d, (width - d.shape[1], 0)) for d in directions]
                 profile = torch.einsum("bcr,bgr->bcg", free.profile.view(batches, states, -1), torch.stack(padded))
@@ -1268,7 +1304,8 @@ class BatchBlend:
         Raises
         ------
         ValueError
-            If the batch has fewer cells than there are metagenes, or other genes.
+            If the batch has fewer cells than there are metagenes, or other genes; if the offset is to be found by a
+            prior.
 
         Notes
         -----
@@ -1619,6 +1656,8 @@ def _drawn_anew(model: BatchBlend, rng: torch.Generator) -> Tensor:
 def _with_batch(
     model: BatchBlend, expression: Any, seed: int, settings: Settings, tell: Callable[[str], None]
 ) -> BatchBlend:
+    if settings.offset in ("annealed", "cross"):
+        raise ValueError(f"offset {settings.offset} finds one in any cells, those of the fit too: choose rays or none")
     decoder = model.decoder
     K, G = decoder.metagenes.shape
     device = decoder.metagenes.device
@@ -1626,7 +1665,6 @@ def _with_batch(
     kept = np.flatnonzero(totals > SMALLEST * totals.mean())
     if expression.shape[1] != G or len(kept) < K:
         raise ValueError(f"a new batch needs {G} genes (found {expression.shape[1]}) and {K} cells ({len(kept)})")
-    # as a fit sees it: what it knows of the reference are values, too
     drawn = _drawn_anew(model, torch.Generator().manual_seed(seed + 2))
     scale = decoder.scale
     data = _gather(
@@ -1636,9 +1674,9 @@ def _with_batch(
     tell("noise model")
     noise, own = _noise_model(data, K)
     effect = _Rounds(data, replace(settings, metagenes=K), noise, own, seed, tell).run()
-    # relative to the reference, which has no factors
+    # relative to the reference, which has no factors; one of the two is minus the other, and so are their errors
     log_factors = effect.log_factors[1] - effect.log_factors[0]
-    log_error = effect.log_error.square().sum(0).sqrt()
+    log_error = effect.log_error.sum(0)
     g, frame = log_factors.exp(), effect.factors[0]
     before, before_error = effect.offset[1] * frame, effect.offset_error[1] * frame
     offset = before * g
