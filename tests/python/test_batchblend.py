@@ -67,7 +67,7 @@ def factors_evidence(model):
 def test_the_truth_is_recovered(seed):
     truth = in_units(simulation(seed)[1])
     found = fitted(seed)
-    offset = found.model.offset / found.model.factors
+    offset = found.model.offset
     recovery = offset_recovery(offset, truth.offset)
     assert recovery["cosine"] > 0.995
     assert recovery["relative_error"] < 0.08
@@ -263,7 +263,7 @@ def test_more_metagenes_than_types_do_no_harm():
     truth = in_units(simulation()[1])
     found = fitted(0, Settings(25))
     assert np.isfinite(found.amounts).all()
-    assert offset_recovery(found.model.offset / found.model.factors, truth.offset)["cosine"] > 0.99
+    assert offset_recovery(found.model.offset, truth.offset)["cosine"] > 0.99
 
 
 def test_too_few_genes_or_cells_are_refused():
