@@ -1,6 +1,8 @@
 """BatchBlend beside other methods and controls: tables for RESULTS.md.
 
-    python benchmarks/batchblend.py simulations        # scores on simulated data, five seeds
+    python benchmarks/batchblend.py simulations [METHOD ...]  # scores on simulated data, five seeds
+    python benchmarks/batchblend.py grid 2             # every strength, share and mix, two seeds
+    python benchmarks/batchblend.py metagenes 15       # the thesis preset with so many metagenes
     python benchmarks/batchblend.py recovery           # batch effect against the truth, coverage of the errors
     python benchmarks/batchblend.py robustness         # harder simulations, beside plain factorisation
     python benchmarks/batchblend.py refusal DATA.h5ad  # a section split in pseudo-batches, with and without an effect
@@ -99,16 +101,18 @@ def embed(
     if method not in ("plain", "popari", "batchblend"):
         return baselines.load(method)(cells, seed=seed).embedding, None
     K = metagenes or batchblend.choose_metagenes(cells.counts, cells.batch, seed)
+    graph = neighbours(cells.coordinates, cells.batch)
     if method == "popari":
-        settings = batchblend.Settings.popari(K, spatial_weight=1.0)
+        settings = batchblend.Settings.popari(K)
     elif method == "plain":
         settings = batchblend.Settings(K, offset="none", factors=False, sparsity=0.0)
     else:
-        settings = batchblend.Settings(K, spatial="linear")
+        # as fit-batchblend does: no sparse prior for spots that hold several cells
+        spots = set(graph.kinds.values()) == {"visium"}
+        settings = batchblend.Settings(K, spatial="linear", sparsity=0.0 if spots else 0.75)
     settings = replace(settings, **changes)
     edges = wide = None
     if settings.spatial != "none":
-        graph = neighbours(cells.coordinates, cells.batch)
         edges = (graph.source, graph.target)
         if settings.spatial == "linear":
             wider = widened(graph, len(cells.batch))
@@ -331,7 +335,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.what == "simulations":
-        simulations(SETTINGS, METHODS)
+        simulations(SETTINGS, tuple(given.arguments) or METHODS)
     elif given.what == "grid":
         simulations(
             GRID, ("combat", "harmony", "scanorama", "batchblend"), seeds=range(20, 20 + int(given.arguments[0]))

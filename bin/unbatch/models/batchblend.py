@@ -44,6 +44,8 @@ MOST_AMBIGUOUS = 0.5
 """Two batches are compared gene by gene when at most this share of their difference could be composition."""
 MOST_ERROR = 0.12
 """An offset whose standard error is a larger share of the mean total is not taken."""
+HALVED = 20_000
+"""Cells of a batch at most whose halves are fitted apart."""
 SMALL_AMBIGUITY = 0.2
 """Share of a difference that composition could make up to which that part is left in the data by ``auto``."""
 LEAST_MEETING = 0.05
@@ -105,7 +107,10 @@ class Settings:
     @classmethod
     def popari(cls, metagenes: int, **others: Any) -> "Settings":
         """POPARI's model: no batch effect, no sparse prior, the random field on."""
-        return cls(metagenes, **{"offset": "none", "factors": False, "sparsity": 0.0, "spatial": "hmrf", **others})
+        return cls(
+            metagenes,
+            **{"offset": "none", "factors": False, "sparsity": 0.0, "spatial": "hmrf", "spatial_weight": 1.0, **others},
+        )
 
 
 @dataclass
@@ -255,8 +260,9 @@ def _noise_model(data: _Data, rank: int) -> tuple[_Noise, list[Tensor]]:
             basis = _directions(data, noise, data.ones(), own_rank, [b])
             bases.append(basis)
             residual += data.squares[b] - _explained(matrix, basis, noise.weights)
-        residual /= len(data.totals)
-        constant, slope = _two_positive(1 / residual, mean / residual)
+        residual = (residual / len(data.totals)).clamp(min=1e-9 * float(residual.mean()) / len(data.totals))
+        counted = data.squares.sum(0) > 0
+        constant, slope = _two_positive((1 / residual)[counted], (mean / residual)[counted])
         variance = constant + slope * mean
         noise = _Noise(
             constant,
@@ -344,12 +350,20 @@ def _factors_of_groups(
 
 
 def _shrink(factors: Tensor, error: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Shrink factors towards 1 by empirical Bayes; return them, their posterior standard deviation, and the prior's."""
-    weight = 1 / (error.square() + error.median().square())
-    prior = max(0.0, float((weight * (factors.square() - error.square())).sum() / weight.sum()))
+    """Shrink factors towards 1 by empirical Bayes; return them, their posterior standard deviation, and the prior's.
+
+    A factor of infinite error, of a gene that is not seen in a batch, becomes 1 with the prior's deviation.
+    """
+    known = error.isfinite()
+    if not known.any():
+        return torch.zeros_like(factors), torch.zeros_like(error), 0.0
+    square = error[known].square()
+    weight = 1 / (square + square.median())
+    prior = max(0.0, float((weight * (factors[known].square() - square)).sum() / weight.sum()))
     kept = prior / (prior + error.square())
-    factors = factors * kept
-    return factors - factors.mean(0), (kept.sqrt() * error), math.sqrt(prior)
+    factors = torch.where(known, factors * kept, 0.0)
+    mean = factors.sum(0) / known.sum(0).clamp(min=1)
+    return torch.where(known, factors - mean, 0.0), (prior * (1 - kept)).sqrt(), math.sqrt(prior)
 
 
 # ------------------------------------------------------------------------------------------ batch effect or composition
@@ -498,13 +512,15 @@ class _Judge:
                     self.share[a, b] = self.share[b, a] = share
                     self.size[a, b] = self.size[b, a] = size
 
-    def evidence(self, groups: list[list[int]], most: int = 100) -> list[Evidence]:
+    def evidence(self, groups: list[list[int]], logs: Tensor, most: int = 100) -> list[Evidence]:
         """Say what was decided for each pair; of many pairs, those of which composition could make most."""
         group_of = {batch: number for number, group in enumerate(groups) for batch in group}
         pairs = sorted(combinations(group_of, 2), key=lambda pair: (-float(self.share[pair]), pair))[:most]
         found = []
         for a, b in pairs:
             share, size, meeting = (float(table[a, b]) for table in (self.share, self.size, self.meeting))
+            if group_of[a] == group_of[b]:
+                size = float((logs[a] - logs[b]).square().mean().sqrt())
             small = size <= LEAST_SPREAD
             accepted = not small and group_of[a] == group_of[b]
             nothing = small and bool(self.shared[a, b])
@@ -740,7 +756,7 @@ class _Rounds:
             self.state = nearest(profiles, centres)
         if self.log_factors.any():
             self._calibrate_factors()
-        of_factors = self.judge.evidence(self.groups) if self.settings.factors else []
+        of_factors = self.judge.evidence(self.groups, self.log_factors) if self.settings.factors else []
         return self._effect(centres, on_directions, profiles, self.evidence + of_factors)
 
     def _shrunken(self) -> _Effect:
@@ -865,11 +881,13 @@ class _Rounds:
         if (rays.total > 3 * total_error).any():
             # directions are found anew in each half, so that their error is in the difference, too
             totals, genes = [], []
+            # halves are of a sample where batches are large, and their variance falls with the number of cells
+            drawn = (HALVED / self.data.sizes).clamp(max=1)
             for halves in self._halves():
                 one, other = (self._rays_of_half(half, rays.total) for half in halves)
-                totals.append((one.total - other.total).square() / 4)
+                totals.append(drawn * (one.total - other.total).square() / 4)
                 apart = one.offset @ halves[0].directions.T - other.offset @ halves[1].directions.T
-                genes.append(apart.square().mean(1) / 4)
+                genes.append(drawn * apart.square().mean(1) / 4)
             total_error = torch.maximum(total_error, torch.stack(totals).mean(0).sqrt())
             variance = variance * (torch.stack(genes).mean(0) / variance.mean(1)).clamp(min=1)[:, None]
         certain = total_error < MOST_ERROR * self.mean_total
@@ -889,7 +907,7 @@ class _Rounds:
         ]
         return on_directions
 
-    def _halves(self, repeats: int = 3, most: int = 20_000) -> Iterator[tuple[_Half, _Half]]:
+    def _halves(self, repeats: int = 3) -> Iterator[tuple[_Half, _Half]]:
         """Draw random halves of each batch, with directions of their own."""
         data = self.data
         spread = self.noise.of_cells(data.totals, data.mean_total).rsqrt()
@@ -897,7 +915,7 @@ class _Rounds:
         for _ in range(repeats):
             half = torch.full((len(self.totals),), -1)
             for cells in data.slices:
-                order = torch.randperm(cells.stop - cells.start, generator=self.chance)[:most] + cells.start
+                order = torch.randperm(cells.stop - cells.start, generator=self.chance)[:HALVED] + cells.start
                 half[order] = torch.arange(len(order)) * 2 // max(len(order), 1)
             half = half.to(self.totals.device)
             pair = []
@@ -913,7 +931,8 @@ class _Rounds:
         found, expected = torch.zeros_like(self.total), torch.zeros_like(self.total)
         for halves in self._halves():
             fits = [self._factors_of_half(half) for half in halves]
-            difference = fits[0][0] - fits[1][0]
+            known = fits[0][1].isfinite() & fits[1][1].isfinite()
+            difference = torch.where(known, fits[0][0] - fits[1][0], 0.0)
             difference = difference - difference.median(1, keepdim=True).values
             found += difference.square().median(1).values
             expected += (fits[0][1].square() + fits[1][1].square()).median(1).values
@@ -1431,8 +1450,12 @@ def fit(
     kept = np.flatnonzero(totals > SMALLEST * totals.mean())
     kept = kept[np.argsort(batch[kept], kind="stable")]
     smallest = np.bincount(batch[kept], minlength=int(batch.max()) + 1).min()
-    if expression.shape[1] < K or smallest < K:
-        raise ValueError(f"{K} metagenes need {K} genes (found {expression.shape[1]}) and cells a batch ({smallest})")
+    if expression.shape[1] <= K or smallest < K:
+        raise ValueError(
+            f"{K} metagenes need more genes (found {expression.shape[1]}) and as many cells in every batch ({smallest})"
+        )
+    if batch.max() == 0:
+        settings = replace(settings, offset="none", factors=False)
     scale = K / totals[kept].mean()
     data = _prepare(expression, batch, kept, totals, scale, torch.device(device))
     tell("noise model")
@@ -1480,21 +1503,21 @@ def choose_metagenes(
     Returns
     -------
     int
-        Two more than the largest rank whose error is within one standard error of the least.
+        Two more than the rank of the least error.
 
     Notes
     -----
     Bi-cross-validation with 5 x 5 blocks (`unbatch.nn.held_out`) in each batch alone, so that what tells batches apart
     takes no rank: of up to 8 batches, 2,000 cells each and the 1,000 genes that vary most, all weighted by their noise.
-    Standard errors are those of the difference from the least error over all blocks. The error falls by little for
-    metagenes of few cells, and the blocks are fitted to 64 % of the entries, so that the rank is on the low side;
-    metagenes beyond the truth do no harm, while with fewer, states are lost. At most half as many as genes and a third
-    as many as cells in the smallest batch are chosen.
+    The error falls by little for metagenes of few cells, and the blocks are fitted to 64 % of the entries, so that the
+    rank is on the low side; metagenes beyond the truth do little harm, while with fewer, states are lost. At most half
+    as many as genes and a third as many as cells in the smallest of these batches are chosen, and no more than the
+    smallest batch has cells.
     """
     rng = np.random.default_rng(seed)
     codes, sizes = np.unique(batch, return_counts=True)
-    limit = min(most, expression.shape[1] // 2, int(sizes.min()) // 3)
     large = codes[sizes >= _LEAST_FOR_CHOICE]
+    limit = min(most, expression.shape[1] // 2, int(sizes[sizes >= _LEAST_FOR_CHOICE].min(initial=0)) // 3)
     if limit <= fewest or not len(large):
         return max(1, min(fewest, expression.shape[1], int(sizes.min())))
     chosen = np.sort(rng.permutation(large)[:8])
@@ -1518,10 +1541,7 @@ def choose_metagenes(
     # batches count alike whatever their noise
     error = torch.cat([each[:, :width] / each.min(1).values.mean() for each in errors])
     least = int(error.mean(0).argmin())
-    difference = error - error[:, [least]]
-    near = difference.mean(0) <= difference.std(0) / math.sqrt(len(error))
-    rank = int(near.nonzero().max()) + 1
-    return max(fewest, min(rank + 2, limit))
+    return min(max(fewest, min(least + 3, limit)), int(sizes.min()))
 
 
 def _within(edges: tuple[np.ndarray, np.ndarray], kept: np.ndarray, cells: int, data: _Data) -> tuple[Tensor, Tensor]:

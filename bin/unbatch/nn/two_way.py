@@ -1,5 +1,7 @@
 """Robust two-way fits of many small tables at once."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,11 @@ def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5)
     spread = torch.zeros(genes, dtype=logs.dtype, device=logs.device)
     eye = torch.eye(batches, dtype=logs.dtype, device=logs.device)
     entries = known.sum((0, 1))
-    freedom = (entries - known.any(0).sum(0) - batches + 1).clamp(min=0)
+    # a gene may be unknown in a batch: that row is left out of the normal equations by a diagonal of its own
+    present = known.any(1).to(logs.dtype)
+    count = present.sum(0).clamp(min=1)
+    freedom = (entries - known.any(0).sum(0) - count + 1).clamp(min=0)
+    mean_of_present = torch.einsum("bg,dg->gbd", present, present) / count[:, None, None]
     # DerSimonian & Laird 1986
     contrast = sampling.sum((0, 1)) - sampling.square().sum((0, 1)) / sampling.sum((0, 1)).clamp(min=1e-12)
     contrast = (contrast * freedom / entries.clamp(min=1)).clamp(min=1e-12)
@@ -25,9 +31,11 @@ def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5)
         mean = (weight * logs).sum(0) / of_state
         right = (weight * (logs - mean)).sum(1).T
         scale = normal.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-12
-        inverse = torch.linalg.inv(normal + scale * (1 / batches + 1e-9 * eye))
+        # the normal matrix leaves the mean over batches open: it is held at 0, and its part taken off the inverse
+        absent = torch.diag_embed(1 - present.T)
+        inverse = torch.linalg.inv(normal + scale * (mean_of_present + absent + 1e-9 * eye))
         before, factors = factors, (inverse @ right[..., None])[..., 0].T
-        factors = factors - factors.mean(0)
+        factors = (factors - (factors * present).sum(0) / count) * present
         state = (weight * (logs - factors[:, None])).sum(0) / of_state
         residual = torch.where(known, logs - state - factors[:, None], 0.0)
         limited = torch.where(known, torch.minimum(residual.square(), 9 * (variance + spread)), 0.0)
@@ -39,5 +47,6 @@ def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5)
         weight = torch.where(known, influence / total, 0.0)
         if (factors - before).abs().max() < 1e-5:
             break
-    error = inverse.diagonal(dim1=1, dim2=2).T.clamp(min=0).sqrt()
+    variance_of = (inverse - mean_of_present / scale).diagonal(dim1=1, dim2=2).T
+    error = torch.where(present > 0, variance_of.clamp(min=0).sqrt(), math.inf)
     return factors, error, spread
