@@ -4,6 +4,7 @@
 `make docs` runs it; with --check it only says whether a file is out of date.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -19,12 +20,17 @@ def short_table(cards: dict) -> str:
     return "\n".join(["| Method | Name | Kind | What it does |", "|---|---|---|---|", *rows])
 
 
+def _written(value: object) -> str:
+    """Write a value as in YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def full_table(cards: dict) -> str:
     """Everything a user needs to choose and to set a method."""
     rows = []
     for name, card in cards.items():
         needs = ", ".join(card["needs"]) or "counts, batch"
-        settings = ", ".join(f"`{key}: {value}`" for key, value in card["defaults"].items()) or "none"
+        settings = ", ".join(f"`{key}: {_written(value)}`" for key, value in card["defaults"].items()) or "none"
         rows.append(
             f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} | {needs} | {settings} "
             f"| {card['package'] or 'unbatch'} ({card['licence']}) |"
@@ -38,7 +44,8 @@ def citations(cards: dict) -> str:
     lines = []
     for card in cards.values():
         doi = f" doi:{card['doi']}" if card["doi"] else ""
-        lines.append(f"- **{card['label']}**: {card['citation']}{doi}")
+        own = "" if card["package"] else "; the code is unbatch's own"
+        lines.append(f"- **{card['label']}**: {card['citation']}{doi}{own}")
     return "\n".join(lines)
 
 

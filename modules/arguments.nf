@@ -22,5 +22,6 @@ def argumentList(options) {
 def fitCommand(program, method) {
     [
         'fit-baseline': "fit-baseline --method ${quote(method)}",
+        'fit-batchblend': "fit-batchblend --mode ${quote(method)}",
     ][program]
 }

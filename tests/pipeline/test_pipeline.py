@@ -127,7 +127,14 @@ def full(pipeline: Path, samplesheet: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def full_options(samplesheet: Path) -> list[str]:
-    options = ["--input", str(samplesheet), "--label_key", "cell type", "--methods", "none,harmony,picky,greedy"]
+    options = [
+        "--input",
+        str(samplesheet),
+        "--label_key",
+        "cell type",
+        "--methods",
+        "none,harmony,batchblend,picky,greedy",
+    ]
     return [*options, "--seeds", "1", "--allow_failed", "--max_retries", "1", "--max_cpus", "2"]
 
 
@@ -138,6 +145,9 @@ def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
         "dataset/my_sheet.h5ad",
         "fits/my_sheet.none.default.s0.fit.h5ad",
         "fits/my_sheet.harmony.default.s0.fit.h5ad",
+        "fits/my_sheet.batchblend.default.s0.fit.h5ad",
+        "models/my_sheet.batchblend.default.s0.model/config.json",
+        "models/my_sheet.batchblend.default.s0.model/weights.safetensors",
         "scores/my_sheet.scores.json",
         "multiqc/multiqc_report.html",
         "pipeline_info/trace.txt",
@@ -147,7 +157,7 @@ def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
         "pipeline_info/unbatch_mqc_versions.yml",
     } <= published
     assert not [name for name in published if name.endswith((".outcome.json", "picky.default.s0.fit.h5ad"))]
-    assert "2 of 4 fits done" in full.output
+    assert "3 of 5 fits done" in full.output
     assert f"Report: {full.outdir}/multiqc/multiqc_report.html" in full.output
 
 
@@ -156,10 +166,12 @@ def test_every_planned_fit_is_a_row_whatever_became_of_it(full: Run):
     assert {name: row["status"] for name, row in rows.items()} == {
         "none": "ok",
         "harmony": "ok",
+        "batchblend": "ok",
         "picky": "not applicable",
         "greedy": "failed",
     }
     assert rows["harmony"]["total"] > 0
+    assert rows["batchblend"]["total"] > 0
     assert rows["picky"]["exit_code"] == 99
     assert "picky wants three batches or more" in rows["picky"]["message"]
     assert len({row["code"] for row in rows.values()}) == 1
@@ -180,11 +192,12 @@ def test_names_and_labels_do_no_harm(full: Run):
     assert "<script>alert(" not in html
     assert "<b>lost</b>" not in html
     assert "Greedy" in html
+    assert "BatchBlend, 1. What was found" in html
 
 
 def test_versions_of_every_step_are_collated(full: Run):
     found = yaml.safe_load((full.outdir / "pipeline_info" / "unbatch_mqc_versions.yml").read_text())
-    assert {"PREPROCESS", "FIT_BASELINE", "SCORE", "REPORT", "Workflow"} <= set(found)
+    assert {"PREPROCESS", "FIT_BASELINE", "FIT_BATCHBLEND", "SCORE", "REPORT", "Workflow"} <= set(found)
     assert found["SCORE"]["scib-metrics"]
     assert found["Workflow"]["Nextflow"]
 

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from unbatch import baselines
 from unbatch.baselines.cells import Cells, principal_components
-from unbatch.cli import fit_baseline
+from unbatch.cli import fit_baseline, fit_batchblend
 from unbatch.cli.fits import merge_parameters
 from unbatch.errors import InputError
 
@@ -44,6 +44,7 @@ def between_over_within(embedding: np.ndarray, groups: np.ndarray) -> float:
 
 def test_every_card_has_its_file_and_every_file_its_card():
     assert sorted(BASELINES) == baselines.names()
+    assert set(CARDS) == {*BASELINES, *fit_batchblend.DEFAULTS}
 
 
 @pytest.mark.parametrize("method", CARDS)
@@ -66,6 +67,12 @@ def test_documentation_and_citations_say_what_the_cards_say():
 @pytest.mark.parametrize("method", BASELINES)
 def test_defaults_on_the_card_are_those_of_the_function(method: str):
     assert baselines.parameters(baselines.load(method)) == CARDS[method]["defaults"]
+
+
+@pytest.mark.parametrize("mode", fit_batchblend.DEFAULTS)
+def test_defaults_on_the_card_are_those_of_the_mode(mode: str):
+    assert CARDS[mode]["program"] == "fit-batchblend"
+    assert CARDS[mode]["defaults"] == fit_batchblend.DEFAULTS[mode]
 
 
 @pytest.mark.parametrize("method", BASELINES)

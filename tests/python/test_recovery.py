@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from unbatch.metrics.recovery import (
+    Truth,
     correlation,
     coverage,
     factor_correlation,
+    in_cell_sizes_of,
     in_units_of_fit,
     match_metagenes,
     offset_recovery,
@@ -75,15 +77,41 @@ def test_factors_are_compared_by_what_differs_between_batches():
     assert np.isnan(factor_correlation(np.ones((2, 3)), truth)).all()
 
 
-def test_the_truth_in_units_of_a_fit_has_the_same_mean():
+@pytest.fixture
+def simulated() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    metagenes, amounts, beta = rng.random((6, 3)), rng.random((5, 3)), rng.random((2, 3))
-    factor, batch = np.exp(rng.normal(size=(2, 6))), np.array([0, 0, 1, 1, 1])
-    truth = in_units_of_fit(metagenes, amounts, beta, factor, 7.0)
+    return {
+        "metagenes": rng.random((6, 3)),
+        "amounts": rng.random((5, 3)),
+        "beta": rng.random((2, 3)),
+        "factor": np.exp(rng.normal(size=(2, 6))),
+    }
+
+
+BATCH = np.array([0, 0, 1, 1, 1])
+
+
+def mean_of(truth: Truth) -> np.ndarray:
+    """The mean as a fit has it."""
+    return truth.offset[BATCH] + truth.factor[BATCH] * (truth.amounts @ truth.metagenes.T)
+
+
+def test_the_truth_in_units_of_a_fit_has_the_same_mean(simulated):
+    truth = in_units_of_fit(**simulated, scale=7.0)
     np.testing.assert_allclose(truth.metagenes.sum(axis=0), 1)
     np.testing.assert_allclose(np.log(truth.factor).mean(axis=0), 0, atol=1e-12)
-    np.testing.assert_allclose(truth.offset, truth.beta @ truth.metagenes.T)
-    np.testing.assert_allclose(
-        (truth.amounts @ truth.metagenes.T + truth.offset[batch]) * truth.factor[batch],
-        7.0 * ((amounts + beta[batch]) @ metagenes.T) * factor[batch],
-    )
+    np.testing.assert_allclose(truth.offset, truth.factor * (truth.beta @ truth.metagenes.T))
+    loadings = simulated["amounts"] + simulated["beta"][BATCH]
+    np.testing.assert_allclose(mean_of(truth), 7.0 * (loadings @ simulated["metagenes"].T) * simulated["factor"][BATCH])
+
+
+def test_what_the_factors_of_a_batch_share_is_put_where_an_estimate_has_it(simulated):
+    truth = in_units_of_fit(**simulated)
+    shared = np.array([[2.0], [0.5]])
+    # of the first gene the estimate is wrong, which the median does not mind
+    estimate = truth.factor * shared * np.array([9.0, 1, 1, 1, 1, 1])
+    moved = in_cell_sizes_of(truth, estimate, BATCH)
+    np.testing.assert_allclose(moved.factor, truth.factor * shared)
+    np.testing.assert_allclose(moved.beta, truth.beta / shared)
+    np.testing.assert_allclose(mean_of(moved), mean_of(truth))
+    np.testing.assert_allclose(moved.offset, moved.factor * (moved.beta @ moved.metagenes.T))

@@ -355,6 +355,14 @@ def test_paper_text_cites_the_methods_and_tools_used(written):
     assert "harmonypy 2.1.0" in text
 
 
+def test_paper_text_names_our_own_code_where_a_method_is_ours(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("batchblend"), row("none", bio=0.1)])))
+    assert run(tmp_path / "s.json", "-o", tmp_path / "out").exit_code == 0
+    text = pages_of(tmp_path / "out")["unbatch_methods_paper_page_mqc.json"]["data"]
+    assert re.search(r"BatchBlend \(unbatch [\d.]+\) \[", text)
+    assert CARDS["batchblend"].citation in text
+
+
 def test_same_input_gives_the_same_files(written, tmp_path):
     folder, arguments = written
     assert run(*arguments, "-o", tmp_path / "again").exit_code == 0

@@ -84,7 +84,8 @@ def fit_of(dataset: ad.AnnData, spatial: bool = True, offset: bool = True) -> ad
         obs=dataset.obs[[]],
         var=dataset.var[[]],
         obsm={
-            "X_batchblend": (amounts / amounts.sum(axis=1, keepdims=True)).astype(np.float32),
+            # a metagene that no cell has is not in the embedding
+            "X_batchblend": (amounts / amounts.sum(axis=1, keepdims=True)).astype(np.float32)[:, :-1],
             "X_batchblend_amount": amounts.astype(np.float32),
         },
         varm={"metagenes": metagenes.astype(np.float32)},
@@ -236,6 +237,30 @@ def test_a_refusal_is_plain_to_see(dataset, tmp_path):
     assert table.index(">refused<") < table.index(">accepted<")
     # nothing is drawn of what was refused
     assert not any("floats free" in text for text in pages.values())
+
+
+def test_nothing_found_is_no_refusal(dataset, tmp_path):
+    fit = fit_of(dataset, offset=False)
+    evidence = fit.uns["unbatch"]["evidence"]
+    evidence["refused"] = np.array([True, False, False, False])
+    page = report(tmp_path, dataset, fit)["effect_0_0_1"]
+    assert "1 of 4 steps refused" in page
+    assert "2 of 4 steps accepted" in page
+    assert page.count(">nothing found<") == 1
+    assert f"No additive offset was accepted: {REASON}." in page
+    assert f"No additive offset was found: {REASON}." in page
+
+
+def test_a_model_without_a_term_for_the_batch_says_so(dataset, tmp_path):
+    fit = fit_of(dataset, offset=False)
+    about = fit.uns["unbatch"]
+    del about["evidence"]
+    for name in ("offset", "offset_se", "total_offset", "total_offset_se", "beta", "log_factor_se"):
+        about["batch_effect"][name][:] = 0
+    about["batch_effect"]["factor"][:] = 1
+    pages = report(tmp_path, dataset, fit)
+    assert "This model has no term for the batch" in pages["effect_0_0_1"]
+    assert "Evidence" not in pages["effect_0_0_1"]
 
 
 def test_factors_refused_for_some_pairs_only_are_said_to_be(dataset):

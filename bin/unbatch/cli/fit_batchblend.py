@@ -412,8 +412,8 @@ def _evidence(model: "BatchBlend", names: list[str]) -> dict[str, "np.ndarray"]:
     import numpy as np
 
     items = model.evidence
-    columns = {name: np.array([getattr(item, name) for item in items]) for name in ("accepted", "size", "error")}
-    columns |= {name: np.array([getattr(item, name) for item in items]) for name in ("composition", "meeting")}
+    names_of_columns = ("accepted", "refused", "size", "error", "composition", "meeting")
+    columns = {name: np.array([getattr(item, name) for item in items]) for name in names_of_columns}
     return columns | {
         "batch": np.array([" | ".join(names[code] for code in item.batches) for item in items], dtype=object),
         "step": np.array([item.step for item in items], dtype=object),

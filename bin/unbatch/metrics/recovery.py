@@ -3,7 +3,7 @@
 G genes, K metagenes, T batches, N cells. What can't be computed, as an estimate is the same everywhere, is NaN.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -22,7 +22,7 @@ class Truth:
     beta
         T x K, in counts.
     offset
-        T x G, in counts, before a gene's factor.
+        T x G, as seen in the counts: after a gene's factor.
     factor
         T x G; the mean over batches of its logarithm is 0.
     """
@@ -38,6 +38,8 @@ def in_units_of_fit(
     metagenes: np.ndarray, amounts: np.ndarray, beta: np.ndarray, factor: np.ndarray, scale: float = 1.0
 ) -> Truth:
     """Write the mean ``scale * ((amounts + beta) @ metagenes.T) * factor`` as a fit does, without changing it.
+
+    A fit has it as ``offset + factor * (amounts @ metagenes.T)``.
 
     What all batches share of a gene's factor can't be told from its weight in the metagenes, and the weights of fewer
     genes than were simulated do not sum to 1: both are moved to where a fit has them.
@@ -62,9 +64,29 @@ def in_units_of_fit(
         metagenes=weights / size,
         amounts=amounts * (scale * size),
         beta=beta * (scale * size),
-        offset=scale * beta @ weights.T,
+        offset=scale * (beta @ weights.T) * (factor / shared),
         factor=factor / shared,
     )
+
+
+def in_cell_sizes_of(truth: Truth, factor: np.ndarray, batch: np.ndarray) -> Truth:
+    """Move what the genes of a batch share of their factors to where an estimate has it, without changing the mean.
+
+    A factor of all genes of a batch can't be told from the size of its cells. So the median over genes of the
+    difference between estimated and true logarithms is added to the true ones, and taken off the amounts and beta. The
+    offset, as it is seen in the counts, stays.
+
+    Parameters
+    ----------
+    truth
+        In any units.
+    factor
+        Estimated factors, T x G.
+    batch
+        Of each cell, N.
+    """
+    shared = np.exp(np.median(np.log(factor) - np.log(truth.factor), axis=1, keepdims=True))
+    return replace(truth, amounts=truth.amounts / shared[batch], beta=truth.beta / shared, factor=truth.factor * shared)
 
 
 def correlation(estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -136,6 +136,8 @@ class Evidence:
     meeting
         Share of cells that have cells of the other batch as near as their own, after the correction without what
         composition could make; the smaller of both directions; NaN for an offset.
+    refused
+        Whether it was left for want of evidence; a step that is neither accepted nor refused found nothing.
     """
 
     batches: tuple[int, ...]
@@ -146,6 +148,7 @@ class Evidence:
     error: float = math.nan
     composition: float = math.nan
     meeting: float = math.nan
+    refused: bool = False
 
 
 @dataclass
@@ -518,10 +521,12 @@ class _Judge:
             share, size, meeting = (float(table[a, b]) for table in (self.share, self.size, self.meeting))
             if group_of[a] == group_of[b]:
                 size = float((logs[a] - logs[b]).square().mean().sqrt())
-            accepted = size > LEAST_SPREAD and group_of[a] == group_of[b]
-            if size <= LEAST_SPREAD and self.shared[a, b] == 0:
+            small = size <= LEAST_SPREAD
+            accepted = not small and group_of[a] == group_of[b]
+            nothing = small and bool(self.shared[a, b])
+            if small and not nothing:
                 reason = "Left alone: no state has cells of both, so that nothing can be compared."
-            elif size <= LEAST_SPREAD:
+            elif nothing:
                 reason = f"Genes differ by less than {LEAST_SPREAD:.0%}: nothing to correct."
             elif not accepted:
                 reason = f"Left alone: cells of one batch differ among themselves in the same way ({share:.0%} of it)."
@@ -537,7 +542,8 @@ class _Judge:
                 )
             else:
                 reason = "Accepted whole: without any part of it, cells of the two don't meet."
-            found.append(Evidence((a, b), "factors", accepted, reason, size, math.nan, share, meeting))
+            refused = not (accepted or nothing)
+            found.append(Evidence((a, b), "factors", accepted, reason, size, math.nan, share, meeting, refused))
         return found
 
 
@@ -750,9 +756,8 @@ class _Rounds:
             self.state = nearest(profiles, centres)
         if self.log_factors.any():
             self._calibrate_factors()
-        return self._effect(
-            centres, on_directions, profiles, self.evidence + self.judge.evidence(self.groups, self.log_factors)
-        )
+        of_factors = self.judge.evidence(self.groups, self.log_factors) if self.settings.factors else []
+        return self._effect(centres, on_directions, profiles, self.evidence + of_factors)
 
     def _shrunken(self) -> _Effect:
         """Find the offset by a prior on the amounts, then the states."""
@@ -963,7 +968,7 @@ def _offset_evidence(batch: int, size: float, error: float, accepted: bool, no_s
         reason = f"The states meet {size / max(error, 1e-9):.0f} standard errors from 0."
     else:
         reason = f"The states meet at 0 within 3 standard errors of {error:.1%} of a mean cell."
-    return Evidence((batch,), "offset", accepted, reason, size, error)
+    return Evidence((batch,), "offset", accepted, reason, size, error, refused=error >= MOST_ERROR)
 
 
 # ------------------------------------------------------------------------------------ non-negative matrix factorisation

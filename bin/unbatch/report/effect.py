@@ -14,6 +14,13 @@ from unbatch.report.page import MAX_SECTIONS, numbered_pages, render
 Z90 = 1.645
 """Standard errors on each side of an interval that holds the truth in 90 of 100 cases."""
 TOP_GENES = 10
+_NUMBERS = {
+    "size": "an offset as share of the mean cell of all batches, factors as spread of their logarithms",
+    "error": "its standard error",
+    "composition": "share of the difference that other cells in the batches could make as well",
+    "meeting": "share of cells with cells of the other batch as near as their own, without that part",
+}
+"""What the numbers of the evidence are."""
 OPEN_ROWS = 20
 """Rows of the evidence, and batches described in words, that are seen before anything is unfolded."""
 
@@ -88,7 +95,7 @@ def _factor_words(fit: Factorisation, t: int) -> str:
 def _refusals(fit: Factorisation, batch: str, step: str) -> str:
     """Say that some tests of what was found were refused, as it then holds against some batches only."""
     about = _about(fit, batch, step)
-    refused = [row["batch"] for row in about if not row["accepted"]]
+    refused = [row["batch"] for row in about if row["refused"]]
     if not refused:
         return ""
     others = [name for pair in refused for name in pair.split(" | ") if name != batch]
@@ -99,13 +106,15 @@ def _refusals(fit: Factorisation, batch: str, step: str) -> str:
 
 
 def _nothing(fit: Factorisation, batch: str, step: str, what: str) -> str:
-    """Say that something is absent: refused (then why) or not looked for."""
+    """Say that something is absent: refused, not there (and why), or not looked for."""
     about = _about(fit, batch, step)
-    reasons = dict.fromkeys(row["reason"].strip().rstrip(".") for row in about if not row["accepted"])
-    if reasons:
-        why = "; ".join(reason[:1].lower() + reason[1:] for reason in reasons if reason)
-        return f"No {what} was accepted{f': {why}' if why else ''}."
-    return f"No {what} was found." if about else f"No {what} was looked for."
+    if not about:
+        return f"No {what} was looked for."
+    refused = [row for row in about if row["refused"]]
+    left = refused or [row for row in about if not row["accepted"]]
+    reasons = dict.fromkeys(row["reason"].strip().rstrip(".") for row in left)
+    why = "; ".join(reason[:1].lower() + reason[1:] for reason in reasons if reason)
+    return f"No {what} was {'accepted' if refused else 'found'}{f': {why}' if why else ''}."
 
 
 def _about(fit: Factorisation, batch: str, step: str) -> list[dict[str, Any]]:
@@ -118,8 +127,11 @@ def _steps(fit: Factorisation) -> list[dict[str, Any]]:
     texts = {key: [str(value) for value in columns.get(key, [])] for key in ("batch", "step", "reason")}
     size = len(texts["step"])
     accepted = columns.get("accepted", np.zeros(size, dtype=bool))
+    # without the column, all that was not accepted was refused
+    refused = columns.get("refused", ~accepted.astype(bool))
     return [
-        {key: values[i] if values else "" for key, values in texts.items()} | {"accepted": bool(accepted[i]), "row": i}
+        {key: values[i] if values else "" for key, values in texts.items()}
+        | {"accepted": bool(accepted[i]), "refused": bool(refused[i]), "row": i}
         for i in range(size)
     ]
 
@@ -137,20 +149,24 @@ def _interval(value: float, se: float) -> str:
 
 def _found(fit: Factorisation, cells: Cells) -> str:
     # refusals first: they must not be missed
-    steps = sorted(_steps(fit), key=lambda step: step["accepted"])
+    steps = sorted(_steps(fit), key=lambda step: (not step["refused"], not step["accepted"]))
     numeric = {
         name: values
         for name, values in fit.evidence.items()
-        if name not in ("batch", "step", "accepted", "reason") and values.dtype.kind in "biuf"
+        if name not in ("batch", "step", "accepted", "refused", "reason") and values.dtype.kind in "biuf"
     }
+    numeric = {name: numeric[name] for name in [*_NUMBERS, *numeric] if name in numeric}
     rows = [{**step, "numbers": [_number(values[step["row"]]) for values in numeric.values()]} for step in steps]
-    refused = sum(not step["accepted"] for step in steps)
+    untried = not steps and not fit.effect.offset.any() and not np.log(fit.effect.factor).any()
     return render(
         "effect",
-        sentences=sentences(fit, cells),
+        sentences=[] if untried else sentences(fit, cells),
+        untried=untried,
         rows=rows,
         columns=[name.replace("_", " ") for name in numeric],
-        refused=refused,
+        meanings=[(name, _NUMBERS[name]) for name in numeric if name in _NUMBERS],
+        refused=sum(step["refused"] for step in steps),
+        accepted=sum(step["accepted"] for step in steps),
         open=OPEN_ROWS,
     )
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from unbatch.data.io import open_hdf5, read_h5ad
 from unbatch.errors import InputError
-from unbatch.metrics.recovery import Truth, in_units_of_fit
+from unbatch.metrics.recovery import Truth, in_cell_sizes_of, in_units_of_fit
 from unbatch.report.inputs import Cells
 
 
@@ -129,14 +129,15 @@ def read_factorisation(path: Path, dataset: Path, cells: Cells) -> Factorisation
     source = _Source(path)
     metagenes = source.numbers(data.varm, "metagenes", (data.n_vars, None))
     k = metagenes.shape[1]
-    shares = source.numbers(data.obsm, f"X_{about['method']}", (len(cells.names), k))
-    total = shares.sum(axis=1, keepdims=True)
+    # the embedding lacks metagenes that no cell has
+    amounts = source.numbers(data.obsm, f"X_{about['method']}_amount", (len(cells.names), k))
+    total = amounts.sum(axis=1, keepdims=True)
     batches = [str(name) for name in about.get("batches", [])]
     fit = Factorisation(
         genes=[str(name) for name in data.var_names],
         metagenes=metagenes,
-        shares=shares / np.where(total > 0, total, 1),
-        amounts=source.numbers(data.obsm, f"X_{about['method']}_amount", (len(cells.names), k)),
+        shares=amounts / np.where(total > 0, total, 1),
+        amounts=amounts,
         dead=np.asarray(about.get("dead_metagenes", np.zeros(k)), dtype=bool),
         batches=batches,
         effect=_effect(source, about, len(batches), data.n_vars, k),
@@ -144,7 +145,7 @@ def read_factorisation(path: Path, dataset: Path, cells: Cells) -> Factorisation
         history=_columns(about.get("history", {}), "objective"),
         affinity=_affinity(source, about, k),
     )
-    return replace(fit, truth=_truth(dataset, fit))
+    return replace(fit, truth=_truth(dataset, fit, cells))
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def _affinity(source: _Source, about: dict[str, Any], k: int) -> Affinity | None
     return Affinity(estimate, *(source.numbers(given, name, estimate.shape) for name in names))
 
 
-def _truth(dataset: Path, fit: Factorisation) -> Truth | None:
+def _truth(dataset: Path, fit: Factorisation, cells: Cells) -> Truth | None:
     """Truth of a simulation for the genes and batches of a fit, unless it is of other batches or genes."""
     slots = ("obsm/X_true", "varm/metagenes_true", "uns/unbatch")
     data = read_h5ad(dataset, slots)
@@ -221,13 +222,17 @@ def _truth(dataset: Path, fit: Factorisation) -> Truth | None:
         or np.shape(truth.get("gene_factors"))[1:] != (data.n_vars,)
     ):
         return None
-    return in_units_of_fit(
+    found = in_units_of_fit(
         np.asarray(data.varm["metagenes_true"])[genes],
         np.asarray(data.obsm["X_true"]),
         np.asarray(truth["beta"])[batches],
         np.asarray(truth["gene_factors"])[batches][:, genes],
         float(truth.get("scale", 1)),
     )
+    if fit.effect is None:
+        return found
+    place = pd.Index(fit.batches).get_indexer(cells.batches)
+    return in_cell_sizes_of(found, fit.effect.factor, place[cells.batch])
 
 
 def _known(indices: Iterable[int]) -> bool:

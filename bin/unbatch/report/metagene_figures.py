@@ -101,9 +101,12 @@ def course(terms: dict[str, np.ndarray], phase: np.ndarray, phases: dict[int, st
         if len(starts):
             for start in (0, *starts):
                 name = phases.get(int(phase[start]), f"phase {int(phase[start])}")
+                # the first curve falls from the left, so that there is room at its right end
+                end = start == 0
                 panels[0].annotate(
-                    name, (start + 0.5, 0), (4, 3), ("data", "axes fraction"), "offset points",
-                    va="bottom", size=9.5, color="#52606D",
+                    name, (starts[0] + 0.5 if end else start + 0.5, 1), (-4 if end else 4, -3),
+                    ("data", "axes fraction"), "offset points",
+                    ha="right" if end else "left", va="top", size=9.5, color="#52606D",
                 )  # fmt: skip
         for axes in panels[max(len(terms) - 2, 0) : len(terms)]:
             axes.set_xlabel("Iteration")

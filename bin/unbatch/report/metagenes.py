@@ -197,6 +197,10 @@ _TERMS = {
 def _course(fit: Factorisation) -> str:
     history = dict(fit.history)
     phase = history.pop("phase", np.zeros(len(history["objective"]), dtype=int))
+    for name, values in history.items():
+        # a term that is 0 all through a phase has no part in it
+        idle = [step for step in np.unique(phase) if values.dtype.kind == "f" and not values[phase == step].any()]
+        history[name] = np.where(np.isin(phase, idle), np.nan, values) if idle else values
     known = [name for name in _TERMS if name in history]
     terms = {
         _TERMS.get(name, name.replace("_", " ")[:40]): np.asarray(history[name], dtype=float)

@@ -74,7 +74,8 @@ def paper(report: Report) -> tuple[str, list[str]]:
     for method in dict.fromkeys(e.method for r in report.results for e in r.scored()):
         card = report.cards[method]
         source = f"{card.citation}{f' doi:{card.doi}' if card.doi else ''}"
-        package = f" ({card.package}{version(card.package)})" if card.package else ""
+        package = card.package or "unbatch"
+        package = f" ({package}{version(package)})"
         name = {"none": "no correction", "shuffled": "shuffled cells as a control"}.get(method, card.label)
         methods.append(f"{name}{package} {cite(source)}" if card.citation else f"{name}{package}")
     seeds = len({row["seed"] for r in report.results for row in r.rows})

@@ -73,7 +73,7 @@ def _effect(fit: Factorisation) -> dict[str, Any]:
     batches = [
         {
             "name": batch,
-            "total": amount(effect.total[t]),
+            "total": amount(effect.offset[t].sum()),
             "true": amount(truth.offset[t].sum()),
             "factors": _three(correlations[t]),
         }

@@ -48,7 +48,7 @@ def heat_maps(
     scale
         Ends of the colour scale.
     """
-    with mpl.rc_context(figures._STYLE):
+    with mpl.rc_context(figures.STYLE):
         # not narrower, as the page would blow it up
         width = np.clip(0.52 * len(x[1]) + 0.5, 2.7, 8)
         height = np.clip(0.34 * len(y[1]) + 0.55, 0.9, 6)
@@ -115,7 +115,7 @@ def curves(
     x
         Name and values of the parameter; values are drawn at equal distances.
     """
-    with mpl.rc_context(figures._STYLE):
+    with mpl.rc_context(figures.STYLE):
         figure = Figure(figsize=(1.2 + 4.6 * len(columns), 1.4 + 2.9 * len(rows)), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
@@ -142,7 +142,10 @@ def curves(
             if column == 0:
                 axes.set_ylabel(rows[row])
         handles, names = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)), frameon=False, fontsize=10)
+        # as many side by side as the figure has room for, about .085 inches a letter
+        widest = 0.7 + 0.085 * max(len(name) for name in names)
+        beside = int(np.clip(figure.get_figwidth() / widest, 1, min(4, len(names))))
+        figure.legend(handles, names, loc="outside upper center", ncols=beside, frameon=False, fontsize=10)
         return figures.svg(figure)
 
 
