@@ -185,7 +185,7 @@ def recovered() -> None:
                 row["log factors r"] = np.corrcoef(np.log(model.factors).ravel(), (logs - logs.mean(0)).ravel())[0, 1]
                 row["log factors rmse"] = np.sqrt((error**2).mean())
                 row["factors covered"] = (np.abs(error) < 1.645 * model.log_error).mean()
-            pairs = recovery.match_metagenes(model.metagenes, truth.metagenes)
+            pairs = recovery.match_metagenes(model.metagenes.T, truth.metagenes.T)
             row["metagenes r"] = float(np.mean(pairs[2]))
             rows.append(row)
     print(pd.DataFrame(rows).drop(columns="seed").groupby("data", sort=False).mean().round(4).to_string())

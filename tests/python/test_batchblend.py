@@ -511,3 +511,22 @@ def test_a_model_that_was_saved_is_the_same(tmp_path):
     del weights["decoder.factors"]
     with pytest.raises(ValueError, match=r"decoder\.factors"):
         BatchBlend.from_weights(weights)
+
+
+def test_a_gene_without_counts_changes_nothing_for_the_others():
+    values, truth = simulation(sigma_gene=0.3)
+    wider = np.insert(values, 7, 0, axis=1)
+    found, plain = (fit(part, truth.batch, Settings(METAGENES)) for part in (wider, values))
+    assert np.isfinite(found.amounts).all()
+    assert not found.model.metagenes[:, 7].any()
+    others = np.delete(found.model.factors, 7, axis=1)
+    assert np.corrcoef(np.log(others).ravel(), np.log(plain.model.factors).ravel())[0, 1] > 0.98
+    assert choose_metagenes(wider, truth.batch) >= 5
+
+
+def test_one_batch_keeps_its_offset():
+    values, truth = simulation()
+    mine = truth.batch == 0
+    model = fit(values[mine], truth.batch[mine], Settings(METAGENES)).model
+    assert not model.offset.any()
+    assert (model.factors == 1).all()
