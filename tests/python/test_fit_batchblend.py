@@ -112,6 +112,27 @@ def test_without_coordinates_there_is_no_spatial_phase(run, changed, tmp_path: P
     assert "obsm/spatial is missing" in result.output
 
 
+def _stacked(adata: anndata.AnnData) -> None:
+    adata.obsm["spatial"][adata.obs["batch"] == "batch2"] = 1
+
+
+@pytest.mark.parametrize("spatial", ["auto", "none"])
+def test_a_fit_that_needs_no_graph_goes_on_without_one(run, changed, tmp_path: Path, spatial: str) -> None:
+    result = run("--metagenes", "6", "--spatial", spatial, "--max-epochs", "2", dataset=changed(_stacked))
+    assert result.exit_code == 0, result.output
+    assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells are at the position of another" in result.output
+    about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
+    assert about["params"]["spatial"] == "none"
+    assert "spatial" not in about
+
+
+@pytest.mark.parametrize("options", [["--spatial", "linear"], ["--spatial", "hmrf"], ["--graph", "delaunay"]])
+def test_a_graph_that_was_asked_for_and_cannot_be_made_is_an_error(run, changed, options: list[str]) -> None:
+    result = run("--metagenes", "6", *options, dataset=changed(_stacked))
+    assert result.exit_code == 2
+    assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells" in result.output
+
+
 def test_one_batch_is_factorised_and_said_to_need_no_correction(run, changed, tmp_path: Path) -> None:
     result = run("--metagenes", "6", dataset=changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy()))
     assert result.exit_code == 0
@@ -201,7 +222,10 @@ def test_what_cannot_be_fitted_is_refused_in_one_sentence(
         ({"metagene": 5}, "batchblend has no parameter 'metagene'"),
         ({"metagenes": 2.5}, "parameter metagenes is 2.5, expected a whole number of 2 or more"),
         ({"spatial": "yes"}, "parameter spatial is 'yes', expected one of auto, none, linear, hmrf"),
-        ({"graph": "radius", "radius": 1e-6, "metagenes": 6}, "edge"),
+        (
+            {"graph": "radius", "radius": 1e-6, "metagenes": 6, "spatial": "none"},
+            "dataset.h5ad: obsm/spatial: sample batch1: the radius graph of its 100 cells has no edge",
+        ),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_sentence(run, tmp_path: Path, given, message) -> None:

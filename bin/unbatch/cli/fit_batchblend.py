@@ -314,6 +314,8 @@ def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any
     ------
     NotApplicable
         If a spatial phase was asked for and there are no coordinates.
+    InputError
+        If a spatial phase or a graph was asked for and the coordinates allow none.
     """
     from unbatch.data.graph import neighbours
 
@@ -323,16 +325,25 @@ def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any
         log.info("no coordinates: no spatial phase and no affinities")
         settings["spatial"] = "none"
         return None
+    needed = settings["spatial"] not in ("auto", "none") or settings["graph"] != "auto"
+    try:
+        graph = neighbours(
+            cells.coordinates,
+            cells.batch,
+            settings["graph"],
+            k=settings["neighbours"],
+            radius=settings["radius"],
+            names=names,
+        )
+    except InputError as error:
+        if needed:
+            raise InputError(f"{path}: obsm/spatial: {error}") from error
+        log.warning("%s: obsm/spatial: %s; this fit is without spatial phase and affinities", path, error)
+        settings["spatial"] = "none"
+        return None
     if settings["spatial"] == "auto":
         settings["spatial"] = "linear"
-    return neighbours(
-        cells.coordinates,
-        cells.batch,
-        settings["graph"],
-        k=settings["neighbours"],
-        radius=settings["radius"],
-        names=names,
-    )
+    return graph
 
 
 def _report(fitted: "Fitted", names: list[str]) -> None:
