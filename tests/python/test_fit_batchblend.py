@@ -1,5 +1,6 @@
 """The program `fit-batchblend`: what it writes, what it says, what it refuses."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from scipy import sparse
 
 from unbatch.cli import fit_batchblend
+from unbatch.models import batchblend
 
 
 @pytest.fixture
@@ -61,6 +63,24 @@ def test_a_fit_holds_all_that_the_report_reads(run, tmp_path: Path) -> None:
     assert len(lengths) == 1
     assert set(about["history"]["phase"]) == {0, 1}
     assert set(fit.uns) == {"unbatch"}
+
+
+def test_a_metagene_that_is_the_same_in_every_cell_is_no_column_and_that_is_recorded(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fit = batchblend.fit
+
+    def with_unused(*arguments: object, **options: object) -> batchblend.Fitted:
+        fitted = fit(*arguments, **options)
+        fitted.amounts[:, 2] = 0
+        return fitted
+
+    monkeypatch.setattr(batchblend, "fit", with_unused)
+    assert run("--metagenes", "5", "--spatial", "none", "--max-epochs", "2").exit_code == 0
+    found = anndata.read_h5ad(tmp_path / "fit.h5ad")
+    assert found.uns["unbatch"]["embedded"].tolist() == [0, 1, 3, 4]
+    shares = batchblend.shares(found.obsm["X_batchblend_amount"])
+    np.testing.assert_array_equal(found.obsm["X_batchblend"], shares[:, [0, 1, 3, 4]])
 
 
 def test_corrected_expression_is_counts_without_offset_and_factors(run, tmp_path: Path, dataset_path: Path) -> None:
@@ -222,6 +242,11 @@ def test_what_cannot_be_fitted_is_refused_in_one_sentence(
         ({"metagene": 5}, "batchblend has no parameter 'metagene'"),
         ({"metagenes": 2.5}, "parameter metagenes is 2.5, expected a whole number of 2 or more"),
         ({"spatial": "yes"}, "parameter spatial is 'yes', expected one of auto, none, linear, hmrf"),
+        ({"sparsity": math.nan}, "parameter sparsity is nan, expected a number of 0 or more"),
+        ({"spatial_weight": math.inf}, "parameter spatial_weight is inf, expected a number of 0 or more"),
+        ({"radius": math.inf}, "parameter radius is inf, expected a number above 0"),
+        ({"radius": -1, "graph": "radius"}, "parameter radius is -1, expected a number above 0"),
+        ({"radius": "far"}, "parameter radius is 'far', expected a number above 0"),
         (
             {"graph": "radius", "radius": 1e-6, "metagenes": 6, "spatial": "none"},
             "dataset.h5ad: obsm/spatial: sample batch1: the radius graph of its 100 cells has no edge",

@@ -1,5 +1,6 @@
 """`fit-batchblend`: metagenes and the batch effect in them, or POPARI's model without one."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -103,17 +104,18 @@ def main(
     if model is not None:
         about = {"method": mode, "params": settings, "genes": cells.genes, "batches": names}
         io.write_model(model, about, fitted.model.weights())
+    embedding, embedded = _embedding(fitted.amounts)
     write_fit(
         output,
         adata,
-        _embedding(fitted.amounts),
+        embedding,
         method=mode,
         run=run,
         device=device,
         params=settings,
         wall_s=wall_s,
         packages=("scipy",),
-        extras=_found(adata, cells, fitted, names, mode, settings, graphs),
+        extras=_found(adata, cells, fitted, embedded, names, mode, settings, graphs),
         corrected=_corrected(cells, fitted.model) if corrected else None,
     )
 
@@ -186,13 +188,20 @@ def _checked(mode: str, settings: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"{mode}: parameter {name} is {value!r}, expected one of {', '.join(CHOICES[name])}")
         if name in least and value is not None:
             whole = name not in ("sparsity", "spatial_weight")
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value < least[name]:
+            if not _is_number(value, int if whole else int | float) or value < least[name]:
                 kind = "a whole number" if whole else "a number"
                 raise InputError(f"{mode}: parameter {name} is {value!r}, expected {kind} of {least[name]} or more")
     radius = settings["radius"]
-    if settings["graph"] == "radius" and not (isinstance(radius, int | float) and radius > 0):
+    if radius is not None and not (_is_number(radius, int | float) and radius > 0):
+        raise InputError(f"{mode}: parameter radius is {radius!r}, expected a number above 0")
+    if settings["graph"] == "radius" and radius is None:
         raise InputError(f"{mode}: graph radius needs parameter radius, a length above 0; found {radius!r}")
     return settings
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    """Tell whether this is a finite number of some kind; YAML has NaN, infinity, and truth values that are ints."""
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _device(run: Run) -> str:
@@ -361,20 +370,22 @@ def _dead(amounts: "np.ndarray") -> "np.ndarray":
     return total < 1e-3 * total.sum()
 
 
-def _embedding(amounts: "np.ndarray") -> "np.ndarray":
-    """Shares of the metagenes, without those that are the same in every cell, which embed nothing."""
+def _embedding(amounts: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+    """Shares of the metagenes that differ between cells, as others embed nothing, and which metagenes these are."""
     import numpy as np
 
     from unbatch.models.batchblend import shares
 
     found = shares(amounts)
-    return found[:, np.ptp(found, axis=0) > 0]
+    embedded = np.flatnonzero(np.ptp(found, axis=0) > 0)
+    return found[:, embedded], embedded
 
 
 def _found(
     adata: "AnnData",
     cells: "Cells",
     fitted: "Fitted",
+    embedded: "np.ndarray",
     names: list[str],
     mode: str,
     settings: dict[str, Any],
@@ -388,6 +399,7 @@ def _found(
     model = fitted.model
     about: dict[str, Any] = {
         "batches": np.array(names, dtype=object),
+        "embedded": embedded,
         "dead_metagenes": _dead(fitted.amounts),
         "sigma": model.sigma,
         "batch_effect": {
