@@ -153,6 +153,24 @@ def test_a_graph_that_was_asked_for_and_cannot_be_made_is_an_error(run, changed,
     assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells" in result.output
 
 
+def test_the_number_of_metagenes_is_below_that_of_the_genes_and_not_above_that_of_a_batch(run, changed) -> None:
+    def few(adata: anndata.AnnData) -> anndata.AnnData:
+        second = np.flatnonzero(adata.obs["batch"] == "batch2")
+        return adata[np.setdiff1d(np.arange(adata.n_obs), second[4:]), :4].copy()
+
+    result = run("--spatial", "none", "--max-epochs", "2", dataset=changed(few))
+    assert result.exit_code == 0, result.output
+    assert "3 metagenes, by held-out entries" in result.output
+
+
+def test_the_log_normalised_expression_is_not_read(run, changed) -> None:
+    def without(adata: anndata.AnnData) -> None:
+        del adata.X
+
+    result = run("--metagenes", "5", "--spatial", "none", "--max-epochs", "2", dataset=changed(without))
+    assert result.exit_code == 0, result.output
+
+
 def test_one_batch_is_factorised_and_said_to_need_no_correction(run, changed, tmp_path: Path) -> None:
     result = run("--metagenes", "6", dataset=changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy()))
     assert result.exit_code == 0
@@ -209,6 +227,12 @@ def _few_cells(adata: anndata.AnnData) -> anndata.AnnData:
     return adata[np.setdiff1d(np.arange(adata.n_obs), second[4:])].copy()
 
 
+def _empty_cells(adata: anndata.AnnData) -> None:
+    counts = adata.layers["counts"].tolil()
+    counts[np.flatnonzero(adata.obs["batch"] == "batch2")[4:]] = 0
+    adata.layers["counts"] = counts.tocsr()
+
+
 def _no_position(adata: anndata.AnnData) -> None:
     adata.obsm["spatial"][adata.obs["batch"] == "batch2"] = np.nan
 
@@ -217,9 +241,10 @@ def _no_position(adata: anndata.AnnData) -> None:
     ("change", "options", "message"),
     [
         (_negative, [], "layers/counts holds -1, below 0"),
-        (_few_cells, [], "batch2 has 4 cells, 6 metagenes need as many or more in every batch"),
+        (_few_cells, [], "obs/batch: batch2 has 4 cells whose layers/counts sum to"),
+        (_empty_cells, [], "more than 2% of the mean cell's, 6 metagenes need as many or more in every batch"),
         (_no_position, [], "obsm/spatial holds NaN"),
-        (None, ["--metagenes", "61"], "marks 60 genes, 61 metagenes need as many or more"),
+        (None, ["--metagenes", "60"], "var/highly_variable marks 60 genes, 60 metagenes need more"),
         (None, ["--graph", "radius"], "graph radius needs parameter radius"),
         (None, ["--device", "cuda"], "no CUDA device is available"),
     ],

@@ -87,7 +87,7 @@ def main(
     if max_epochs is not None:
         settings["iterations"] = min(settings["iterations"], max_epochs)
     device = _device(run)
-    adata, cells = read_cells(dataset, least_batches=1)
+    adata, cells = read_cells(dataset, least_batches=1, normalised=False)
     names = [str(name) for name in adata.obs["batch"].cat.remove_unused_categories().cat.categories]
     start = time.perf_counter()
     if apply is None:
@@ -219,20 +219,18 @@ def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[s
     Raises
     ------
     InputError
-        If there are too few genes, or a batch has too few cells.
+        If there are no more genes than metagenes, or a batch has fewer cells that can be used.
     """
-    import numpy as np
+    from unbatch.models.batchblend import SMALLEST
 
     wanted = settings["metagenes"] or 2
-    if len(cells.genes) < wanted:
-        raise InputError(
-            f"{path}: var/highly_variable marks {len(cells.genes)} genes, {wanted} metagenes need as many or more"
-        )
-    sizes = np.bincount(cells.batch, minlength=len(names))
+    if len(cells.genes) <= wanted:
+        raise InputError(f"{path}: var/highly_variable marks {len(cells.genes)} genes, {wanted} metagenes need more")
+    sizes = _usable(cells, len(names))
     if sizes.min() < wanted:
         raise InputError(
-            f"{path}: obs/batch: {names[int(sizes.argmin())]} has {sizes.min()} cells, {wanted} metagenes need as many "
-            "or more in every batch"
+            f"{path}: obs/batch: {names[int(sizes.argmin())]} has {sizes.min()} cells whose layers/counts sum to more "
+            f"than {SMALLEST:.0%} of the mean cell's, {wanted} metagenes need as many or more in every batch"
         )
     if looks_logarithmic(cells.counts):
         log.warning(
@@ -278,7 +276,7 @@ def _fit(
         log.warning("%s: obs/batch holds one batch: there is no batch effect to correct, metagenes are fitted", path)
     graph = _graph(path, cells, names, settings)
     if settings["metagenes"] is None:
-        settings["metagenes"] = _choose_metagenes(cells, seed)
+        settings["metagenes"] = _choose_metagenes(cells, len(names), seed, device)
         log.info("%d metagenes, by held-out entries", settings["metagenes"])
     edges = wide = None
     if graph is not None:
@@ -286,19 +284,16 @@ def _fit(
         if settings["spatial"] == "linear":
             wider = widened(graph, len(cells.batch))
             wide = (wider.source, wider.target)
-    try:
-        fitted = batchblend.fit(
-            cells.counts,
-            cells.batch,
-            _settings(mode, settings),
-            graph=edges,
-            wide_graph=wide,
-            seed=seed,
-            device=device,
-            tell=log.info,
-        )
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+    fitted = batchblend.fit(
+        cells.counts,
+        cells.batch,
+        _settings(mode, settings),
+        graph=edges,
+        wide_graph=wide,
+        seed=seed,
+        device=device,
+        tell=log.info,
+    )
     return fitted, {names[code]: kind for code, kind in graph.kinds.items()} if graph else {}
 
 
@@ -310,10 +305,22 @@ def _settings(mode: str, settings: dict[str, Any]) -> "Settings":
     return Settings.popari(**chosen) if mode == "popari" else Settings(**chosen)
 
 
-def _choose_metagenes(cells: "Cells", seed: int) -> int:
+def _choose_metagenes(cells: "Cells", batches: int, seed: int, device: str) -> int:
     from unbatch.models.batchblend import choose_metagenes
 
-    return choose_metagenes(cells.counts, cells.batch, seed)
+    found = choose_metagenes(cells.counts, cells.batch, seed, device=device)
+    # of very few genes or cells, it may choose as many as there are
+    return min(found, len(cells.genes) - 1, int(_usable(cells, batches).min()))
+
+
+def _usable(cells: "Cells", batches: int) -> "np.ndarray":
+    """Count the cells of each batch that a fit uses; those almost without counts are left out of it."""
+    import numpy as np
+
+    from unbatch.models.batchblend import SMALLEST
+
+    totals = np.asarray(cells.counts.sum(1, dtype=np.float64)).ravel()
+    return np.bincount(cells.batch[totals > SMALLEST * totals.mean()], minlength=batches)
 
 
 def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any]) -> "Graph | None":
