@@ -197,6 +197,17 @@ def test_a_saved_model_embeds_the_same_cells_alike_and_a_new_batch_among_them(ru
     assert any("another" in name for name in about["evidence"]["batch"])
 
 
+def test_a_model_that_cannot_be_written_is_refused_before_the_fit(run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "config.json").mkdir(parents=True)
+    for folder, message in [("file/model", "file is not a folder"), ("folder", "config.json: cannot write the model")]:
+        result = run("--metagenes", "6", "--model", str(tmp_path / folder))
+        assert result.exit_code == 2
+        assert message in result.output
+        assert "noise model" not in result.output
+    assert not (tmp_path / "fit.h5ad").exists()
+
+
 def test_a_model_is_applied_only_to_its_own_genes(run, changed, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     run("--metagenes", "6", "--spatial", "none", "--model", str(folder))

@@ -82,6 +82,8 @@ def main(
     from unbatch.data import io
 
     io.require_place(output, [dataset])
+    if model is not None:
+        io.require_model_place(model)
     stated = read_parameters(params) | {name: value for name, value in given.items() if value is not None}
     settings = _checked(mode, merge_parameters(mode, DEFAULTS[mode], stated))
     if max_epochs is not None:
@@ -101,9 +103,6 @@ def main(
         graphs = {}
     wall_s = time.perf_counter() - start
     _report(fitted, names)
-    if model is not None:
-        about = {"method": mode, "params": settings, "genes": cells.genes, "batches": names}
-        io.write_model(model, about, fitted.model.weights())
     embedding, embedded = _embedding(fitted.amounts)
     write_fit(
         output,
@@ -118,6 +117,9 @@ def main(
         extras=_found(adata, cells, fitted, embedded, names, mode, settings, graphs),
         corrected=_corrected(cells, fitted.model) if corrected else None,
     )
+    if model is not None:
+        about = {"method": mode, "params": settings, "genes": cells.genes, "batches": names}
+        io.write_model(model, about, fitted.model.weights())
 
 
 def _counts_of(path: Path, adata: "AnnData", folder: Path, genes: list[str]) -> Any:
