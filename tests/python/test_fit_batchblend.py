@@ -1,5 +1,6 @@
 """The program `fit-batchblend`: what it writes, what it says, what it refuses."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from scipy import sparse
 
 from unbatch.cli import fit_batchblend
+from unbatch.models import batchblend
 
 
 @pytest.fixture
@@ -63,6 +65,24 @@ def test_a_fit_holds_all_that_the_report_reads(run, tmp_path: Path) -> None:
     assert set(fit.uns) == {"unbatch"}
 
 
+def test_a_metagene_that_is_the_same_in_every_cell_is_no_column_and_that_is_recorded(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fit = batchblend.fit
+
+    def with_unused(*arguments: object, **options: object) -> batchblend.Fitted:
+        fitted = fit(*arguments, **options)
+        fitted.amounts[:, 2] = 0
+        return fitted
+
+    monkeypatch.setattr(batchblend, "fit", with_unused)
+    assert run("--metagenes", "5", "--spatial", "none", "--max-epochs", "2").exit_code == 0
+    found = anndata.read_h5ad(tmp_path / "fit.h5ad")
+    assert found.uns["unbatch"]["embedded"].tolist() == [0, 1, 3, 4]
+    shares = batchblend.shares(found.obsm["X_batchblend_amount"])
+    np.testing.assert_array_equal(found.obsm["X_batchblend"], shares[:, [0, 1, 3, 4]])
+
+
 def test_corrected_expression_is_counts_without_offset_and_factors(run, tmp_path: Path, dataset_path: Path) -> None:
     run("--metagenes", "8", "--corrected", "--spatial", "none")
     fit, data = anndata.read_h5ad(tmp_path / "fit.h5ad"), anndata.read_h5ad(dataset_path)
@@ -112,6 +132,45 @@ def test_without_coordinates_there_is_no_spatial_phase(run, changed, tmp_path: P
     assert "obsm/spatial is missing" in result.output
 
 
+def _stacked(adata: anndata.AnnData) -> None:
+    adata.obsm["spatial"][adata.obs["batch"] == "batch2"] = 1
+
+
+@pytest.mark.parametrize("spatial", ["auto", "none"])
+def test_a_fit_that_needs_no_graph_goes_on_without_one(run, changed, tmp_path: Path, spatial: str) -> None:
+    result = run("--metagenes", "6", "--spatial", spatial, "--max-epochs", "2", dataset=changed(_stacked))
+    assert result.exit_code == 0, result.output
+    assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells are at the position of another" in result.output
+    about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
+    assert about["params"]["spatial"] == "none"
+    assert "spatial" not in about
+
+
+@pytest.mark.parametrize("options", [["--spatial", "linear"], ["--spatial", "hmrf"], ["--graph", "delaunay"]])
+def test_a_graph_that_was_asked_for_and_cannot_be_made_is_an_error(run, changed, options: list[str]) -> None:
+    result = run("--metagenes", "6", *options, dataset=changed(_stacked))
+    assert result.exit_code == 2
+    assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells" in result.output
+
+
+def test_the_number_of_metagenes_is_below_that_of_the_genes_and_not_above_that_of_a_batch(run, changed) -> None:
+    def few(adata: anndata.AnnData) -> anndata.AnnData:
+        second = np.flatnonzero(adata.obs["batch"] == "batch2")
+        return adata[np.setdiff1d(np.arange(adata.n_obs), second[4:]), :4].copy()
+
+    result = run("--spatial", "none", "--max-epochs", "2", dataset=changed(few))
+    assert result.exit_code == 0, result.output
+    assert "3 metagenes, by held-out entries" in result.output
+
+
+def test_the_log_normalised_expression_is_not_read(run, changed) -> None:
+    def without(adata: anndata.AnnData) -> None:
+        del adata.X
+
+    result = run("--metagenes", "5", "--spatial", "none", "--max-epochs", "2", dataset=changed(without))
+    assert result.exit_code == 0, result.output
+
+
 def test_one_batch_is_factorised_and_said_to_need_no_correction(run, changed, tmp_path: Path) -> None:
     result = run("--metagenes", "6", dataset=changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy()))
     assert result.exit_code == 0
@@ -136,6 +195,17 @@ def test_a_saved_model_embeds_the_same_cells_alike_and_a_new_batch_among_them(ru
     assert list(about["batches"]) == ["batch1", "batch2", "another"]
     assert about["batch_effect"]["offset"].shape == (3, 60)
     assert any("another" in name for name in about["evidence"]["batch"])
+
+
+def test_a_model_that_cannot_be_written_is_refused_before_the_fit(run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "config.json").mkdir(parents=True)
+    for folder, message in [("file/model", "file is not a folder"), ("folder", "config.json: cannot write the model")]:
+        result = run("--metagenes", "6", "--model", str(tmp_path / folder))
+        assert result.exit_code == 2
+        assert message in result.output
+        assert "noise model" not in result.output
+    assert not (tmp_path / "fit.h5ad").exists()
 
 
 def test_a_model_is_applied_only_to_its_own_genes(run, changed, tmp_path: Path) -> None:
@@ -168,6 +238,12 @@ def _few_cells(adata: anndata.AnnData) -> anndata.AnnData:
     return adata[np.setdiff1d(np.arange(adata.n_obs), second[4:])].copy()
 
 
+def _empty_cells(adata: anndata.AnnData) -> None:
+    counts = adata.layers["counts"].tolil()
+    counts[np.flatnonzero(adata.obs["batch"] == "batch2")[4:]] = 0
+    adata.layers["counts"] = counts.tocsr()
+
+
 def _no_position(adata: anndata.AnnData) -> None:
     adata.obsm["spatial"][adata.obs["batch"] == "batch2"] = np.nan
 
@@ -176,9 +252,10 @@ def _no_position(adata: anndata.AnnData) -> None:
     ("change", "options", "message"),
     [
         (_negative, [], "layers/counts holds -1, below 0"),
-        (_few_cells, [], "batch2 has 4 cells, 6 metagenes need as many or more in every batch"),
+        (_few_cells, [], "obs/batch: batch2 has 4 cells whose layers/counts sum to"),
+        (_empty_cells, [], "more than 2% of the mean cell's, 6 metagenes need as many or more in every batch"),
         (_no_position, [], "obsm/spatial holds NaN"),
-        (None, ["--metagenes", "61"], "marks 60 genes, 61 metagenes need as many or more"),
+        (None, ["--metagenes", "60"], "var/highly_variable marks 60 genes, 60 metagenes need more"),
         (None, ["--graph", "radius"], "graph radius needs parameter radius"),
         (None, ["--device", "cuda"], "no CUDA device is available"),
     ],
@@ -201,7 +278,15 @@ def test_what_cannot_be_fitted_is_refused_in_one_sentence(
         ({"metagene": 5}, "batchblend has no parameter 'metagene'"),
         ({"metagenes": 2.5}, "parameter metagenes is 2.5, expected a whole number of 2 or more"),
         ({"spatial": "yes"}, "parameter spatial is 'yes', expected one of auto, none, linear, hmrf"),
-        ({"graph": "radius", "radius": 1e-6, "metagenes": 6}, "edge"),
+        ({"sparsity": math.nan}, "parameter sparsity is nan, expected a number of 0 or more"),
+        ({"spatial_weight": math.inf}, "parameter spatial_weight is inf, expected a number of 0 or more"),
+        ({"radius": math.inf}, "parameter radius is inf, expected a number above 0"),
+        ({"radius": -1, "graph": "radius"}, "parameter radius is -1, expected a number above 0"),
+        ({"radius": "far"}, "parameter radius is 'far', expected a number above 0"),
+        (
+            {"graph": "radius", "radius": 1e-6, "metagenes": 6, "spatial": "none"},
+            "dataset.h5ad: obsm/spatial: sample batch1: the radius graph of its 100 cells has no edge",
+        ),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_sentence(run, tmp_path: Path, given, message) -> None:

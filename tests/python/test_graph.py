@@ -63,6 +63,13 @@ def test_a_regular_grid_has_four_neighbours_without_diagonals():
     np.testing.assert_array_equal(count[2:], [4, 72, 324])
 
 
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_whole_numbers_on_a_square_grid_are_not_taken_for_a_visium_array(step):
+    graph = neighbours(square() * step, ONE)
+    assert graph.kinds == {0: "delaunay"}
+    assert degrees(graph).max() == 4
+
+
 def test_long_edges_are_cut_at_gaps_and_few_elsewhere():
     rng = np.random.default_rng(0)
     dense, sparse = rng.random((1500, 2)), rng.random((300, 2)) * [2, 2] + [1.6, 0]

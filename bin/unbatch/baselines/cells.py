@@ -13,7 +13,7 @@ class Cells:
     Attributes
     ----------
     X
-        Log-normalised expression of the highly variable genes, n x g CSR float32.
+        Log-normalised expression of the highly variable genes, n x g CSR float32; None for a method of counts alone.
     counts
         Raw counts of the same genes, n x g CSR.
     genes
@@ -26,7 +26,7 @@ class Cells:
         Positions, n x 2 or n x 3; None when the dataset has none.
     """
 
-    X: sparse.csr_matrix
+    X: sparse.csr_matrix | None
     counts: sparse.csr_matrix
     genes: list[str]
     batch: np.ndarray

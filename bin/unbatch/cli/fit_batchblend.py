@@ -1,5 +1,6 @@
 """`fit-batchblend`: metagenes and the batch effect in them, or POPARI's model without one."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -81,12 +82,14 @@ def main(
     from unbatch.data import io
 
     io.require_place(output, [dataset])
+    if model is not None:
+        io.require_model_place(model)
     stated = read_parameters(params) | {name: value for name, value in given.items() if value is not None}
     settings = _checked(mode, merge_parameters(mode, DEFAULTS[mode], stated))
     if max_epochs is not None:
         settings["iterations"] = min(settings["iterations"], max_epochs)
     device = _device(run)
-    adata, cells = read_cells(dataset, least_batches=1)
+    adata, cells = read_cells(dataset, least_batches=1, normalised=False)
     names = [str(name) for name in adata.obs["batch"].cat.remove_unused_categories().cat.categories]
     start = time.perf_counter()
     if apply is None:
@@ -100,22 +103,23 @@ def main(
         graphs = {}
     wall_s = time.perf_counter() - start
     _report(fitted, names)
-    if model is not None:
-        about = {"method": mode, "params": settings, "genes": cells.genes, "batches": names}
-        io.write_model(model, about, fitted.model.weights())
+    embedding, embedded = _embedding(fitted.amounts)
     write_fit(
         output,
         adata,
-        _embedding(fitted.amounts),
+        embedding,
         method=mode,
         run=run,
         device=device,
         params=settings,
         wall_s=wall_s,
         packages=("scipy",),
-        extras=_found(adata, cells, fitted, names, mode, settings, graphs),
+        extras=_found(adata, cells, fitted, embedded, names, mode, settings, graphs),
         corrected=_corrected(cells, fitted.model) if corrected else None,
     )
+    if model is not None:
+        about = {"method": mode, "params": settings, "genes": cells.genes, "batches": names}
+        io.write_model(model, about, fitted.model.weights())
 
 
 def _counts_of(path: Path, adata: "AnnData", folder: Path, genes: list[str]) -> Any:
@@ -186,13 +190,20 @@ def _checked(mode: str, settings: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"{mode}: parameter {name} is {value!r}, expected one of {', '.join(CHOICES[name])}")
         if name in least and value is not None:
             whole = name not in ("sparsity", "spatial_weight")
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value < least[name]:
+            if not _is_number(value, int if whole else int | float) or value < least[name]:
                 kind = "a whole number" if whole else "a number"
                 raise InputError(f"{mode}: parameter {name} is {value!r}, expected {kind} of {least[name]} or more")
     radius = settings["radius"]
-    if settings["graph"] == "radius" and not (isinstance(radius, int | float) and radius > 0):
+    if radius is not None and not (_is_number(radius, int | float) and radius > 0):
+        raise InputError(f"{mode}: parameter radius is {radius!r}, expected a number above 0")
+    if settings["graph"] == "radius" and radius is None:
         raise InputError(f"{mode}: graph radius needs parameter radius, a length above 0; found {radius!r}")
     return settings
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    """Tell whether this is a finite number of some kind; YAML has NaN, infinity, and truth values that are ints."""
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _device(run: Run) -> str:
@@ -210,20 +221,18 @@ def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[s
     Raises
     ------
     InputError
-        If there are too few genes, or a batch has too few cells.
+        If there are no more genes than metagenes, or a batch has fewer cells that can be used.
     """
-    import numpy as np
+    from unbatch.models.batchblend import SMALLEST
 
     wanted = settings["metagenes"] or 2
-    if len(cells.genes) < wanted:
-        raise InputError(
-            f"{path}: var/highly_variable marks {len(cells.genes)} genes, {wanted} metagenes need as many or more"
-        )
-    sizes = np.bincount(cells.batch, minlength=len(names))
+    if len(cells.genes) <= wanted:
+        raise InputError(f"{path}: var/highly_variable marks {len(cells.genes)} genes, {wanted} metagenes need more")
+    sizes = _usable(cells, len(names))
     if sizes.min() < wanted:
         raise InputError(
-            f"{path}: obs/batch: {names[int(sizes.argmin())]} has {sizes.min()} cells, {wanted} metagenes need as many "
-            "or more in every batch"
+            f"{path}: obs/batch: {names[int(sizes.argmin())]} has {sizes.min()} cells whose layers/counts sum to more "
+            f"than {SMALLEST:.0%} of the mean cell's, {wanted} metagenes need as many or more in every batch"
         )
     if looks_logarithmic(cells.counts):
         log.warning(
@@ -269,7 +278,7 @@ def _fit(
         log.warning("%s: obs/batch holds one batch: there is no batch effect to correct, metagenes are fitted", path)
     graph = _graph(path, cells, names, settings)
     if settings["metagenes"] is None:
-        settings["metagenes"] = _choose_metagenes(cells, seed)
+        settings["metagenes"] = _choose_metagenes(cells, len(names), seed, device)
         log.info("%d metagenes, by held-out entries", settings["metagenes"])
     edges = wide = None
     if graph is not None:
@@ -277,19 +286,16 @@ def _fit(
         if settings["spatial"] == "linear":
             wider = widened(graph, len(cells.batch))
             wide = (wider.source, wider.target)
-    try:
-        fitted = batchblend.fit(
-            cells.counts,
-            cells.batch,
-            _settings(mode, settings),
-            graph=edges,
-            wide_graph=wide,
-            seed=seed,
-            device=device,
-            tell=log.info,
-        )
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+    fitted = batchblend.fit(
+        cells.counts,
+        cells.batch,
+        _settings(mode, settings),
+        graph=edges,
+        wide_graph=wide,
+        seed=seed,
+        device=device,
+        tell=log.info,
+    )
     return fitted, {names[code]: kind for code, kind in graph.kinds.items()} if graph else {}
 
 
@@ -301,10 +307,22 @@ def _settings(mode: str, settings: dict[str, Any]) -> "Settings":
     return Settings.popari(**chosen) if mode == "popari" else Settings(**chosen)
 
 
-def _choose_metagenes(cells: "Cells", seed: int) -> int:
+def _choose_metagenes(cells: "Cells", batches: int, seed: int, device: str) -> int:
     from unbatch.models.batchblend import choose_metagenes
 
-    return choose_metagenes(cells.counts, cells.batch, seed)
+    found = choose_metagenes(cells.counts, cells.batch, seed, device=device)
+    # of very few genes or cells, it may choose as many as there are
+    return min(found, len(cells.genes) - 1, int(_usable(cells, batches).min()))
+
+
+def _usable(cells: "Cells", batches: int) -> "np.ndarray":
+    """Count the cells of each batch that a fit uses; those almost without counts are left out of it."""
+    import numpy as np
+
+    from unbatch.models.batchblend import SMALLEST
+
+    totals = np.asarray(cells.counts.sum(1, dtype=np.float64)).ravel()
+    return np.bincount(cells.batch[totals > SMALLEST * totals.mean()], minlength=batches)
 
 
 def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any]) -> "Graph | None":
@@ -314,6 +332,8 @@ def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any
     ------
     NotApplicable
         If a spatial phase was asked for and there are no coordinates.
+    InputError
+        If a spatial phase or a graph was asked for and the coordinates allow none.
     """
     from unbatch.data.graph import neighbours
 
@@ -323,16 +343,25 @@ def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any
         log.info("no coordinates: no spatial phase and no affinities")
         settings["spatial"] = "none"
         return None
+    needed = settings["spatial"] not in ("auto", "none") or settings["graph"] != "auto"
+    try:
+        graph = neighbours(
+            cells.coordinates,
+            cells.batch,
+            settings["graph"],
+            k=settings["neighbours"],
+            radius=settings["radius"],
+            names=names,
+        )
+    except InputError as error:
+        if needed:
+            raise InputError(f"{path}: obsm/spatial: {error}") from error
+        log.warning("%s: obsm/spatial: %s; this fit is without spatial phase and affinities", path, error)
+        settings["spatial"] = "none"
+        return None
     if settings["spatial"] == "auto":
         settings["spatial"] = "linear"
-    return neighbours(
-        cells.coordinates,
-        cells.batch,
-        settings["graph"],
-        k=settings["neighbours"],
-        radius=settings["radius"],
-        names=names,
-    )
+    return graph
 
 
 def _report(fitted: "Fitted", names: list[str]) -> None:
@@ -350,20 +379,22 @@ def _dead(amounts: "np.ndarray") -> "np.ndarray":
     return total < 1e-3 * total.sum()
 
 
-def _embedding(amounts: "np.ndarray") -> "np.ndarray":
-    """Shares of the metagenes, without those that are the same in every cell, which embed nothing."""
+def _embedding(amounts: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+    """Shares of the metagenes that differ between cells, as others embed nothing, and which metagenes these are."""
     import numpy as np
 
     from unbatch.models.batchblend import shares
 
     found = shares(amounts)
-    return found[:, np.ptp(found, axis=0) > 0]
+    embedded = np.flatnonzero(np.ptp(found, axis=0) > 0)
+    return found[:, embedded], embedded
 
 
 def _found(
     adata: "AnnData",
     cells: "Cells",
     fitted: "Fitted",
+    embedded: "np.ndarray",
     names: list[str],
     mode: str,
     settings: dict[str, Any],
@@ -377,6 +408,7 @@ def _found(
     model = fitted.model
     about: dict[str, Any] = {
         "batches": np.array(names, dtype=object),
+        "embedded": embedded,
         "dead_metagenes": _dead(fitted.amounts),
         "sigma": model.sigma,
         "batch_effect": {

@@ -79,8 +79,17 @@ def merge_parameters(method: str, defaults: dict[str, Any], given: dict[str, Any
     return merged
 
 
-def read_cells(path: Path, least_batches: int = 2) -> tuple["AnnData", "Cells"]:
+def read_cells(path: Path, least_batches: int = 2, *, normalised: bool = True) -> tuple["AnnData", "Cells"]:
     """Read a dataset and bring it into the form that methods take: highly variable genes, codes for names.
+
+    Parameters
+    ----------
+    path
+        The dataset.
+    least_batches
+        Fewest batches that the method can use.
+    normalised
+        Whether the method uses the log-normalised expression; without it, half the memory is enough.
 
     Raises
     ------
@@ -94,8 +103,9 @@ def read_cells(path: Path, least_batches: int = 2) -> tuple["AnnData", "Cells"]:
     from unbatch.baselines.cells import Cells
     from unbatch.data import io, schema
 
-    adata = io.read_h5ad(path, ["X", "layers/counts", "obsm/spatial", "uns/unbatch"])
-    schema.validate(adata, "dataset", path)
+    expression = ["X"] if normalised else []
+    adata = io.read_h5ad(path, [*expression, "layers/counts", "obsm/spatial", "uns/unbatch"])
+    schema.validate(adata, "dataset", path, unread=() if normalised else ("X",))
     batch = adata.obs["batch"].cat.remove_unused_categories()
     if len(batch.cat.categories) < least_batches:
         raise NotApplicable(f"{path}: obs/batch holds one batch, there is nothing to integrate")
@@ -104,7 +114,7 @@ def read_cells(path: Path, least_batches: int = 2) -> tuple["AnnData", "Cells"]:
         raise InputError(f"{path}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")
     label = adata.obs.get("label")
     return adata, Cells(
-        X=adata.X[:, variable],
+        X=adata.X[:, variable] if normalised else None,
         counts=adata.layers["counts"][:, variable],
         genes=adata.var_names[variable].tolist(),
         batch=batch.cat.codes.to_numpy().astype(np.int64),

@@ -171,12 +171,18 @@ def _check(points: np.ndarray, name: str) -> None:
 
 
 def _is_array(points: np.ndarray) -> bool:
-    """Tell whether these are indices into a hexagonal array: whole numbers whose sums are all even, or all odd."""
+    """Tell whether these are indices into a hexagonal array: whole numbers whose sums are all even, or all odd.
+
+    Some must touch across rows, too: few cells could be of one parity by chance, and all cells of a square grid of
+    step 2 are, but these touch within rows only.
+    """
     if points.shape[1] != 2 or len(points) < 2 or (points != np.rint(points)).any():
         return False
     parity = points.sum(axis=1) % 2
-    # few cells could be of one parity by chance, but hardly lie at the offsets of the array, too
-    return bool((parity == parity[0]).all() and len(_visium(points)) > 0)
+    if (parity != parity[0]).any():
+        return False
+    source, target = _visium(points).T
+    return bool((points[source, 0] != points[target, 0]).any())
 
 
 def _visium(points: np.ndarray, name: str = "") -> np.ndarray:

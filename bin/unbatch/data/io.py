@@ -21,6 +21,9 @@ _DENSE_BLOCK = 2**24
 
 _MAX_INT32 = 2**31 - 1
 
+# Files of a model.
+_CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
+
 
 def require_file(path: Path) -> Path:
     """Return `path` if it is a readable, non-empty file.
@@ -243,21 +246,48 @@ def _append_blocks(path: Path, slot: str, blocks: "Iterable[np.ndarray | csr_mat
 
 def write_json(content: Any, path: str | Path) -> None:
     """Write JSON; a number that is not finite is an error, as no JSON reader takes it."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    text = _json(content)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def require_model_place(folder: str | Path) -> Path:
+    """Return `folder` if a model can be written to it, even if it must be made; programs ask before heavy work.
+
+    Raises
+    ------
+    InputError
+        If it, or what it must be made in, is no folder or read-only, or a folder has the name of a file of the model.
+    """
+    folder = Path(folder)
+    present = next(place for place in (folder, *folder.absolute().parents) if place.exists(follow_symlinks=False))
+    if not present.is_dir():
+        raise InputError(f"{folder}: cannot write the model, {present} is not a folder")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot write the model, {present} is read-only (permission denied)")
+    for name in (_CONFIG, _WEIGHTS):
+        if (folder / name).is_dir():
+            raise InputError(f"{folder / name}: cannot write the model, a folder has this name")
+    return folder
 
 
 def write_model(folder: str | Path, config: dict[str, Any], weights: dict[str, Any]) -> None:
-    """Write a fitted model: `config.json` and `weights.safetensors`, enough to apply it to new data."""
+    """Write a fitted model: `config.json` and `weights.safetensors`, enough to apply it to new data.
+
+    Both are complete before one of them is seen, so that an error leaves an older model in the folder as it is.
+    """
     import numpy as np
     from safetensors.numpy import save_file
 
-    folder = Path(folder)
+    folder = require_model_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "weights.safetensors") as temporary:
-        save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, temporary)
-    write_json(config, folder / "config.json")
+    with replacing(folder / _WEIGHTS) as for_weights, replacing(folder / _CONFIG) as for_config:
+        save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, for_weights)
+        for_config.write_text(_json(config), encoding="utf-8")
 
 
 def read_model(folder: str | Path) -> "tuple[dict[str, Any], dict[str, np.ndarray]]":
@@ -271,14 +301,14 @@ def read_model(folder: str | Path) -> "tuple[dict[str, Any], dict[str, np.ndarra
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = require_file(Path(folder) / "config.json")
+    path = require_file(Path(folder) / _CONFIG)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({_first_line(error)})") from error
     if not isinstance(config, dict) or "method" not in config:
         raise InputError(f"{path}: method is missing, expected the configuration of a model of unbatch")
-    path = require_file(Path(folder) / "weights.safetensors")
+    path = require_file(Path(folder) / _WEIGHTS)
     try:
         return config, load_file(path)
     except SafetensorError as error:

@@ -1,5 +1,6 @@
 """The contract of the h5ad files between the steps, checked first and last in every program."""
 
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,13 @@ def _contract() -> dict[str, dict[str, dict[str, Any]]]:
     return yaml.safe_load(Path(__file__).with_name("schema_h5ad.yml").read_text(encoding="utf-8"))
 
 
-def validate(adata: "AnnData", role: str, source: str | Path, cells_of: "AnnData | None" = None) -> None:
+def validate(
+    adata: "AnnData",
+    role: str,
+    source: str | Path,
+    cells_of: "AnnData | None" = None,
+    unread: Collection[str] = (),
+) -> None:
     """Check a file's content against the contract of its role.
 
     Parameters
@@ -35,6 +42,8 @@ def validate(adata: "AnnData", role: str, source: str | Path, cells_of: "AnnData
         Name of the file, for the message.
     cells_of
         A dataset whose cells `adata` must have, in the same order.
+    unread
+        Slots that the step needs not and left in the file; they are not checked.
 
     Raises
     ------
@@ -44,6 +53,8 @@ def validate(adata: "AnnData", role: str, source: str | Path, cells_of: "AnnData
     about = dict(adata.uns.get("unbatch", {}))
     method = str(about.get("method", "")) if role == "fit" else ""
     for slot, rule in _contract()[role].items():
+        if slot in unread:
+            continue
         name = slot.format(method=method)
         value = _get(adata, name)
         if value is None:
