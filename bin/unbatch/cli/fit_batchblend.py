@@ -40,10 +40,11 @@ _COMMON: dict[str, Any] = {
     "radius": None,
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "batchblend": _COMMON | {"offset": "rays", "factors": True, "ambiguous": "auto", "rounds": 4, "sparsity": 0.75},
+    "batchblend": _COMMON | {"offset": "rays", "factors": True, "ambiguous": "auto", "rounds": 4, "sparsity": None},
     "popari": _COMMON | {"spatial": "hmrf", "spatial_weight": 1.0},
 }
-"""Parameters by mode; ``metagenes: null`` chooses their number by held-out entries."""
+"""Parameters by mode; ``metagenes: null`` chooses their number by held-out entries, ``sparsity: null`` is .75, or 0 for
+Visium arrays, whose spots hold several cells, so that few metagenes in each are not to be expected."""
 
 _ROWS = 4096
 
@@ -280,6 +281,9 @@ def _fit(
     if settings["metagenes"] is None:
         settings["metagenes"] = _choose_metagenes(cells, len(names), seed, device)
         log.info("%d metagenes, by held-out entries", settings["metagenes"])
+    if settings.get("sparsity", 0.0) is None:
+        spots = graph is not None and set(graph.kinds.values()) == {"visium"}
+        settings["sparsity"] = 0.0 if spots else 0.75
     edges = wide = None
     if graph is not None:
         edges = (graph.source, graph.target)

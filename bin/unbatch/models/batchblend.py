@@ -161,8 +161,8 @@ class _Data:
         Expression by batch; totals (n) and batches (n) of all cells.
     slices
         Cells of each batch.
-    mean
-        Of each gene over all cells, G.
+    mean, squares
+        Mean of each gene over all cells, above 0, G; sums of squares by batch, T x G.
     """
 
     matrices: list[CellMatrix]
@@ -1755,7 +1755,9 @@ def _gather(matrices: list[CellMatrix], totals: Tensor) -> _Data:
     batch = torch.arange(len(sizes), device=totals.device).repeat_interleave(
         torch.as_tensor(sizes, device=totals.device)
     )
-    return _Data(matrices, totals, batch, slices, sums / len(totals), torch.stack(squares))
+    # a gene without any count has no noise to be weighted by, but must not be divided by
+    mean = (sums / len(totals)).clamp(min=1e-5 * float(sums.mean()) / len(totals))
+    return _Data(matrices, totals, batch, slices, mean, torch.stack(squares))
 
 
 def _prepare(
