@@ -1,6 +1,8 @@
 """The program `fit-batchblend`: what it writes, what it says, what it refuses."""
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from unbatch.cli import fit_batchblend
@@ -25,6 +28,17 @@ def run(dataset_path: Path, tmp_path: Path) -> Callable[..., Result]:
         return CliRunner().invoke(fit_batchblend.main, arguments)
 
     return invoke
+
+
+@pytest.fixture(scope="module")
+def saved(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model of 5 metagenes of the shared dataset, hardly fitted; not to be changed."""
+    folder = tmp_path_factory.mktemp("saved")
+    options = ["--metagenes", "5", "--max-epochs", "2", "--spatial", "none", "--model", str(folder / "model")]
+    arguments = [str(dataset_path), "-o", str(folder / "fit.h5ad"), "--threads", "1", *options]
+    result = CliRunner().invoke(fit_batchblend.main, arguments)
+    assert result.exit_code == 0, result.output
+    return folder / "model"
 
 
 @pytest.fixture
@@ -217,6 +231,108 @@ def test_a_model_is_applied_only_to_its_own_genes(run, changed, tmp_path: Path) 
     result = run("--apply", str(tmp_path))
     assert result.exit_code == 2
     assert "config.json: no such file" in result.output
+
+
+def test_an_applied_model_has_the_evidence_of_its_fit(run, saved: Path, tmp_path: Path) -> None:
+    fitted = anndata.read_h5ad(saved.with_name("fit.h5ad")).uns["unbatch"]["evidence"]
+    assert run("--apply", str(saved), "--model", str(tmp_path / "again")).exit_code == 0
+    applied = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["evidence"]
+    assert len(fitted["step"]) > 2
+    assert np.isnan(fitted["error"]).any()
+    for name, values in fitted.items():
+        np.testing.assert_array_equal(applied[name], values)
+    again, first = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "again", saved))
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "pca"}, "config.json: method is 'pca', expected one of batchblend, popari"),
+        ({"method": ["popari"]}, "config.json: method is ['popari']"),
+        ({"genes": None}, "config.json: genes is None, expected a list of names"),
+        ({"genes": ["A", 1]}, "config.json: genes is ['A', 1], expected a list of names"),
+        ({"batches": "batch1"}, "config.json: batches is 'batch1', expected a list of names"),
+        ({"batches": ["batch1", "batch1"]}, "config.json: batches holds a name more than once"),
+        ({"batches": ["batch1"]}, "config.json: evidence 1: batches is [1]"),
+        ({"batches": ["batch1", "batch2", "batch3"]}, "weights.safetensors: offset has shape 2 x 60, expected 3 x 60"),
+        ({"params": None}, "config.json: params is None, expected parameters by name"),
+        ({"params": {"metagene": 5}}, "config.json: params: batchblend has no parameter 'metagene'"),
+        ({"params": {"metagenes": 5, "sparsity": -1}}, "config.json: params: batchblend: parameter sparsity is -1"),
+        ({"params": {}}, "config.json: params: metagenes is missing"),
+        ({"params": {"metagenes": 6}}, "weights.safetensors: metagenes has shape 5 x 60, expected 6 x 60"),
+        ({"evidence": {}}, "config.json: evidence is {}, expected a list"),
+        ({"evidence": [{"step": "offset"}]}, "config.json: evidence 0 is {'step': 'offset'}, expected batches, step"),
+    ],
+)
+def test_a_model_with_a_wrong_configuration_is_refused_in_one_sentence(
+    run, saved: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    result = run("--apply", str(folder))
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+    for name in change:
+        del config[name]
+    (folder / "config.json").write_text(json.dumps(config))
+    result = run("--apply", str(folder))
+    assert result.exit_code == 2, result.output
+    assert f"config.json: {next(iter(change))} is" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("sigma", None, "weights sigma are missing or unknown"),
+        ("beta", np.ones((2, 4)), "beta has shape 2 x 4, expected 2 x 5 for the 2 batches, 5 metagenes and 60 genes"),
+        ("decoder.shares", np.ones((4, 5)), "decoder.centres has shape 5 x 5, expected 4 x 5"),
+        ("decoder.scale", np.ones(2), "decoder.scale has shape 2, expected 1 for"),
+        ("reference.batch", np.full(200, 2), "reference.batch holds other values than the codes 0 to 1"),
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration_are_refused_in_one_sentence(
+    run, saved: Path, tmp_path: Path, name: str, value: np.ndarray | None, message: str
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    weights = load_file(folder / "weights.safetensors") | ({} if value is None else {name: value})
+    save_file(
+        {key: array for key, array in weights.items() if key != name or value is not None},
+        folder / "weights.safetensors",
+    )
+    result = run("--apply", str(folder))
+    assert result.exit_code == 2, result.output
+    assert "weights.safetensors: " + message in result.output
+
+
+def test_options_of_a_fit_are_refused_where_a_model_is_applied(run, saved: Path, tmp_path: Path) -> None:
+    params = tmp_path / "params.yml"
+    params.touch()
+    given = [["--metagenes", "5"], ["--offset", "rays"], ["--no-factors"], ["--ambiguous", "auto"], ["--graph", "knn"]]
+    for options in [*given, ["--spatial", "none"], ["--mode", "batchblend"], ["--params", str(params)]]:
+        result = run("--apply", str(saved), *options)
+        assert result.exit_code == 2, options
+        assert "cannot be given with --apply" in result.output
+        assert options[0].replace("--no-", "--") in result.output
+
+
+def test_a_new_batch_that_cannot_be_judged_is_refused(run, changed, saved: Path, tmp_path: Path) -> None:
+    def few(adata: anndata.AnnData) -> anndata.AnnData:
+        adata.obs["batch"] = adata.obs["batch"].cat.rename_categories({"batch2": "another"})
+        return adata[np.setdiff1d(np.arange(adata.n_obs), np.flatnonzero(adata.obs["batch"] == "another")[4:])].copy()
+
+    result = run("--apply", str(saved), dataset=changed(few))
+    assert result.exit_code == 2
+    assert "obs/batch: another is a new batch with 4 cells" in result.output
+    folder = shutil.copytree(saved, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["params"]["offset"] = "annealed"
+    (folder / "config.json").write_text(json.dumps(config))
+    result = run("--apply", str(folder), dataset=changed(few))
+    assert result.exit_code == 2
+    assert "another is a new batch, and the model in" in result.output
 
 
 def _logarithmic(adata: anndata.AnnData) -> None:

@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from unbatch.cli.common import Folder, Run, log, program
 from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, write_fit
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from unbatch.baselines.cells import Cells
     from unbatch.data.graph import Graph
-    from unbatch.models.batchblend import BatchBlend, Fitted, Settings
+    from unbatch.models.batchblend import BatchBlend, Evidence, Fitted, Settings
 
 CHOICES = {
     "offset": ("rays", "annealed", "cross", "none"),
@@ -46,7 +47,53 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Parameters by mode; ``metagenes: null`` chooses their number by held-out entries, ``sparsity: null`` is .75, or 0 for
 Visium arrays, whose spots hold several cells, so that few metagenes in each are not to be expected."""
 
+_OF_A_FIT = ("mode", "metagenes", "offset", "factors", "ambiguous", "spatial", "graph", "params", "max_epochs")
+"""Options that change nothing where a model is applied."""
+
+_SHAPES = {
+    "metagenes": "KG",
+    "offset": "TG",
+    "offset_error": "TG",
+    "total_offset": "T",
+    "total_offset_error": "T",
+    "factors": "TG",
+    "log_error": "TG",
+    "beta": "TK",
+    "sigma": "T",
+    "decoder.metagenes": "KG",
+    "decoder.factors": "TG",
+    "decoder.offset": "TG",
+    "decoder.weights": "TG",
+    "decoder.variance": "T",
+    "decoder.shares": "CK",
+    "decoder.directions": "Gr",
+    "decoder.on_directions": "Tr",
+    "decoder.total": "T",
+    "decoder.centres": "Cr",
+    "decoder.cell_constant": "1",
+    "decoder.cell_slope": "1",
+    "decoder.cell_mean": "1",
+    "decoder.mean_total": "1",
+    "decoder.mean_divided": "1",
+    "decoder.sparsity": "1",
+    "decoder.scale": "1",
+    "reference.amounts": "nK",
+    "reference.batch": "n",
+}
+"""Shapes of a model's arrays: T batches, K metagenes, G genes, 1; any number of states C, directions r, cells n."""
+
 _ROWS = 4096
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A model that was read, with its own parameters."""
+
+    mode: str
+    settings: dict[str, Any]
+    genes: list[str]
+    batches: list[str]
+    model: "BatchBlend"
 
 
 @program("scipy")
@@ -85,22 +132,26 @@ def main(
     io.require_place(output, [dataset])
     if model is not None:
         io.require_model_place(model)
-    stated = read_parameters(params) | {name: value for name, value in given.items() if value is not None}
-    settings = _checked(mode, merge_parameters(mode, DEFAULTS[mode], stated))
-    if max_epochs is not None:
-        settings["iterations"] = min(settings["iterations"], max_epochs)
     device = _device(run)
+    if apply is None:
+        saved = None
+        stated = read_parameters(params) | {name: value for name, value in given.items() if value is not None}
+        settings = _checked(mode, merge_parameters(mode, DEFAULTS[mode], stated))
+        if max_epochs is not None:
+            settings["iterations"] = min(settings["iterations"], max_epochs)
+    else:
+        _refuse_options_of_a_fit(apply)
+        saved = _read_saved(apply, device)
+        mode, settings = saved.mode, {**saved.settings, "spatial": "none"}
     adata, cells = read_cells(dataset, least_batches=1, normalised=False)
     names = [str(name) for name in adata.obs["batch"].cat.remove_unused_categories().cat.categories]
     start = time.perf_counter()
-    if apply is None:
+    if saved is None:
         _check_counts(dataset, cells, names, settings)
         fitted, graphs = _fit(dataset, cells, names, mode, settings, run.seed, device)
     else:
-        config, weights = io.read_model(apply)
-        mode, settings = config["method"], {**config["params"], "spatial": "none"}
-        cells = replace(cells, counts=_counts_of(dataset, adata, apply, config["genes"]), genes=config["genes"])
-        fitted, names, cells = _applied(dataset, cells, names, apply, config, weights, run.seed, device)
+        cells = replace(cells, counts=_counts_of(dataset, adata, apply, saved.genes), genes=saved.genes)
+        fitted, names, cells = _applied(dataset, cells, names, apply, saved, run.seed)
         graphs = {}
     wall_s = time.perf_counter() - start
     _report(fitted, names)
@@ -120,6 +171,7 @@ def main(
     )
     if model is not None:
         about = {"method": mode, "params": settings, "genes": cells.genes, "batches": names}
+        about["evidence"] = [_row(item) for item in fitted.model.evidence]
         io.write_model(model, about, fitted.model.weights())
 
 
@@ -142,39 +194,174 @@ def _counts_of(path: Path, adata: "AnnData", folder: Path, genes: list[str]) -> 
 
 
 def _applied(
-    path: Path,
-    cells: "Cells",
-    names: list[str],
-    folder: Path,
-    config: dict[str, Any],
-    weights: dict[str, "np.ndarray"],
-    seed: int,
-    device: str,
+    path: Path, cells: "Cells", names: list[str], folder: Path, saved: _Saved, seed: int
 ) -> tuple["Fitted", list[str], "Cells"]:
     """Embed cells with a model: batches that it knows as they are, others after their effect is found.
 
     Raises
     ------
     InputError
-        If the files are not those of such a model, or a new batch has too few cells.
+        If a new batch has too few cells, or the model is one that takes no new batch.
     """
     import numpy as np
 
-    from unbatch.models.batchblend import BatchBlend, Fitted
+    from unbatch.models.batchblend import SMALLEST, Fitted
 
-    try:
-        model = BatchBlend.from_weights(weights, device=device)
-        known = list(config["batches"])
-        settings = _settings(config["method"], config["params"])
-        for code, name in enumerate(names):
-            if name not in known:
-                log.info("%s is a new batch: its effect is found against the cells of the model", name)
-                model = model.with_batch(cells.counts[cells.batch == code], seed, settings, log.info)
-                known.append(name)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: the model in {folder} cannot be applied ({error})") from error
+    model, known = saved.model, list(saved.batches)
+    settings, least = _settings(saved.mode, saved.settings), saved.settings["metagenes"]
+    for code, name in enumerate(names):
+        if name in known:
+            continue
+        if settings.offset in ("annealed", "cross"):
+            raise InputError(
+                f"{path}: obs/batch: {name} is a new batch, and the model in {folder} finds offsets by a prior "
+                f"({settings.offset}), which takes all batches in one fit; expected {' and '.join(known)} only"
+            )
+        counts = cells.counts[cells.batch == code]
+        usable = int(_usable(counts, np.zeros(counts.shape[0], dtype=int), 1)[0])
+        if usable < least:
+            raise InputError(
+                f"{path}: obs/batch: {name} is a new batch with {usable} cells whose layers/counts sum to more than "
+                f"{SMALLEST:.0%} of its mean cell's, the {least} metagenes of the model need as many or more"
+            )
+        log.info("%s is a new batch: its effect is found against the cells of the model", name)
+        model = model.with_batch(counts, seed, settings, log.info)
+        known.append(name)
     batch = np.array([known.index(name) for name in names])[cells.batch]
     return Fitted(model, model.amounts(cells.counts, batch), {}), known, replace(cells, batch=batch)
+
+
+def _refuse_options_of_a_fit(folder: Path) -> None:
+    """Refuse options that a model has of its own.
+
+    Raises
+    ------
+    InputError
+        If one was given.
+    """
+    context = click.get_current_context()
+    stated = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in _OF_A_FIT and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if stated:
+        raise InputError(
+            f"{', '.join(stated)} cannot be given with --apply: the model in {folder} has parameters of its own"
+        )
+
+
+def _read_saved(folder: Path, device: str) -> _Saved:
+    """Read a model that --model wrote.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, not that of such a model, or does not fit the other one.
+    """
+    from unbatch.data import io
+    from unbatch.models.batchblend import BatchBlend
+
+    config, weights = io.read_model(folder)
+    path = folder / "config.json"
+    mode = config["method"]
+    if mode not in list(DEFAULTS):
+        raise InputError(f"{path}: method is {_short(mode)}, expected one of {', '.join(DEFAULTS)}")
+    for name in ("genes", "batches"):
+        value = config.get(name)
+        if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
+            raise InputError(f"{path}: {name} is {_short(value)}, expected a list of names")
+        if len(set(value)) < len(value):
+            raise InputError(f"{path}: {name} holds a name more than once, expected different names")
+    params = config.get("params")
+    if not isinstance(params, dict):
+        raise InputError(f"{path}: params is {_short(params)}, expected parameters by name")
+    try:
+        settings = _checked(mode, merge_parameters(mode, DEFAULTS[mode], params))
+    except InputError as error:
+        raise InputError(f"{path}: params: {error}") from error
+    if settings["metagenes"] is None:
+        raise InputError(f"{path}: params: metagenes is missing, expected the number of them")
+    genes, batches = config["genes"], config["batches"]
+    evidence = _read_evidence(path, config.get("evidence"), len(batches))
+    path = folder / "weights.safetensors"
+    _check_weights(path, weights, {"T": len(batches), "K": settings["metagenes"], "G": len(genes)})
+    try:
+        model = BatchBlend.from_weights(weights, evidence, device)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    return _Saved(mode, settings, genes, batches, model)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _check_weights(path: Path, weights: dict[str, "np.ndarray"], sizes: dict[str, int]) -> None:
+    """Check that the arrays fit the configuration, and each other.
+
+    Raises
+    ------
+    InputError
+        At the first that does not.
+    """
+    known = f"{sizes['T']} batches, {sizes['K']} metagenes and {sizes['G']} genes"
+    sizes = {**sizes, "1": 1}
+    for name, letters in _SHAPES.items():
+        if name not in weights:
+            continue
+        shape = weights[name].shape
+        fits = len(shape) == len(letters) and 0 not in shape
+        if not fits or any(sizes.setdefault(key, size) != size for key, size in zip(letters, shape, strict=True)):
+            expected = " x ".join(str(sizes.get(key, "any")) for key in letters)
+            raise InputError(
+                f"{path}: {name} has shape {' x '.join(map(str, shape))}, expected {expected} for the {known} of "
+                "config.json"
+            )
+    code = weights.get("reference.batch")
+    if code is not None and not (code.dtype.kind == "i" and code.min() >= 0 and code.max() < sizes["T"]):
+        raise InputError(f"{path}: reference.batch holds other values than the codes 0 to {sizes['T'] - 1} of batches")
+
+
+def _row(item: "Evidence") -> dict[str, Any]:
+    """Evidence as JSON takes it, which has no NaN."""
+    row = asdict(item) | {"batches": [int(code) for code in item.batches], "accepted": bool(item.accepted)}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+
+
+def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
+    """Read what `_row` made of evidence.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    from unbatch.models.batchblend import Evidence
+
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: evidence is {_short(rows)}, expected a list")
+    kinds = {each.name: each.type for each in fields(Evidence)}
+
+    def fits(name: str, value: Any) -> bool:
+        if name == "batches":
+            whole = isinstance(value, list) and value and all(_is_number(code, int) for code in value)
+            return bool(whole) and all(0 <= code < batches for code in value)
+        return (value is None or _is_number(value, int | float)) if kinds[name] is float else type(value) is kinds[name]
+
+    found = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != kinds.keys():
+            raise InputError(f"{path}: evidence {number} is {_short(row)}, expected {', '.join(kinds)}")
+        wrong = [name for name, value in row.items() if not fits(name, value)]
+        if wrong:
+            raise InputError(f"{path}: evidence {number}: {wrong[0]} is {_short(row[wrong[0]])}, which it cannot be")
+        values = {name: math.nan if value is None else value for name, value in row.items()}
+        found.append(Evidence(**values | {"batches": tuple(row["batches"])}))
+    return found
 
 
 def _checked(mode: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -204,7 +391,9 @@ def _checked(mode: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _is_number(value: Any, kind: Any) -> bool:
     """Tell whether this is a finite number of some kind; YAML has NaN, infinity, and truth values that are ints."""
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
 
 
 def _device(run: Run) -> str:
@@ -229,7 +418,7 @@ def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[s
     wanted = settings["metagenes"] or 2
     if len(cells.genes) <= wanted:
         raise InputError(f"{path}: var/highly_variable marks {len(cells.genes)} genes, {wanted} metagenes need more")
-    sizes = _usable(cells, len(names))
+    sizes = _usable(cells.counts, cells.batch, len(names))
     if sizes.min() < wanted:
         raise InputError(
             f"{path}: obs/batch: {names[int(sizes.argmin())]} has {sizes.min()} cells whose layers/counts sum to more "
@@ -316,17 +505,17 @@ def _choose_metagenes(cells: "Cells", batches: int, seed: int, device: str) -> i
 
     found = choose_metagenes(cells.counts, cells.batch, seed, device=device)
     # of very few genes or cells, it may choose as many as there are
-    return min(found, len(cells.genes) - 1, int(_usable(cells, batches).min()))
+    return min(found, len(cells.genes) - 1, int(_usable(cells.counts, cells.batch, batches).min()))
 
 
-def _usable(cells: "Cells", batches: int) -> "np.ndarray":
+def _usable(counts: Any, batch: "np.ndarray", batches: int) -> "np.ndarray":
     """Count the cells of each batch that a fit uses; those almost without counts are left out of it."""
     import numpy as np
 
     from unbatch.models.batchblend import SMALLEST
 
-    totals = np.asarray(cells.counts.sum(1, dtype=np.float64)).ravel()
-    return np.bincount(cells.batch[totals > SMALLEST * totals.mean()], minlength=batches)
+    totals = np.asarray(counts.sum(1, dtype=np.float64)).ravel()
+    return np.bincount(batch[totals > SMALLEST * totals.mean()], minlength=batches)
 
 
 def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any]) -> "Graph | None":
