@@ -626,11 +626,17 @@ def _first_states(
         scores = scores - offset[0][data.batch]
         size = (size - offset[1][data.batch]).clamp(min=FLOOR * data.mean_total)
 
+    own = []
+    for cells, basis in zip(data.slices, directions, strict=True):
+        total = scores[cells].sum(0)[-basis.shape[1] :] @ basis.T / noise.weights
+        own.append((total / size[cells].sum()).clamp(min=0.05 * share))
+
     def features(cells: Tensor, b: int) -> Tensor:
         rank = directions[b].shape[1]
         profile = scores[cells][:, scores.shape[1] - rank :] @ directions[b].T / noise.weights
         profile = profile.clamp(min=0) / size[cells, None]
-        return (profile + 0.3 * share).log() * (share * noise.weights)
+        # by the batch's own mean, lest a strong factor bring a gene to where the logarithm is flat
+        return (profile / own[b] + 0.3).log() * (share * noise.weights)
 
     everyone = torch.arange(len(data.totals), device=data.totals.device)
     limit = max(20_000, 40_000_000 // len(share))
