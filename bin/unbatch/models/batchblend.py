@@ -730,9 +730,13 @@ class _Rounds:
 
     def _free_rays(self, scores: Tensor, cells: Tensor) -> RayFit:
         """Rays of some cells, whose states are those of one batch each."""
-        separate = self.data.batch * self.states + self.state
-        mine = (scores[cells], self.totals[cells], self.data.batch[cells], separate[cells])
+        mine = (scores[cells], self.totals[cells], self.data.batch[cells], self._separate[cells])
         return self._rays(*mine, self.data.batches * self.states)
+
+    @property
+    def _separate(self) -> Tensor:
+        """State of each cell, numbered apart in each batch, n."""
+        return self.data.batch * self.states + self.state
 
     def _certain(self, free: Rays) -> Tensor:
         return (free.total > 6 * free.error) & (free.error < MOST_ERROR * self.mean_total)
@@ -837,8 +841,7 @@ class _Rounds:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Profile of each state in each batch, its variance (T x C x G), and the number of cells (T x C)."""
         batches, states, mean_total = self.data.batches, self.states, self.mean_total
-        separate = self.data.batch * states + self.state
-        count = torch.bincount(separate[cells], minlength=batches * states).view(batches, states)
+        count = torch.bincount(self._separate[cells], minlength=batches * states).view(batches, states)
         if self.settings.offset == "rays":
             problem = self._free_rays(scores, cells)
             free = problem.fit()
@@ -1552,13 +1555,13 @@ def choose_metagenes(
 
 
 def _within(edges: tuple[np.ndarray, np.ndarray], kept: np.ndarray, cells: int, data: _Data) -> tuple[Tensor, Tensor]:
-    """Edges between the cells of the fit, by their place in it, sorted by source."""
+    """Edges between the cells of the fit, by their place in it, sorted by source, then target."""
     place = np.full(cells, -1)
     place[kept] = np.arange(len(kept))
     source, target = place[edges[0]], place[edges[1]]
     real = (source >= 0) & (target >= 0)
     source, target = source[real], target[real]
-    order = np.argsort(source, kind="stable")
+    order = np.lexsort((target, source))
     device = data.batch.device
     return torch.as_tensor(source[order], device=device), torch.as_tensor(target[order], device=device)
 

@@ -1,11 +1,15 @@
 """Cells x genes matrices on a device, read by products alone, so that a sparse one is never made dense as a whole."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# products are all that is used of it, and are tested against numpy's
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 
 _CHUNK_ROWS = 2**17
 _DENSE_VALUES = 2**23
