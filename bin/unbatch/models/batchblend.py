@@ -57,6 +57,7 @@ _REFERENCE = 2000
 _LEAST_FOR_CHOICE = 20
 """Cells of a batch that helps to choose the number of metagenes."""
 _EPS = 0.1
+XS,MS,X0,EXT,STEP0,GROW,STEPMAX=3,3,30,False,.5,1.05,.95
 """Share of a metagene in a state at which the sparse prior has fallen by half."""
 
 
@@ -209,6 +210,10 @@ class _Noise:
     def of_genes(self, mean: Tensor) -> Tensor:
         return self.gene_constant + self.gene_slope * mean
 
+    def precision(self, mean: Tensor, factors: Tensor) -> Tensor:
+        """Inverse variance of expression divided by the factors, in units of that without factors; T x G."""
+        return factors.square() * self.of_genes(mean) / self.of_genes(mean * factors)
+
     def of_cells(self, totals: Tensor, mean_total: float) -> Tensor:
         return self.cell_constant + self.cell_slope * totals.clamp(min=FLOOR * mean_total) / mean_total
 
@@ -216,12 +221,36 @@ class _Noise:
 # ---------------------------------------------------------------------------------------------- principal directions
 
 
-def _directions(data: _Data, noise: _Noise, factors: Tensor, rank: int, batches: list[int]) -> Tensor:
-    """Top eigenvectors of the Gram matrix of noise-weighted expression of some batches; G x rank, orthonormal."""
+def _directions(
+    data: _Data, noise: _Noise, factors: Tensor, rank: int, batches: list[int], cells: Tensor | None = None
+) -> Tensor:
+    """Top eigenvectors of the Gram matrix of noise-weighted expression of some batches; G x rank, orthonormal.
+
+    Of all cells, or of those in `cells` (n, 0 or 1) only.
+    """
     spread = 1 / noise.of_cells(data.totals, data.mean_total).sqrt()
-    genes = [noise.weights / factors[b] for b in batches]
-    parts = [(data.matrices[b], spread[data.slices[b]], w) for b, w in zip(batches, genes, strict=True)]
-    return _top(parts, rank)
+    if cells is not None:
+        spread = spread * cells
+    # the factors of some batches make more noise of a gene than those of others: their mean, by cells
+    share = data.sizes[batches].double() / data.sizes[batches].sum()
+    scale = (share @ (1 / noise.precision(data.mean, factors[batches]))).rsqrt()
+    parts = [(data.matrices[b], spread[data.slices[b]], noise.weights / factors[b] * scale) for b in batches]
+    return torch.linalg.qr(_top(parts, rank) / scale[:, None]).Q
+
+
+def _projector(basis: Tensor, weights: Tensor, factors: Tensor, precision: Tensor) -> Tensor:
+    """Matrix that gives the scores of the cells of a batch by weighted least squares, G x r.
+
+    Divided by its factor, a gene is the noisier the smaller that is: in the mean over genes that costs, at a spread of
+    .6 of the logarithms, half of the precision if all genes count alike.
+    """
+    return (weights / factors)[:, None] * _solved(basis, precision)
+
+
+def _solved(basis: Tensor, precision: Tensor) -> Tensor:
+    """Weighted pseudo-inverse of a basis, transposed, G x r."""
+    right = precision[:, None] * basis
+    return torch.linalg.solve(basis.T @ right, right.T).T
 
 
 def _top(parts: list[tuple[CellMatrix, Tensor, Tensor]], rank: int) -> Tensor:
@@ -596,9 +625,10 @@ class _Effect:
 
 def _divided(data: _Data, noise: _Noise, factors: Tensor, directions: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Scores of the cells on directions (of each batch) and totals, after expression is divided by the factors."""
+    precision = noise.precision(data.mean, factors)
     rights = [
-        torch.cat([(noise.weights / g)[:, None] * basis, 1 / g[:, None]], 1)
-        for g, basis in zip(factors, directions, strict=True)
+        torch.cat([_projector(basis, noise.weights, g, h), 1 / g[:, None]], 1)
+        for g, h, basis in zip(factors, precision, directions, strict=True)
     ]
     widest = max(right.shape[1] for right in rights)
     # a small batch has fewer directions; 0 leaves lengths as they are
@@ -919,8 +949,7 @@ class _Rounds:
     def _halves(self, repeats: int = 3) -> Iterator[tuple[_Half, _Half]]:
         """Draw random halves of each batch, with directions of their own."""
         data = self.data
-        spread = self.noise.of_cells(data.totals, data.mean_total).rsqrt()
-        weights = [self.noise.weights / g for g in self.log_factors.exp()]
+        factors, batches = self.log_factors.exp(), list(range(data.batches))
         for _ in range(repeats):
             half = torch.full((len(self.totals),), -1)
             for cells in data.slices:
@@ -929,10 +958,8 @@ class _Rounds:
             half = half.to(self.totals.device)
             pair = []
             for cells in (half == 0, half == 1):
-                inside = cells.double() * spread
-                parts = [(m, inside[c], w) for m, c, w in zip(data.matrices, data.slices, weights, strict=True)]
-                basis = _top(parts, self.states)
-                pair.append(_Half(cells, basis, data.times([w[:, None] * basis for w in weights])))
+                basis = _directions(data, self.noise, factors, self.states, batches, cells)
+                pair.append(_Half(cells, basis, _divided(data, self.noise, factors, [basis] * len(batches))[0]))
             yield tuple(pair)
 
     def _calibrate_factors(self) -> None:
@@ -986,6 +1013,7 @@ def _offset_evidence(batch: int, size: float, error: float, accepted: bool, no_s
 def _residual_weights(data: _Data, noise: _Noise, effect: _Effect, rank: int) -> Tensor:
     """Inverse noise standard deviations by batch and gene, shrunk towards the noise model; T x G."""
     rows = []
+    precision = noise.precision(data.mean, effect.factors)
     for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
         n = matrix.shape[0]
         g = effect.factors[b]
@@ -993,10 +1021,12 @@ def _residual_weights(data: _Data, noise: _Noise, effect: _Effect, rank: int) ->
         fitted = effect.directions * (g / noise.weights)[:, None]
         cross = (matrix.transposed_times(scores) * fitted).sum(1)
         squared = ((fitted @ (scores.T @ scores)) * fitted).sum(1)
-        residual = (data.squares[b] - 2 * cross + squared).clamp(min=0) / n * (n / max(n - rank / 2, 1))
-        model = noise.gene_constant + noise.gene_slope * data.mean * g
+        # a gene that a direction follows leaves less than its noise
+        left = (1 - (effect.directions * _solved(effect.directions, precision[b])).sum(1)).clamp(min=1e-3)
+        residual = (data.squares[b] - 2 * cross + squared).clamp(min=0) / (n * left)
+        model = noise.of_genes(data.mean * g)
         model = model * (residual / model).median()
-        shrunk = (n * residual.clamp(min=1e-3 * model).log() + 20 * model.log()) / (n + 20)
+        shrunk = (n * left * residual.clamp(min=1e-3 * model).log() + 20 * model.log()) / (n * left + 20)
         rows.append((-0.5 * shrunk).exp())
     weights = torch.stack(rows)
     return weights / ((weights.mean(0).square() * data.mean).sum() / data.mean.sum()).sqrt()
@@ -1056,8 +1086,9 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
     variance = torch.ones(batches, dtype=torch.float64, device=g.device)
     shares = torch.ones(K, K, dtype=torch.float64, device=g.device)
     history: dict[str, list[float]] = {"data": [], "sparsity": []}
+    step=STEP0; n_restart=0
     for iteration in range(settings.iterations + 1):
-        sweeps = 3 if iteration else 30
+        sweeps = XS if iteration else X0
         if iteration:
             shares = _state_means(amounts, effect.state, K)
         penalty = _penalty(shares)
@@ -1095,11 +1126,20 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
                 design[b] = inner / floor
                 linear += (sums + pseudo * beta[b, :, None] * offset[b]) * (g[b] * squared[b]) / floor
         if iteration:
-            sweep_metagenes(metagenes, design, squared * g.square(), linear, 3)
+            sweep_metagenes(metagenes, design, squared * g.square(), linear, MS)
             total = metagenes.sum(1).clamp(min=1e-12)
             metagenes /= total[:, None]
             amounts *= total.float()
             beta *= total
+            new=(amounts.clone(), metagenes.clone())
+            c=sum(cost.values())
+            if iteration>1 and EXT:
+                if c>last: step=STEP0; n_restart+=1
+                else:
+                    step=min(step*GROW,STEPMAX)
+                    amounts += step*(new[0]-old[0]); amounts.clamp_(min=0)
+                    metagenes += step*(new[1]-old[1]); metagenes.clamp_(min=1e-12); metagenes/=metagenes.sum(1,keepdim=True)
+            last=c; old=new
             values = len(data.totals) * len(data.mean)
             for term, found in cost.items():
                 history[term].append(found / values)

@@ -27,18 +27,22 @@ def sweep_amounts(
         Weight of the absolute distance to `anchor` (K). The step is exact: to the anchor, where both slopes of the
         distance hold it there.
     """
-    curvature = design.diagonal().tolist()
+    curvature = design.diagonal()
+    moving = [k for k, curve in enumerate(curvature.tolist()) if curve > 1e-12]
+    scaled = design / curvature.clamp(min=1e-12)[:, None]
+    scaled.diagonal().zero_()
+    others = scaled.unbind()
     for part, target in zip(amounts.split(2**14), linear.split(2**14), strict=True):
-        x, c = part.T.contiguous(), target.T.contiguous()
+        x, c = part.T.contiguous(), (target / curvature).T.contiguous()
+        cells, rows, wanted = x.T, x.unbind(), c.unbind()
+        best = torch.empty_like(rows[0])
         for _ in range(sweeps):
-            for k, curve in enumerate(curvature):
-                if curve <= 1e-12:
-                    continue
-                slope = torch.addmv(c[k], x.T, design[k], alpha=-1)
-                x[k].add_(slope, alpha=1 / curve)
+            for k in moving:
+                torch.addmv(wanted[k], cells, others[k], alpha=-1, out=best)
                 if anchor is not None:
-                    x[k].copy_(anchor[k] + torch.nn.functional.softshrink(x[k] - anchor[k], pull / curve))
-                x[k].clamp_(min=0)
+                    shrunk = torch.nn.functional.softshrink(best - anchor[k], pull / float(curvature[k]))
+                    torch.add(shrunk, anchor[k], out=best)
+                torch.clamp(best, min=0, out=rows[k])
         part.copy_(x.T)
 
 
@@ -57,9 +61,15 @@ def sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: 
         Times that all metagenes are renewed.
     """
     designs = torch.einsum("bg,bkl->klg", weights, design)
+    curvature = designs.diagonal().T
+    moving = curvature > 1e-12
+    safe = curvature.clamp(min=1e-12)
+    wanted = linear / safe
+    designs = designs / safe[:, None]
+    designs.diagonal().zero_()
+    # where nothing moves, the metagene itself is what is wanted
+    still = [None if bool(row.all()) else ~row for row in moving]
     for _ in range(sweeps):
-        for k in range(len(metagenes)):
-            curve = designs[k, k]
-            slope = linear[k] - (designs[k] * metagenes).sum(0)
-            moved = (metagenes[k] + slope / curve.clamp(min=1e-12)).clamp(min=0)
-            metagenes[k] = torch.where(curve > 1e-12, moved, metagenes[k])
+        for k, row in enumerate(metagenes.unbind()):
+            best = torch.sub(wanted[k], (designs[k] * metagenes).sum(0)).clamp_(min=0)
+            row.copy_(best if still[k] is None else torch.where(still[k], row, best))
