@@ -176,15 +176,14 @@ def recovered() -> None:
             true = truth.gene_factors * (truth.beta @ truth.metagenes)
             if options.get("sigma_beta", 2.0):
                 row |= recovery.offset_recovery(model.offset, true)
-                inside = np.abs(model.offset - true) < 1.645 * model.offset_error
-                row["offset covered"] = inside[model.offset_error > 0].mean()
+                row["offset covered"] = recovery.coverage(model.offset, model.offset_error, true)
             if options.get("sigma_gene"):
                 logs = np.log(truth.gene_factors)
                 error = np.log(model.factors) - (logs - logs.mean(0))
                 error -= np.median(error, axis=1, keepdims=True)
                 row["log factors r"] = np.corrcoef(np.log(model.factors).ravel(), (logs - logs.mean(0)).ravel())[0, 1]
                 row["log factors rmse"] = np.sqrt((error**2).mean())
-                row["factors covered"] = (np.abs(error) < 1.645 * model.log_error).mean()
+                row["factors covered"] = recovery.coverage(error, model.log_error, np.zeros_like(error))
             pairs = recovery.match_metagenes(model.metagenes.T, truth.metagenes.T)
             row["metagenes r"] = float(np.mean(pairs[2]))
             rows.append(row)

@@ -57,7 +57,6 @@ _REFERENCE = 2000
 _LEAST_FOR_CHOICE = 20
 """Cells of a batch that helps to choose the number of metagenes."""
 _EPS = 0.1
-XS,MS,X0,EXT,STEP0,GROW,STEPMAX=3,3,30,False,.5,1.05,.95
 """Share of a metagene in a state at which the sparse prior has fallen by half."""
 
 
@@ -238,17 +237,12 @@ def _directions(
     return torch.linalg.qr(_top(parts, rank) / scale[:, None]).Q
 
 
-def _projector(basis: Tensor, weights: Tensor, factors: Tensor, precision: Tensor) -> Tensor:
-    """Matrix that gives the scores of the cells of a batch by weighted least squares, G x r.
+def _projector(basis: Tensor, precision: Tensor) -> Tensor:
+    """Matrix that gives the scores of cells on a basis (G x r) by weighted least squares, G x r.
 
-    Divided by its factor, a gene is the noisier the smaller that is: in the mean over genes that costs, at a spread of
-    .6 of the logarithms, half of the precision if all genes count alike.
+    Divided by its factor, a gene is the noisier the smaller that is. If all genes counted alike, factors with a spread
+    of .6 of the logarithms would cost half of the precision.
     """
-    return (weights / factors)[:, None] * _solved(basis, precision)
-
-
-def _solved(basis: Tensor, precision: Tensor) -> Tensor:
-    """Weighted pseudo-inverse of a basis, transposed, G x r."""
     right = precision[:, None] * basis
     return torch.linalg.solve(basis.T @ right, right.T).T
 
@@ -627,7 +621,7 @@ def _divided(data: _Data, noise: _Noise, factors: Tensor, directions: list[Tenso
     """Scores of the cells on directions (of each batch) and totals, after expression is divided by the factors."""
     precision = noise.precision(data.mean, factors)
     rights = [
-        torch.cat([_projector(basis, noise.weights, g, h), 1 / g[:, None]], 1)
+        torch.cat([_projector(basis, h) * (noise.weights / g)[:, None], 1 / g[:, None]], 1)
         for g, h, basis in zip(factors, precision, directions, strict=True)
     ]
     widest = max(right.shape[1] for right in rights)
@@ -835,11 +829,11 @@ class _Rounds:
     def _effect(self, centres: Tensor, on_directions: Tensor, profiles: Tensor, evidence: list[Evidence]) -> _Effect:
         return _Effect(
             self.offset.clamp(min=0),
-            self.offset_error,
+            _where_any(self.offset, self.offset_error),
             self.total,
             self.total_error,
             self.log_factors,
-            self.log_error,
+            _where_any(self.log_factors, self.log_error),
             self.state,
             centres,
             self.directions[0],
@@ -916,7 +910,12 @@ class _Rounds:
         weights, basis = self.noise.weights, self.directions[0]
         rays = self._rays(self.scores, self.totals, self.data.batch, self.state, self.states).fit()
         total_error = rays.error
-        variance = torch.einsum("gr,brs,gs->bg", basis, rays.covariance, basis).clamp(min=0)
+        covariance = rays.covariance
+        if self.log_factors.any():
+            # with factors as given an offset looks more certain than it is: both come from the same rays
+            everyone = torch.ones_like(self.state, dtype=torch.bool)
+            covariance = self._free_rays(self.scores, everyone).fit(start=rays.total).covariance
+        variance = torch.einsum("gr,brs,gs->bg", basis, covariance, basis).clamp(min=0)
         if (rays.total > 3 * total_error).any():
             # directions are found anew in each half, so that their error is in the difference, too
             totals, genes = [], []
@@ -975,6 +974,20 @@ class _Rounds:
         # of a normal variable, the median square is .455 of the mean square
         ratio = found / (0.455 * expected.clamp(min=1e-12))
         self.log_error = self.log_error * ratio.clamp(0.1, 100).sqrt()[:, None]
+        if self.offset.any():
+            self.log_error = (self.log_error.square() + self._error_by_offset().square()).sqrt()
+
+    def _error_by_offset(self) -> Tensor:
+        """Carry the errors of the offset over to the log factors, T x G: what one has too much, the other lacks."""
+        data, share = self.data, 1 / self.data.batches
+        ones = torch.ones(len(self.totals), 1, dtype=torch.float64, device=self.totals.device)
+        parts = zip(data.matrices, data.slices, strict=True)
+        mean = torch.stack([matrix.transposed_times(ones[cells])[:, 0] for matrix, cells in parts])
+        mean = mean / data.sizes[:, None] / self.log_factors.exp()
+        signal = (mean - self.offset).clamp(min=0.1 * mean)
+        variance = (self.offset_error / signal).square()
+        # less the mean over batches, as the logarithms are
+        return ((1 - 2 * share) * variance + share**2 * variance.sum(0)).sqrt()
 
     def _factors_of_half(self, half: _Half) -> tuple[Tensor, Tensor]:
         """Increments of the log factors in half of the cells, and their errors, T x G."""
@@ -986,6 +999,11 @@ class _Rounds:
             if len(group) > 1:
                 found[group], errors[group], _ = _gene_factors(profile[group], variance[group], count[group], floor)
         return found, errors
+
+
+def _where_any(effect: Tensor, error: Tensor) -> Tensor:
+    """Keep the errors of the batches that have an effect; where none was taken, its error is not known."""
+    return torch.where(effect.any(1, keepdim=True), error, math.nan)
 
 
 _SHRUNKEN = {
@@ -1010,7 +1028,7 @@ def _offset_evidence(batch: int, size: float, error: float, accepted: bool, no_s
 # ------------------------------------------------------------------------------------ non-negative matrix factorisation
 
 
-def _residual_weights(data: _Data, noise: _Noise, effect: _Effect, rank: int) -> Tensor:
+def _residual_weights(data: _Data, noise: _Noise, effect: _Effect) -> Tensor:
     """Inverse noise standard deviations by batch and gene, shrunk towards the noise model; T x G."""
     rows = []
     precision = noise.precision(data.mean, effect.factors)
@@ -1022,7 +1040,7 @@ def _residual_weights(data: _Data, noise: _Noise, effect: _Effect, rank: int) ->
         cross = (matrix.transposed_times(scores) * fitted).sum(1)
         squared = ((fitted @ (scores.T @ scores)) * fitted).sum(1)
         # a gene that a direction follows leaves less than its noise
-        left = (1 - (effect.directions * _solved(effect.directions, precision[b])).sum(1)).clamp(min=1e-3)
+        left = (1 - (effect.directions * _projector(effect.directions, precision[b])).sum(1)).clamp(min=1e-3)
         residual = (data.squares[b] - 2 * cross + squared).clamp(min=0) / (n * left)
         model = noise.of_genes(data.mean * g)
         model = model * (residual / model).median()
@@ -1071,7 +1089,7 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
     K, batches = settings.metagenes, data.batches
     g = effect.factors
     offset = effect.offset * g
-    q = _residual_weights(data, noise, effect, K)
+    q = _residual_weights(data, noise, effect)
     squared, cells_noise = q.square(), noise.of_cells(data.totals, data.mean_total)
     spread = (cells_noise / cells_noise.mean()).sqrt().float()
     count = data.sizes.double()
@@ -1086,9 +1104,8 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
     variance = torch.ones(batches, dtype=torch.float64, device=g.device)
     shares = torch.ones(K, K, dtype=torch.float64, device=g.device)
     history: dict[str, list[float]] = {"data": [], "sparsity": []}
-    step=STEP0; n_restart=0
     for iteration in range(settings.iterations + 1):
-        sweeps = XS if iteration else X0
+        sweeps = 6 if iteration else 30
         if iteration:
             shares = _state_means(amounts, effect.state, K)
         penalty = _penalty(shares)
@@ -1126,20 +1143,11 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
                 design[b] = inner / floor
                 linear += (sums + pseudo * beta[b, :, None] * offset[b]) * (g[b] * squared[b]) / floor
         if iteration:
-            sweep_metagenes(metagenes, design, squared * g.square(), linear, MS)
+            sweep_metagenes(metagenes, design, squared * g.square(), linear, 6)
             total = metagenes.sum(1).clamp(min=1e-12)
             metagenes /= total[:, None]
             amounts *= total.float()
             beta *= total
-            new=(amounts.clone(), metagenes.clone())
-            c=sum(cost.values())
-            if iteration>1 and EXT:
-                if c>last: step=STEP0; n_restart+=1
-                else:
-                    step=min(step*GROW,STEPMAX)
-                    amounts += step*(new[0]-old[0]); amounts.clamp_(min=0)
-                    metagenes += step*(new[1]-old[1]); metagenes.clamp_(min=1e-12); metagenes/=metagenes.sum(1,keepdim=True)
-            last=c; old=new
             values = len(data.totals) * len(data.mean)
             for term, found in cost.items():
                 history[term].append(found / values)
@@ -1160,7 +1168,9 @@ class _Decoder:
     shares
         Mean share of each metagene in each state, C x K.
     directions, on_directions, total, centres
-        G x r (noise-weighted), T x r, T, C x r: what finds the state of a cell.
+        G x r (expression), T x r, T, C x r: what finds the state of a cell.
+    precision
+        Inverse variance of expression divided by the factors, T x G.
     cell_constant, cell_slope, cell_mean
         Noise of a cell by its total, and its mean over the cells of the fit.
     mean_total, mean_divided, sparsity, scale
@@ -1177,6 +1187,7 @@ class _Decoder:
     on_directions: Tensor
     total: Tensor
     centres: Tensor
+    precision: Tensor
     cell_constant: float
     cell_slope: float
     cell_mean: float
@@ -1205,7 +1216,8 @@ class _Decoder:
 
     def states(self, matrix: CellMatrix, b: int) -> Tensor:
         """Find the state of each cell, n."""
-        right = torch.cat([self.directions / self.factors[b, :, None], 1 / self.factors[b, :, None]], 1)
+        right = torch.cat([_projector(self.directions, self.precision[b]), torch.ones_like(self.directions[:, :1])], 1)
+        right = right / self.factors[b, :, None]
         product = matrix.times(right).double()
         size = (product[:, -1] - self.total[b]).clamp(min=FLOOR * self.mean_divided)
         return nearest((product[:, :-1] - self.on_directions[b]) / size[:, None], self.centres)
@@ -1271,12 +1283,13 @@ class BatchBlend:
     metagenes
         K x G, rows sum to 1.
     offset, offset_error
-        What is added to the expression of every cell of a batch, and its standard error, T x G.
+        What is added to the expression of every cell of a batch, and its standard error (NaN where no offset was
+        taken), T x G.
     total_offset, total_offset_error
         Sum of the offset over the genes before factors, and its standard error, T.
     factors, log_error
         What the expression of each gene is multiplied by (T x G, mean logarithm 0 over batches), and the standard
-        deviation of its logarithm.
+        deviation of its logarithm (NaN where no factors were taken).
     beta
         Loadings of the offset, before the factors, on the metagenes, T x K.
     sigma
@@ -1675,10 +1688,11 @@ def _model(
         found.weights,
         found.variance,
         found.shares,
-        effect.directions * noise.weights[:, None],
+        effect.directions / noise.weights[:, None],
         effect.on_directions,
         effect.total,
         effect.centres,
+        noise.precision(data.mean, g) * noise.weights.square(),
         noise.cell_constant,
         noise.cell_slope,
         float(noise.of_cells(data.totals, data.mean_total).mean()),
@@ -1750,10 +1764,13 @@ def _with_batch(
     g, frame = log_factors.exp(), effect.factors[0]
     before, before_error = effect.offset[1] * frame, effect.offset_error[1] * frame
     offset = before * g
-    row = _residual_weights(data, noise, effect, K)[1]
+    row = _residual_weights(data, noise, effect)[1]
     # in the unit of the other batches: the noise of the new one is then its variance
     usual = decoder.weights.log().mean(0).exp()
     row = row * (usual / row).median()
+
+    # of the new noise model, in the frame of the reference
+    precision = noise.precision(data.mean, g) * noise.weights.square()
 
     def more(values: Tensor, new: Tensor) -> Tensor:
         return torch.cat([values, new[None]])
@@ -1764,7 +1781,8 @@ def _with_batch(
         offset=more(decoder.offset, offset),
         weights=more(decoder.weights, row),
         variance=more(decoder.variance, decoder.variance.mean()),
-        on_directions=more(decoder.on_directions, before @ decoder.directions),
+        on_directions=more(decoder.on_directions, before @ _projector(decoder.directions, precision)),
+        precision=more(decoder.precision, precision),
         total=more(decoder.total, before.sum()),
     )
     b, matrix, sizes = len(decoder.factors), data.matrices[1], data.totals[data.slices[1]]
