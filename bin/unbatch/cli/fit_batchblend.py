@@ -34,7 +34,7 @@ _COMMON: dict[str, Any] = {
     "metagenes": None,
     "iterations": 40,
     "spatial": "auto",
-    "spatial_weight": 2.0,
+    "spatial_weight": None,
     "shared_affinity": False,
     "graph": "auto",
     "neighbours": 6,
@@ -44,8 +44,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "batchblend": _COMMON | {"offset": "rays", "factors": True, "ambiguous": "auto", "rounds": 4, "sparsity": None},
     "popari": _COMMON | {"spatial": "hmrf", "spatial_weight": 1.0},
 }
-"""Parameters by mode; ``metagenes: null`` chooses their number by held-out entries, ``sparsity: null`` is .75, or 0 for
-Visium arrays, whose spots hold several cells, so that few metagenes in each are not to be expected."""
+"""Parameters by mode; ``metagenes: null`` chooses their number by held-out entries; ``sparsity: null`` and
+``spatial_weight: null`` are what suits cells, or spots on a Visium array, which hold several."""
 
 _OF_A_FIT = ("mode", "metagenes", "offset", "factors", "ambiguous", "spatial", "graph", "params", "max_epochs")
 """Options that change nothing where a model is applied."""
@@ -470,9 +470,11 @@ def _fit(
     if settings["metagenes"] is None:
         settings["metagenes"] = _choose_metagenes(cells, len(names), seed, device)
         log.info("%d metagenes, by held-out entries", settings["metagenes"])
-    if settings.get("sparsity", 0.0) is None:
-        spots = graph is not None and set(graph.kinds.values()) == {"visium"}
-        settings["sparsity"] = 0.0 if spots else 0.75
+    spots = graph is not None and set(graph.kinds.values()) == {"visium"}
+    usual = batchblend.OF_SPOTS if spots else batchblend.OF_CELLS
+    if settings["spatial"] == "hmrf":
+        usual = usual | {"spatial_weight": 1.0}
+    settings |= {name: usual[name] for name in usual if name in settings and settings[name] is None}
     edges = wide = None
     if graph is not None:
         edges = (graph.source, graph.target)

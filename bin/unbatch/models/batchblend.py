@@ -60,6 +60,12 @@ _EPS = 0.1
 """Share of a metagene in a state at which the sparse prior has fallen by half."""
 
 
+OF_CELLS = {"sparsity": 0.75, "spatial_weight": 3.0}
+"""Settings for single cells."""
+OF_SPOTS = {"sparsity": 0.0, "spatial_weight": 4.0}
+"""The same for spots that hold several cells: few metagenes in each are not to be expected, and the shares are noisy."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to fit.
@@ -101,7 +107,7 @@ class Settings:
     sparsity: float = 0.75
     iterations: int = 40
     spatial: Literal["none", "linear", "hmrf"] = "none"
-    spatial_weight: float = 2.0
+    spatial_weight: float = 3.0
     shared_affinity: bool = False
 
     @classmethod
@@ -855,10 +861,12 @@ class _Rounds:
     def _rays(self, scores: Tensor, totals: Tensor, batch: Tensor, state: Tensor, states: int) -> RayFit:
         return RayFit(scores, totals, batch, state, states, len(self.data.mean), self.offset_scale)
 
-    def _rays_of_half(self, half: _Half, start: Tensor) -> Rays:
+    def _offset_of_half(self, half: _Half, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Offset in weighted gene space (T x G) and its total (T), from half of the cells."""
         cells = half.cells
         mine = (half.scores[cells], self.totals[cells], self.data.batch[cells], self.state[cells])
-        return self._rays(*mine, self.states).fit(start=start)
+        offset, total = self._rays(*mine, self.states).meet(start)
+        return offset @ half.directions.T, total
 
     def _profiles_by_batch(
         self, scores: Tensor, directions: list[Tensor], cells: Tensor
@@ -922,10 +930,9 @@ class _Rounds:
             # halves are of a sample where batches are large, and their variance falls with the number of cells
             drawn = (HALVED / self.data.sizes).clamp(max=1)
             for halves in self._halves():
-                one, other = (self._rays_of_half(half, rays.total) for half in halves)
-                totals.append(drawn * (one.total - other.total).square() / 4)
-                apart = one.offset @ halves[0].directions.T - other.offset @ halves[1].directions.T
-                genes.append(drawn * apart.square().mean(1) / 4)
+                (one, one_total), (other, other_total) = (self._offset_of_half(half, rays.total) for half in halves)
+                totals.append(drawn * (one_total - other_total).square() / 4)
+                genes.append(drawn * (one - other).square().mean(1) / 4)
             total_error = torch.maximum(total_error, torch.stack(totals).mean(0).sqrt())
             variance = variance * (torch.stack(genes).mean(0) / variance.mean(1)).clamp(min=1)[:, None]
         certain = total_error < MOST_ERROR * self.mean_total

@@ -71,20 +71,32 @@ def affinities(
     the sum over the neighbours: convex, so the start does not matter. What a metagene's abundance alone explains is in
     L, too: compare with `permuted_affinities`.
     """
+    cells = _samples(z, source, target, batch, shared, most, seed)
+    return _fit_all(cells, z.shape[1], start)
+
+
+def _samples(
+    z: torch.Tensor,
+    source: torch.Tensor,
+    target: torch.Tensor,
+    batch: torch.Tensor,
+    shared: bool,
+    most: int,
+    seed: int,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the cells of each affinity matrix, and the sums over their neighbours."""
     z = z.double()
-    n, K = z.shape
-    sums = adjacency(source, target, n) @ z
+    sums = adjacency(source, target, len(z)) @ z
     used = (z.sum(dim=1) > 0) & (sums.sum(dim=1) > 0)
     groups = [used] if shared else [used & (batch == code) for code in range(int(batch.max()) + 1)]
     generator = torch.Generator().manual_seed(seed)
-    result = z.new_zeros((len(groups), K, K))
-    for number, group in enumerate(groups):
+    found = []
+    for group in groups:
         cells = group.nonzero()[:, 0]
         if len(cells) > most:
             cells = cells[torch.randperm(len(cells), generator=generator)[:most].to(cells.device)]
-        if len(cells):
-            result[number] = _fit(z[cells], sums[cells], None if start is None else start[number])
-    return result
+        found.append((z[cells], sums[cells]))
+    return found
 
 
 def permuted_affinities(
@@ -113,15 +125,13 @@ def permuted_affinities(
     """
     generator = torch.Generator().manual_seed(seed)
     home = torch.argsort(batch, stable=True)
-    found = []
-    start = None
+    cells = []
     for _ in range(permutations):
         mixed = torch.randperm(len(z), generator=generator).to(batch.device)
         moved = torch.empty_like(z)
         moved[home] = z[mixed[torch.argsort(batch[mixed], stable=True)]]
-        start = affinities(moved, source, target, batch, shared=shared, start=start, most=most, seed=seed)
-        found.append(start)
-    stacked = torch.stack(found)
+        cells += _samples(moved, source, target, batch, shared, most, seed)
+    stacked = _fit_all(cells, z.shape[1]).view(permutations, -1, z.shape[1], z.shape[1])
     return Permuted(stacked.mean(dim=0), stacked.std(dim=0))
 
 
@@ -139,27 +149,50 @@ def pseudo_likelihood(z: torch.Tensor, sums: torch.Tensor, affinity: torch.Tenso
     return (z * eta).sum(dim=1) + log_partition(eta)[0] + math.lgamma(z.shape[1])
 
 
-def _fit(z: torch.Tensor, sums: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
-    n, K = z.shape
-    row, column = torch.triu_indices(K, K, device=z.device)
-    upper = z.new_zeros(len(row)) if start is None else start[row, column].clone()
+def _fit_all(cells: list[tuple[torch.Tensor, torch.Tensor]], K: int, start: torch.Tensor | None = None) -> torch.Tensor:
+    """Fit one matrix to each set of cells, small sets together: their series then take the same steps."""
+    result = torch.zeros(len(cells), K, K, dtype=torch.float64, device=cells[0][0].device)
+    if start is not None:
+        result = start.clone()
+    bundle: list[int] = []
+    for number, (z, _) in enumerate(cells):
+        if not len(z):
+            result[number] = 0
+            continue
+        if bundle and sum(len(cells[other][0]) for other in bundle) + len(z) > MAX_CELLS:
+            result[bundle] = _fit([cells[other] for other in bundle], result[bundle])
+            bundle = []
+        bundle.append(number)
+    if bundle:
+        result[bundle] = _fit([cells[other] for other in bundle], result[bundle])
+    return result
+
+
+def _fit(cells: list[tuple[torch.Tensor, torch.Tensor]], start: torch.Tensor) -> torch.Tensor:
+    L, K, _ = start.shape
+    row, column = torch.triu_indices(K, K, device=start.device)
+    upper = start[:, row, column].clone()
     upper.grad = torch.zeros_like(upper)
-    product = z.T @ sums / n
+    product = torch.stack([z.T @ sums / len(z) for z, sums in cells])
+    sizes = [len(z) for z, _ in cells]
 
     def symmetric() -> torch.Tensor:
-        matrix = z.new_zeros((K, K))
-        matrix[row, column] = upper
-        matrix[column, row] = upper
+        matrix = upper.new_zeros((L, K, K))
+        matrix[:, row, column] = upper
+        matrix[:, column, row] = upper
         return matrix
 
     def closure() -> torch.Tensor:
         matrix = symmetric()
-        log_z, mean = log_partition(sums @ matrix)
-        slope = product - mean.T @ sums / n + RIDGE * matrix
-        slope = slope + slope.T
-        slope.diagonal().mul_(0.5)
-        upper.grad = slope[row, column]
-        return (matrix * product).sum() + log_z.mean() + RIDGE / 2 * matrix.square().sum()
+        eta = torch.cat([sums @ one for (_, sums), one in zip(cells, matrix, strict=True)])
+        log_z, mean = log_partition(eta)
+        parts = zip(mean.split(sizes), cells, strict=True)
+        slope = product - torch.stack([part.T @ sums / len(part) for part, (_, sums) in parts]) + RIDGE * matrix
+        slope = slope + slope.transpose(1, 2)
+        slope.diagonal(dim1=1, dim2=2).mul_(0.5)
+        upper.grad = slope[:, row, column]
+        constants = sum(part.mean() for part in log_z.split(sizes))
+        return (matrix * product).sum() + constants + RIDGE / 2 * matrix.square().sum()
 
     steps = torch.optim.LBFGS(
         [upper], max_iter=40, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe"

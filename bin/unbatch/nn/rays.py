@@ -66,6 +66,22 @@ class RayFit:
 
     def fit(self, steps: int = 30, tolerance: float = 1e-4, start: Tensor | None = None) -> Rays:
         """Find offsets, their totals and profiles; stop when totals move by less than `tolerance` mean totals."""
+        total, variance, hessian = self._descend(steps, tolerance, start)
+        inverse_hessian = torch.linalg.pinv(hessian, hermitian=True)
+        shift = self._influence() @ inverse_hessian
+        # cells of one total have no rays: the damping alone then holds S at 0, and the scatter of cells is no error
+        error = torch.maximum(shift.square().sum(0), variance * inverse_hessian.diagonal()).sqrt()
+        covariance = self._offset_covariance(shift)
+        self._solve(total, variance)
+        return Rays(self.offset, total, error, self.profile, self.inverse, covariance)
+
+    def meet(self, start: Tensor, steps: int = 30, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:
+        """Find offsets (T x r) and their totals (T) alone."""
+        total, variance, _ = self._descend(steps, tolerance, start)
+        self._solve(total, variance)
+        return self.offset, total
+
+    def _descend(self, steps: int, tolerance: float, start: Tensor | None) -> tuple[Tensor, float, Tensor]:
         total = torch.zeros_like(self.most) if start is None else torch.minimum(start, self.most)
         variance = 0.0
         for _ in range(steps):
@@ -81,13 +97,7 @@ class RayFit:
             total = moved
             if change < tolerance * self.mean_total:
                 break
-        inverse_hessian = torch.linalg.pinv(hessian, hermitian=True)
-        shift = self._influence() @ inverse_hessian
-        # cells of one total have no rays: the damping alone then holds S at 0, and the scatter of cells is no error
-        error = torch.maximum(shift.square().sum(0), variance * inverse_hessian.diagonal()).sqrt()
-        covariance = self._offset_covariance(shift)
-        self._solve(total, variance)
-        return Rays(self.offset, total, error, self.profile, self.inverse, covariance)
+        return total, variance, hessian
 
     def _solve(self, total: Tensor, variance: float) -> None:
         """Find offsets and profiles for given totals of the offset."""
