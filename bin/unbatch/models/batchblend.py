@@ -63,7 +63,7 @@ _EPS = 0.1
 OF_CELLS = {"sparsity": 0.75, "spatial_weight": 3.0}
 """Settings for single cells."""
 OF_SPOTS = {"sparsity": 0.0, "spatial_weight": 4.0}
-"""The same for spots that hold several cells: few metagenes in each are not to be expected, and the shares are noisy."""
+"""The same for spots that hold several cells: few metagenes in each are not to be expected, and shares are noisy."""
 
 
 @dataclass(frozen=True)
@@ -790,7 +790,8 @@ class _Rounds:
             self.judge.composition = self._composition()
             on_directions = self.scores.new_zeros(self.data.batches, self.scores.shape[1])
             if self.settings.offset == "rays":
-                on_directions = self._find_offset()
+                # what is not kept may be judged by less
+                on_directions = self._find_offset(repeats=3 if number == self.settings.rounds - 1 else 1)
             profiles = self._without_offset(self.scores, self.totals, on_directions)
             centres = kmeans(profiles, self.states, self.rng)
             self.state = nearest(profiles, centres)
@@ -913,7 +914,7 @@ class _Rounds:
         self.log_factors = torch.where(judge.left[:, None], judge.composition.spare(found, error), found)
         self.log_error = error
 
-    def _find_offset(self) -> Tensor:
+    def _find_offset(self, repeats: int) -> Tensor:
         """Find the offset of each batch, and take it where it is certain; return it on the directions, T x r."""
         weights, basis = self.noise.weights, self.directions[0]
         rays = self._rays(self.scores, self.totals, self.data.batch, self.state, self.states).fit()
@@ -929,7 +930,7 @@ class _Rounds:
             totals, genes = [], []
             # halves are of a sample where batches are large, and their variance falls with the number of cells
             drawn = (HALVED / self.data.sizes).clamp(max=1)
-            for halves in self._halves():
+            for halves in self._halves(repeats):
                 (one, one_total), (other, other_total) = (self._offset_of_half(half, rays.total) for half in halves)
                 totals.append(drawn * (one_total - other_total).square() / 4)
                 genes.append(drawn * (one - other).square().mean(1) / 4)
