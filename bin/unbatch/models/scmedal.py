@@ -1,0 +1,829 @@
+"""scMEDAL: autoencoders whose latent space is free of the batch (fixed effects) or made of it (random effects).
+
+After Andrade et al., "scMEDAL" (fixed effects: FE, FEC; random effects: RE; without batches: AE, AEC), in two presets:
+
+``paper``
+    What the authors' code does, with its weights of the loss terms by the size of the data, so that it can be compared.
+``recommended``
+    AE and FE start from principal components: ``u = W (x - mean) / s + MLP(x)``, whose MLP starts at 0, and decode with
+    the transpose of W and another MLP, whose layers in FE have an intercept for each batch. The batch leaves ``u`` under
+    two penalties, an independence criterion (HSIC) and an adversary that is trained five steps for each of the encoder.
+    RE is a variational Bayes fit with the closed-form divergence at its proper weight, whose output starts at the mean
+    and spread of the genes.
+
+Expression is scaled by one minimum and maximum, those of the training cells, which the model keeps. All arrays that go in
+and out are log-normalised expression, unscaled.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unbatch.nn.layers import classifier, dense, rows
+from unbatch.nn.minibatches import Resident, Source
+from unbatch.nn.parts import Parts
+from unbatch.nn.penalties import hsic, mean_matching
+from unbatch.nn.probe import balanced_probe
+from unbatch.nn.random_effects import RandomEffects, Reden
+from unbatch.nn.training import History, Plan, train
+
+FIXED = ("ae", "aec", "fe", "fec")
+WITH_LABELS = ("aec", "fec")
+OF_BATCHES = ("fe", "fec", "re")
+
+_BLOCK = 4096
+"""Cells that are worked on at once where nothing is trained."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to fit.
+
+    Attributes
+    ----------
+    model
+        ``"ae"``, ``"aec"`` (with labels), ``"fe"``, ``"fec"`` (with labels), ``"re"``.
+    preset
+        ``"recommended"`` or ``"paper"``, see the module.
+    latent, hidden
+        Sizes of the latent space and of the two hidden layers.
+    epochs, minibatch, learning_rate, patience
+        None for those of the preset: 500 epochs of minibatches of 512 cells at a rate of 1e-4, patience 30, as published;
+        or, recommended, see `schedule`, at 1e-3.
+    weights
+        Of loss terms by name, over those of the preset (`loss_weights`). In the preset ``paper`` they multiply the terms
+        as they are; recommended, terms are balanced first: the squared error is divided by that of the genes' means, cross
+        entropies by that of guessing.
+    shared_draw
+        RE: whether all cells of a batch share the drawn random effects in a step, as published; recommended is not.
+    sd
+        RE, recommended: posterior standard deviation of a random effect at the start.
+    sd_rate
+        RE, recommended: learning rate of the posterior standard deviations, in units of that of all else.
+    """
+
+    model: Literal["ae", "aec", "fe", "fec", "re"] = "fe"
+    preset: Literal["recommended", "paper"] = "recommended"
+    latent: int = 50
+    hidden: tuple[int, int] = (512, 132)
+    epochs: int | None = None
+    minibatch: int | None = None
+    learning_rate: float | None = None
+    patience: int | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    shared_draw: bool | None = None
+    sd: float = 0.05
+    sd_rate: float = 20.0
+
+
+PUBLISHED_WEIGHTS: dict[str, dict[str, tuple[float, float, float]]] = {
+    "ae": {"reconstruction": (1, 1, 1)},
+    "aec": {"reconstruction": (100, 100, 100), "label": (0.6, 0.1, 0.1)},
+    "fe": {"reconstruction": (1000, 2000, 600), "batch": (1, 1, 1)},
+    "fec": {"reconstruction": (2000, 2000, 2000), "batch": (0.5, 1, 1), "label": (3, 1, 1)},
+    "re": {"reconstruction": (110, 110, 110), "batch": (0.1, 0.4, 0.1), "divergence": (1e-5, 1e-5, 1e-5)},
+}
+"""Weights by model and term of the three published data sets, whose training parts have `PUBLISHED_CELLS` cells (AML, ASD,
+healthy heart; supplementary tables S2-S4)."""
+PUBLISHED_CELLS = (23_049, 62_735, 291_680)
+
+RECOMMENDED_WEIGHTS: dict[str, dict[str, float]] = {
+    "ae": {"reconstruction": 1.0},
+    "aec": {"reconstruction": 1.0, "label": 0.1},
+    "fe": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "matching": 0.0},
+    "fec": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "matching": 0.0, "label": 0.1},
+    "re": {"reconstruction": 1.0, "batch": 1.0, "divergence": 1.0},
+}
+"""Weights of balanced terms; ``matching`` draws batches together within labels and needs these."""
+
+RAMP = 0.3
+"""Share of the training over which the penalties of the batch rise to their weight."""
+PROBED = 0.1
+"""What a batch probe that tells all cells counts in the score of an epoch, in units of the variance of the genes."""
+
+
+def loss_weights(settings: Settings, cells: int) -> dict[str, float]:
+    """Weights of the loss terms.
+
+    Parameters
+    ----------
+    settings
+        How to fit.
+    cells
+        Number of training cells. The published weights were tuned for each of three data sets; those of the one that is
+        nearest in the logarithm of this number are taken: up to 38,025 cells AML's, up to 135,272 ASD's, then the healthy
+        heart's.
+
+    Raises
+    ------
+    ValueError
+        If a term is unknown or a weight is not a number of 0 or more.
+    """
+    if settings.preset == "paper":
+        nearest = min(range(3), key=lambda i: abs(math.log(max(cells, 1) / PUBLISHED_CELLS[i])))
+        known = {term: float(by_size[nearest]) for term, by_size in PUBLISHED_WEIGHTS[settings.model].items()}
+    else:
+        known = dict(RECOMMENDED_WEIGHTS[settings.model])
+    for term, weight in settings.weights.items():
+        if term not in known or not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight {term}: {weight} of {settings.model}: expected numbers from 0 for {', '.join(known)}")
+    return known | settings.weights
+
+
+def schedule(settings: Settings, cells: int) -> Plan:
+    """Number of epochs and size of minibatches.
+
+    Recommended: minibatches of a power of 2 cells, about 18 in an epoch, but at least 64 cells and at most 512, and for
+    large data about 100 in an epoch, at most 4,096 cells; epochs for 460 steps or more, but at least 25.
+    """
+    if settings.preset == "paper":
+        plan = Plan(epochs=500, size=512, patience=30)
+    else:
+        wanted = max(min(512, max(64, cells / 18)), min(4096, cells / 100))
+        size = 2 ** round(math.log2(wanted))
+        epochs = max(25, math.ceil(460 * size / cells))
+        penalised = settings.model in ("fe", "fec")
+        plan = Plan(epochs, size, patience=30, first=RAMP + 0.1 if penalised else 0.0, cosine=True)
+    changes = {"epochs": settings.epochs, "size": settings.minibatch, "patience": settings.patience}
+    return replace(plan, **{name: value for name, value in changes.items() if value is not None})
+
+
+# ----------------------------------------------------------------------------------------------------------- networks
+
+
+class Encoder(nn.Module):
+    """Two blocks of dense layer, normalisation over the minibatch and SELU, then the latent layer."""
+
+    def __init__(self, genes: int, hidden: tuple[int, int], latent: int, momentum: float) -> None:
+        super().__init__()
+        sizes = (genes, *hidden, latent)
+        self.dense = nn.ModuleList(dense(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.norm = nn.ModuleList(nn.BatchNorm1d(n, eps=1e-3, momentum=momentum) for n in hidden)
+
+    def forward(self, values: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the latent layer without its activation, and the activations of the hidden ones."""
+        activations = []
+        for layer, norm in zip(self.dense[:2], self.norm, strict=True):
+            values = F.selu(norm(layer(values)))
+            activations.append(values)
+        return self.dense[2](values), activations
+
+
+class TiedAutoencoder(nn.Module):
+    """As published: SELU on the latent layer, a decoder of the transposed kernels with biases of its own."""
+
+    def __init__(self, genes: int, hidden: tuple[int, int], latent: int, momentum: float) -> None:
+        super().__init__()
+        self.encoder = Encoder(genes, hidden, latent, momentum)
+        self.bias = nn.ParameterList(torch.zeros(n) for n in (hidden[1], hidden[0], genes))
+
+    def encode(self, values: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return the embedding, and what an adversary sees: the activations of all layers."""
+        latent, activations = self.encoder(values)
+        latent = F.selu(latent)
+        return latent, torch.cat([*activations, latent], 1)
+
+    def decode(self, latent: Tensor, batch: Tensor) -> Tensor:  # noqa: ARG002
+        kernels = [layer.weight for layer in self.encoder.dense]
+        for kernel, bias in zip(kernels[:0:-1], self.bias[:2], strict=True):
+            latent = F.selu(F.linear(latent, kernel.T, bias))
+        return F.linear(latent, kernels[0].T, self.bias[2])
+
+
+class SkipAutoencoder(nn.Module):
+    """Recommended: principal components plus what a network adds, with an intercept per batch in the decoder's layers.
+
+    Parameters
+    ----------
+    genes, hidden, latent
+        Sizes.
+    batches
+        Number of batches, K; 0 for a decoder without intercepts.
+    """
+
+    def __init__(self, genes: int, hidden: tuple[int, int], latent: int, batches: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(genes, hidden, latent, momentum=0.1)
+        nn.init.zeros_(self.encoder.dense[2].weight)
+        sizes = (latent, hidden[1], hidden[0], genes)
+        self.decoder = nn.ModuleList(dense(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        nn.init.zeros_(self.decoder[2].weight)
+        self.intercepts = nn.ParameterList(torch.zeros(batches, n) for n in sizes[1:]) if batches else None
+        self.linear = nn.Parameter(torch.zeros(latent, genes))
+        self.shift = nn.Parameter(torch.zeros(latent))
+        self.register_buffer("spread", torch.ones(()))
+
+    def start(self, moments: "Moments") -> None:
+        """Start as the principal components of the training cells."""
+        variance, components = moments.components(len(self.linear))
+        spread = variance.clamp(min=0).mean().sqrt().clamp(min=1e-6)
+        with torch.no_grad():
+            self.spread.copy_(spread)
+            self.linear.copy_(components.T / spread)
+            self.shift.copy_(-(components.T @ moments.mean) / spread)
+            self.decoder[2].bias.copy_(moments.mean)
+
+    def encode(self, values: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return the embedding, which is what an adversary sees, twice."""
+        latent = self.encoder(values)[0] + F.linear(values, self.linear, self.shift)
+        return latent, latent
+
+    def decode(self, latent: Tensor, batch: Tensor) -> Tensor:
+        values = latent
+        for number, layer in enumerate(self.decoder):
+            values = layer(values)
+            if self.intercepts is not None:
+                table = self.intercepts[number]
+                # of mean 0, so that a batch that is not known, whose row is 0, is the average of all
+                values = values + rows(table - table.mean(0), batch)
+            if number < 2:
+                values = F.selu(values)
+        return values + F.linear(latent, self.linear.T * self.spread.square())
+
+
+class RandomAutoencoder(nn.Module):
+    """RE: random effects of the batch in all layers but the latent one.
+
+    Parameters
+    ----------
+    inputs, genes, hidden, latent
+        Sizes.
+    batches
+        Number of batches.
+    encoder_batches
+        The same for the encoder; 0 for one that is not told the batch.
+    published
+        Whether to start and normalise as the authors' code does.
+    sd
+        Posterior standard deviation at the start.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        genes: int,
+        hidden: tuple[int, int],
+        latent: int,
+        batches: int,
+        encoder_batches: int,
+        *,
+        published: bool,
+        sd: float,
+    ) -> None:
+        super().__init__()
+        usual: dict[str, Any] = {"momentum": 0.01, "sd": None} if published else {"sd": sd}
+        self.encoder = nn.ModuleList(
+            [
+                Reden(inputs, hidden[0], encoder_batches, **usual),
+                Reden(hidden[0], hidden[1], encoder_batches, **usual),
+            ]
+        )
+        self.latent = dense(hidden[1], latent)
+        self.decoder = nn.ModuleList(
+            [
+                Reden(latent, hidden[1], batches, **usual),
+                Reden(hidden[1], hidden[0], batches, **usual),
+                Reden(hidden[0], genes, batches, activation=False, scaled=not published, **usual),
+            ]
+        )
+
+    def start(self, moments: "Moments") -> None:
+        """Start the output at the mean and a part of the spread of the genes: Adam would need 10,000 steps to get there."""
+        norm = self.decoder[2].norm
+        with torch.no_grad():
+            norm.bias.copy_(moments.mean)
+            norm.weight.copy_(0.4 * (moments.variance.sqrt() + 1e-3))
+
+    @property
+    def effects(self) -> list[RandomEffects]:
+        """The random effects of all blocks, those of the encoder first."""
+        return [block.effects for block in (*self.encoder, *self.decoder) if block.effects is not None]
+
+    def sample(self) -> list[Tensor]:
+        """Draw the tables of all blocks."""
+        return [effects.sample() for effects in self.effects]
+
+    def encode(self, values: Tensor, batch: Tensor, tables: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the embedding, twice; `tables` are draws of all blocks, None takes the posterior means."""
+        for number, block in enumerate(self.encoder):
+            values = block(values, batch, tables[number] if tables and block.effects is not None else None)
+        latent = F.selu(self.latent(values))
+        return latent, latent
+
+    def decode(self, latent: Tensor, batch: Tensor, tables: list[Tensor] | None = None) -> Tensor:
+        for number, block in enumerate(self.decoder):
+            latent = block(latent, batch, tables[number - 3] if tables else None)
+        return latent
+
+
+class Network(nn.Module):
+    """An autoencoder, its heads, and the constants of its data."""
+
+    def __init__(self, settings: Settings, genes: int, batches: int, labels: int, inputs: int | None = None) -> None:
+        super().__init__()
+        published, hidden, latent = settings.preset == "paper", settings.hidden, settings.latent
+        model = settings.model
+        adversarial = model in ("fe", "fec")
+        if model == "re":
+            self.coder: nn.Module = RandomAutoencoder(
+                inputs or genes,
+                genes,
+                hidden,
+                latent,
+                batches,
+                0 if inputs else batches,
+                published=published,
+                sd=settings.sd,
+            )
+        elif published:
+            # the authors' encoder runs twice in a step of FE, which updates its moving statistics twice
+            self.coder = TiedAutoencoder(genes, hidden, latent, 1 - 0.99**2 if adversarial else 0.01)
+        else:
+            self.coder = SkipAutoencoder(genes, hidden, latent, batches if adversarial else 0)
+        self.of_label = self.of_batch = self.adversary = None
+        if model in WITH_LABELS:
+            self.of_label = classifier((latent, 2 if published else 32, labels))
+        if adversarial and published:
+            self.adversary = classifier((sum(hidden) + latent, *hidden, batches))
+        elif adversarial:
+            self.adversary = classifier((latent, 128, batches), normalised=True)
+        elif model == "re" and inputs is None:
+            self.of_batch = classifier((latent, 5 if published else 32, batches))
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("range", torch.ones(()))
+
+    def scaled(self, expression: Tensor) -> Tensor:
+        """Bring expression to the range that training cells have as 0 to 1."""
+        return (expression - self.low) / self.range
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """Bring it back."""
+        return values * self.range + self.low
+
+
+def parameters(network: nn.Module) -> int:
+    """Count the trainable numbers."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------------ the data
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of the training cells, scaled: minimum and maximum (unscaled), mean (g), covariance (g x g); float64."""
+
+    low: float
+    high: float
+    mean: Tensor
+    covariance: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        return self.covariance.diagonal().clamp(min=0)
+
+    @property
+    def unexplained(self) -> float:
+        """Mean squared error of the genes' means."""
+        return float(self.variance.mean())
+
+    def components(self, rank: int) -> tuple[Tensor, Tensor]:
+        """Variances (rank) and principal components (g x rank)."""
+        if len(self.mean) <= 1000:
+            values, vectors = torch.linalg.eigh(self.covariance)
+            return values[-rank:].flip(0), vectors[:, -rank:].flip(1)
+        vectors, values, _ = torch.svd_lowrank(self.covariance, min(rank + 20, len(self.mean)), niter=6)
+        return values[:rank], vectors[:, :rank]
+
+
+def moments(source: Source, cells: np.ndarray) -> Moments:
+    """Go through the training cells once."""
+    genes = source.shape[1]
+    total = torch.zeros(genes, dtype=torch.float64, device=source.device)
+    gram = torch.zeros(genes, genes, dtype=torch.float64, device=source.device)
+    low = torch.full((), math.inf, device=source.device)
+    high = -low
+    for _, values in source.minibatches(cells, _BLOCK):
+        total += values.sum(0, dtype=torch.float64)
+        gram += (values.T @ values).double()
+        low, high = torch.minimum(low, values.min()), torch.maximum(high, values.max())
+    least, most = float(low), float(high)
+    if not (math.isfinite(least) and math.isfinite(most) and most > least):
+        raise ValueError(f"expression of the training cells is from {least} to {most}, expected finite numbers that differ")
+    mean = total / len(cells)
+    covariance = (gram / len(cells) - mean[:, None] * mean) / (most - least) ** 2
+    return Moments(least, most, (mean - least) / (most - least), covariance)
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+
+@dataclass
+class Model:
+    """A fitted autoencoder.
+
+    Attributes
+    ----------
+    settings
+        How it was fitted.
+    genes, batches, labels
+        Sizes; `labels` is 0 for models without.
+    network
+        In evaluation mode, on the device where it was fitted.
+    """
+
+    settings: Settings
+    genes: int
+    batches: int
+    labels: int
+    network: Network
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.low.device
+
+    def embed(self, cells: Any, batch: np.ndarray) -> np.ndarray:
+        """Embed cells, n x L.
+
+        Parameters
+        ----------
+        cells
+            Expression, n x G: a `Source`, a scipy CSR matrix or a numpy array.
+        batch
+            Codes, n; -1 for a batch that the model does not know, which RE takes for the average one. Only RE uses them.
+        """
+        return np.concatenate([u.cpu().numpy() for u, _, _ in self._embedded(cells, batch)])
+
+    def reconstruct(self, cells: Any, batch: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield reconstructions, a block of cells after the other; see `embed`."""
+        for latent, code, _ in self._embedded(cells, batch):
+            with torch.no_grad():
+                yield self.network.unscaled(self.network.coder.decode(latent, code)).cpu().numpy()
+
+    def _embedded(self, cells: Any, batch: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        source = _source(cells, self.device)
+        code = _codes(batch, source, self.batches)
+        for position, values in source.minibatches(np.arange(source.shape[0]), _BLOCK):
+            with torch.no_grad():
+                scaled = self.network.scaled(values)
+                yield self.network.coder.encode(scaled, code[position])[0], code[position], scaled
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Everything that `from_weights` needs beside `config`."""
+        return {name: value.cpu().numpy() for name, value in self.network.state_dict().items()}
+
+    def config(self) -> dict[str, Any]:
+        """Settings and sizes, as JSON takes them."""
+        return {
+            "settings": asdict(self.settings),
+            "genes": self.genes,
+            "batches": self.batches,
+            "labels": self.labels,
+        }
+
+    @classmethod
+    def from_weights(cls, config: dict[str, Any], weights: dict[str, np.ndarray], device: str = "cpu") -> "Model":
+        """Make a model of what `config` and `weights` gave.
+
+        Raises
+        ------
+        ValueError
+            If they do not belong together.
+        """
+        settings = _settings_of(config["settings"])
+        sizes = {name: int(config[name]) for name in ("genes", "batches", "labels")}
+        network = Network(settings, **sizes)
+        _load(network, weights)
+        return cls(settings, **sizes, network=network.to(device).eval())
+
+
+@dataclass
+class Fitted:
+    """A model, what happened in its fit, and how it was trained.
+
+    Attributes
+    ----------
+    model
+        With the weights of the best epoch.
+    history
+        Loss terms and validation scores by epoch.
+    best_epoch
+        From 1 on.
+    plan
+        Epochs and minibatches.
+    weights
+        Of the loss terms.
+    """
+
+    model: Model
+    history: dict[str, list[float]]
+    best_epoch: int
+    plan: Plan
+    weights: dict[str, float]
+
+
+def missing_batches(batch: np.ndarray, parts: Parts) -> list[int]:
+    """Codes of batches that have cells, but none in the training part; -1, a batch held out, is none of them."""
+    known = np.unique(batch[batch >= 0])
+    return sorted(set(known.tolist()) - set(batch[parts.train].tolist()))
+
+
+def fit(
+    source: Source,
+    batch: np.ndarray,
+    parts: Parts,
+    settings: Settings,
+    *,
+    label: np.ndarray | None = None,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Fitted:
+    """Fit a model.
+
+    Parameters
+    ----------
+    source
+        Log-normalised expression, n x G.
+    batch
+        Codes 0 ... K-1, n; -1 for a batch held out, of which training knows nothing.
+    parts
+        Which cells train, and which choose when to stop.
+    settings
+        How to fit.
+    label
+        Codes 0 ... C-1, n, -1 where unknown; AEC and FEC need them, FE with the term ``matching``.
+    seed
+        Of all random numbers.
+    tell
+        Called with a line of progress now and then.
+
+    Raises
+    ------
+    ValueError
+        If a batch has no training cells, there are labels or batches too few, or the latent space is too large.
+    Diverged
+        If a loss term is not finite; it has the weights of the best epoch.
+    """
+    _check(source, batch, parts, settings, label)
+    batches = int(batch.max()) + 1
+    labels = 0 if label is None or not _uses_labels(settings) else int(label.max()) + 1
+    with torch.random.fork_rng(devices=[source.device] if source.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        of_data = moments(source, parts.train)
+        network = Network(settings, source.shape[1], batches, labels)
+        if settings.preset == "recommended":
+            network.coder.start(of_data)
+        network.low.fill_(of_data.low)
+        network.range.fill_(of_data.high - of_data.low)
+        network.to(source.device)
+        trained = _Training(network, source, batch, label, labels, parts, settings, of_data)
+        make = trained.random_step if settings.model == "re" else trained.fixed_step
+        step, optimiser = make()
+        plan = schedule(settings, len(parts.train))
+        history = train(
+            network,
+            source,
+            parts.train,
+            step,
+            trained.judge,
+            plan,
+            optimisers=(optimiser,),
+            rng=np.random.default_rng(seed),
+            tell=tell,
+        )
+    model = Model(settings, source.shape[1], batches, labels, network)
+    return Fitted(model, history.terms, history.best, plan, trained.weights)
+
+
+class _Training:
+    """What steps and judge of a fit share."""
+
+    def __init__(
+        self,
+        network: Network,
+        source: Source,
+        batch: np.ndarray,
+        label: np.ndarray | None,
+        labels: int,
+        parts: Parts,
+        settings: Settings,
+        of_data: Moments,
+        embedding: Tensor | None = None,
+    ) -> None:
+        self.network, self.source, self.parts, self.settings = network, source, parts, settings
+        self.device = source.device
+        self.batch = torch.as_tensor(batch.astype(np.int64), device=self.device)
+        self.label = None if label is None else torch.as_tensor(label.astype(np.int64), device=self.device)
+        self.batches, self.labels = int(batch.max()) + 1, labels
+        self.embedding = embedding
+        self.weights = loss_weights(settings, len(parts.train))
+        self.balanced = settings.preset == "recommended"
+        self.rate = settings.learning_rate or (1e-3 if self.balanced else 1e-4)
+        self.unexplained = of_data.unexplained
+
+    def inputs(self, position: Tensor, scaled: Tensor) -> Tensor:
+        """What is encoded: the expression, or the embedding of another model."""
+        return scaled if self.embedding is None else self.embedding[position]
+
+    def optimiser(self, groups: list[dict[str, Any]], rate: float) -> torch.optim.Adam:
+        # Keras's epsilon where Keras is compared with
+        return torch.optim.Adam(
+            groups, lr=rate, eps=1e-8 if self.balanced else 1e-7, fused=self.device.type == "cuda"
+        )
+
+    def balance(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Divide terms by what a model that knows nothing has, so that weights are free of units."""
+        unit = {
+            "reconstruction": self.unexplained,
+            "batch": math.log(max(self.batches, 2)),
+            "label": math.log(max(self.labels, 2)),
+        }
+        return {name: value / unit.get(name, 1.0) for name, value in terms.items()} if self.balanced else terms
+
+    def fixed_step(self) -> tuple[Callable[..., dict[str, Tensor]], torch.optim.Optimizer]:
+        """Step of AE, AEC, FE and FEC: the adversary first, if there is one, then all else, on one pass of the encoder."""
+        network, coder, adversary, weights = self.network, self.network.coder, self.network.adversary, self.weights
+        others = {name: each for name, each in network.named_parameters() if not name.startswith("adversary.")}
+        if self.balanced:
+            slow = {name for name in others if name in ("coder.linear", "coder.shift")}
+            special = self.rate / 10
+        else:
+            # the published list of variables of FE holds the tied kernels and their biases twice, and so steps them twice
+            slow = {name for name in others if adversary is not None and name.startswith("coder.encoder.dense.")}
+            special = self.rate * 2
+        groups = [{"params": [each for name, each in others.items() if name not in slow]}]
+        if slow:
+            groups.append({"params": [others[name] for name in slow], "lr": special})
+        optimiser = self.optimiser(groups, self.rate)
+        against, repeats = None, 0
+        if adversary is not None and weights["batch"] > 0:
+            repeats = 5 if self.balanced else 1
+            against = self.optimiser([{"params": list(adversary.parameters())}], 2e-3 if self.balanced else self.rate)
+
+        def step(position: Tensor, expression: Tensor, share: float) -> dict[str, Tensor]:
+            batch = self.batch[position]
+            values = network.scaled(expression)
+            ramp = min(1.0, share / RAMP) if self.balanced else 1.0
+            latent, seen = coder.encode(values, batch)
+            terms = {"reconstruction": F.mse_loss(coder.decode(latent, batch), values)}
+            signs = {}
+            if against is not None:
+                fixed = seen.detach()
+                adversary.requires_grad_(True)
+                for _ in range(repeats):
+                    guessed = F.cross_entropy(adversary(fixed), batch)
+                    against.zero_grad()
+                    guessed.backward()
+                    against.step()
+                adversary.requires_grad_(False)
+                terms["batch"] = F.cross_entropy(adversary(seen), batch)
+                signs["batch"] = -ramp
+            if weights.get("hsic"):
+                terms["hsic"], signs["hsic"] = hsic(latent, batch, self.batches), ramp
+            if weights.get("matching"):
+                terms["matching"] = mean_matching(latent, batch, self.batches, self.label[position], self.labels)
+                signs["matching"] = ramp
+            if network.of_label is not None:
+                terms["label"] = _known_cross_entropy(network.of_label(latent), self.label[position])
+            terms = self.balance(terms)
+            total = sum(weights[name] * signs.get(name, 1.0) * value for name, value in terms.items())
+            optimiser.zero_grad()
+            total.backward()
+            optimiser.step()
+            return terms | {"total": total}
+
+        return step, optimiser
+
+    def random_step(self) -> tuple[Callable[..., dict[str, Tensor]], torch.optim.Optimizer]:
+        """Step of RE: one optimiser, no adversary; the divergence is weighed as the evidence lower bound has it.
+
+        With a residual variance equal to the squared error, the bound is, in units of half the cells times the genes over
+        that error, ``MSE + 2 MSE KL / (cells x genes)``.
+        """
+        network, coder, weights = self.network, self.network.coder, self.weights
+        shared = not self.balanced if self.settings.shared_draw is None else self.settings.shared_draw
+        deviations = [effects.rho for effects in coder.effects]
+        chosen = {id(each) for each in deviations}
+        groups = [{"params": [each for each in network.parameters() if id(each) not in chosen]}]
+        fast = self.settings.sd_rate if self.balanced else 1.0
+        groups.append({"params": deviations, "lr": self.rate * fast})
+        optimiser = self.optimiser(groups, self.rate)
+        values_in_all = len(self.parts.train) * self.source.shape[1]
+        in_encoder = sum(block.effects is not None for block in coder.encoder)
+
+        def step(position: Tensor, expression: Tensor, share: float) -> dict[str, Tensor]:  # noqa: ARG001
+            batch = self.batch[position]
+            values = network.scaled(expression)
+            tables = coder.sample() if shared else None
+            drawn = [None] * in_encoder + [None] * 3 if tables is None else tables
+            latent, _ = coder.encode(self.inputs(position, values), batch, tables)
+            error = F.mse_loss(coder.decode(latent, batch, tables), values)
+            terms = {"reconstruction": error}
+            if network.of_batch is not None and weights["batch"] > 0:
+                terms["batch"] = F.cross_entropy(network.of_batch(latent), batch)
+            if self.balanced:
+                divergence = sum(effects.divergence() for effects in coder.effects)
+                terms["divergence"] = 2 * (error.detach() / self.unexplained) * divergence / values_in_all
+            else:
+                each = [x.sampled_divergence(table) for x, table in zip(coder.effects, drawn, strict=True)]
+                parts = torch.stack([torch.stack(pair) for pair in each])
+                terms["divergence"] = parts[:in_encoder].mean() + parts[in_encoder:].mean()
+            terms = self.balance(terms)
+            total = sum(weights[name] * value for name, value in terms.items())
+            optimiser.zero_grad()
+            total.backward()
+            optimiser.step()
+            return terms | {"total": total}
+
+        return step, optimiser
+
+    def judge(self) -> tuple[float, dict[str, float]]:
+        """Score on validation cells: their squared error, and for FE and FEC what a fresh probe tells of the batch."""
+        error, latents, position = self._validation()
+        found = {"validation_reconstruction": error / (self.unexplained if self.balanced else 1.0)}
+        score = found["validation_reconstruction"]
+        if self.balanced and self.settings.model in ("fe", "fec"):
+            chance = 1 / self.batches
+            told = balanced_probe(latents, self.batch[position], self.batches)
+            found["batch_probe"] = told
+            score += PROBED * max(0.0, (told - chance) / (1 - chance))
+        return score, found
+
+    def _validation(self) -> tuple[float, Tensor, Tensor]:
+        network, coder = self.network, self.network.coder
+        total, latents, positions = 0.0, [], []
+        for position, expression in self.source.minibatches(self.parts.validation, _BLOCK):
+            batch, values = self.batch[position], network.scaled(expression)
+            latent, _ = coder.encode(self.inputs(position, values), batch)
+            total = total + (coder.decode(latent, batch) - values).square().sum(dtype=torch.float64)
+            latents.append(latent)
+            positions.append(position)
+        error = float(total) / (len(self.parts.validation) * self.source.shape[1])
+        return error, torch.cat(latents), torch.cat(positions)
+
+
+def _known_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean over the cells whose label is known; 0 if there is none."""
+    known = (label >= 0).to(logits.dtype)
+    losses = F.cross_entropy(logits, label.clamp(min=0), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def _uses_labels(settings: Settings) -> bool:
+    return settings.model in WITH_LABELS or settings.weights.get("matching", 0) > 0
+
+
+def _check(source: Source, batch: np.ndarray, parts: Parts, settings: Settings, label: np.ndarray | None) -> None:
+    for name, codes in (("batch", batch), ("label", label)):
+        if codes is not None and codes.shape != (source.shape[0],):
+            raise ValueError(f"{name} has shape {codes.shape}, expected a code for each of {source.shape[0]} cells")
+    if len(parts.train) < 4 or not len(parts.validation):
+        raise ValueError(
+            f"{len(parts.train)} cells to train on and {len(parts.validation)} to validate, expected 4 and 1 or more"
+        )
+    if settings.model in OF_BATCHES:
+        if batch.max() < 1:
+            raise ValueError(f"{settings.model} needs two batches or more")
+        if (batch[parts.train] < 0).any():
+            raise ValueError("the training part has cells of a batch that is held out (code -1)")
+        missing = missing_batches(batch, parts)
+        if missing:
+            raise ValueError(
+                f"batch {missing[0]} has no cells in the training part; it must have some, or be held out (code -1)"
+            )
+    if _uses_labels(settings) and (label is None or len(np.unique(label[parts.train][label[parts.train] >= 0])) < 2):
+        raise ValueError(f"{settings.model} needs labels, two or more among the training cells")
+    least = min(source.shape[1], len(parts.train))
+    if settings.preset == "recommended" and settings.latent > least:
+        raise ValueError(f"latent space of {settings.latent}: there are {least} genes or training cells, expected at most that")
+
+
+def _source(cells: Any, device: torch.device) -> Source:
+    return cells if isinstance(cells, Source) else Resident(cells, device)
+
+
+def _codes(batch: np.ndarray, source: Source, batches: int) -> Tensor:
+    code = np.asarray(batch).astype(np.int64)
+    if code.shape != (source.shape[0],) or code.max(initial=-1) >= batches or code.min(initial=0) < -1:
+        raise ValueError(
+            f"batch: expected a code of -1 to {batches - 1} for each of {source.shape[0]} cells, found "
+            f"{code.min(initial=0)} to {code.max(initial=-1)} for {len(code)}"
+        )
+    return torch.as_tensor(code, device=source.device)
+
+
+def _settings_of(values: dict[str, Any]) -> Settings:
+    return Settings(**values | {"hidden": tuple(values["hidden"])})
+
+
+def _load(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
+    try:
+        network.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(f"weights do not fit the model: {' '.join(str(error).split())[:300]}") from error

@@ -1,0 +1,87 @@
+"""Penalties that make an embedding tell nothing of the batch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def hsic(embedding: Tensor, batch: Tensor, batches: int) -> Tensor:
+    """Hilbert-Schmidt independence criterion of an embedding and the batch, scaled to at most about 1.
+
+    Parameters
+    ----------
+    embedding
+        n x d; a dimension is divided by its standard deviation, through which no gradient goes.
+    batch
+        Codes, n.
+    batches
+        Number of batches, K.
+
+    Returns
+    -------
+    Tensor
+        Sum over pairs of different cells of the products of a Gaussian kernel of the embedding (mean squared distance as
+        its width) and the linear one of the batch, both centred, divided by the norms of both, through which no
+        gradient goes. Its expectation without dependence is about 0 (Song et al. 2012, eq. 5, up to terms in 1 / n).
+    """
+    scaled = _standardised(embedding)
+    squares = scaled.square().sum(1)
+    distance = (squares[:, None] + squares - 2 * scaled @ scaled.T).clamp(min=0)
+    kernel = torch.exp(-distance / distance.detach().mean())
+    kernel = kernel - kernel.mean(0, keepdim=True)
+    kernel = kernel - kernel.mean(1, keepdim=True)
+    codes = F.one_hot(batch, batches).to(scaled.dtype)
+    codes = codes - codes.mean(0)
+    same = codes @ codes.T
+    products = kernel * same
+    return (products.sum() - products.diagonal().sum()) / (kernel.norm() * same.norm()).detach().clamp(min=1e-12)
+
+
+def mean_matching(
+    embedding: Tensor, batch: Tensor, batches: int, group: Tensor, groups: int, least: int = 20
+) -> Tensor:
+    """Squared distance of the means of batches within groups, in units of the variance in the group.
+
+    Parameters
+    ----------
+    embedding
+        n x d.
+    batch
+        Codes, n.
+    batches
+        Number of batches.
+    group
+        Codes, such as labels, n; -1 for cells without one, which do not count.
+    groups
+        Number of groups.
+    least
+        Groups of fewer cells do not count.
+
+    Returns
+    -------
+    Tensor
+        Mean over dimensions and cells, less what it would be of means that differ by chance.
+    """
+    known = (group >= 0).to(embedding.dtype)
+    group = group.clamp(min=0)
+
+    def sums(values: Tensor, codes: Tensor, number: int) -> Tensor:
+        return values.new_zeros(number, values.shape[1]).index_add(0, codes, values * known[:, None])
+
+    ones = torch.ones_like(known)[:, None]
+    size = sums(ones, group, groups)
+    mean = sums(embedding, group, groups) / size.clamp(min=1)
+    centred = embedding - mean[group]
+    spread = (sums(centred.detach().square(), group, groups) / (size - 1).clamp(min=1)).sqrt() + 1e-3
+    scaled = centred / spread[group]
+    both = group * batches + batch
+    in_batch = sums(ones, both, groups * batches)
+    distance = sums(scaled, both, groups * batches) / in_batch.clamp(min=1)
+    excess = in_batch * distance.square() - (in_batch > 0).to(distance.dtype)
+    counted = (size > least).to(distance.dtype)
+    weight = counted.repeat_interleave(batches, 0)
+    return (weight * excess).sum() / ((counted * size).sum() * embedding.shape[1]).clamp(min=1)
+
+
+def _standardised(embedding: Tensor) -> Tensor:
+    return (embedding - embedding.mean(0)) / (embedding.std(0).detach() + 1e-3)
