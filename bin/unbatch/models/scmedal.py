@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unbatch.nn.kmeans import kmeans, nearest
 from unbatch.nn.layers import classifier, dense, rows
 from unbatch.nn.minibatches import Resident, Source
 from unbatch.nn.parts import Parts
@@ -827,3 +828,280 @@ def _load(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
         network.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"weights do not fit the model: {' '.join(str(error).split())[:300]}") from error
+
+
+# ---------------------------------------------------------------------------------------------------- counterfactuals
+
+
+class Counterfactual(NamedTuple):
+    """Some cells as if from another batch; all m x G.
+
+    Attributes
+    ----------
+    expression
+        Expected expression.
+    shift
+        The same less the reconstruction of the cells in their own batch.
+    sd
+        Standard error of the shift; 0 where a cell is left in its own batch. Shift and its error are as good as
+        normally distributed.
+    """
+
+    expression: np.ndarray
+    shift: np.ndarray
+    sd: np.ndarray
+
+
+def shift_of_random_effects(
+    model: Model,
+    cells: Any,
+    batch: np.ndarray,
+    target: int,
+    *,
+    way: Literal["published", "decoder"] = "published",
+    samples: int = 0,
+    seed: int = 0,
+) -> Iterator[Counterfactual]:
+    """Yield cells as RE has them in another batch, a block after the other.
+
+    Parameters
+    ----------
+    model
+        A fitted RE.
+    cells, batch
+        Expression and own batches of the cells; see `Model.embed`.
+    target
+        Code of the other batch, or -1 for the average of all.
+    way
+        ``"published"``: the batch is changed in the encoder and the decoder, as in the authors' code; ``"decoder"``: in
+        the decoder only, as in their text.
+    samples
+        Draws of the posterior for the standard errors; 0 leaves these at NaN.
+    seed
+        Of the draws.
+    """
+    _check_target(target, model.batches)
+    coder = model.network.coder
+    tables = _draws(coder, samples, seed)
+
+    def ways(values: Tensor, own: Tensor, other: Tensor, table: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+        latent, _ = coder.encode(values, own, table)
+        moved = coder.encode(values, other, table)[0] if way == "published" else latent
+        return coder.decode(moved, other, table), coder.decode(latent, own, table)
+
+    source = _source(cells, model.device)
+    for own, values in _own(source, batch, model):
+        yield _shifted(model.network, ways, values, own, target, tables, None)
+
+
+@dataclass
+class Projection:
+    """An embedding free of the batch, decoded with random effects of the batch.
+
+    Attributes
+    ----------
+    fixed
+        The model of the embedding, FE or FEC.
+    network
+        Decoder of the standardised embedding.
+    centre, spread
+        Mean and standard deviation of the embedding over the training cells, L.
+    misfit
+        Variance of what the decoder misses of the mean of a group of cells of one batch, G, scaled.
+    """
+
+    fixed: Model
+    network: Network
+    centre: Tensor
+    spread: Tensor
+    misfit: Tensor
+
+    def reconstruct(self, cells: Any, batch: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield reconstructions in the cells' own batches, a block after the other."""
+        source = _source(cells, self.fixed.device)
+        for own, values in _own(source, batch, self.fixed):
+            with torch.no_grad():
+                yield self.network.unscaled(self._decoded(self._embedded(values, own), own, None)).cpu().numpy()
+
+    def counterfactual(
+        self, cells: Any, batch: np.ndarray, target: int, *, samples: int = 30, seed: int = 0
+    ) -> Iterator[Counterfactual]:
+        """Yield cells as if from another batch; see `shift_of_random_effects`."""
+        _check_target(target, self.fixed.batches)
+        tables = _draws(self.network.coder, samples, seed)
+
+        def ways(values: Tensor, own: Tensor, other: Tensor, table: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+            latent = self._embedded(values, own)
+            return self._decoded(latent, other, table), self._decoded(latent, own, table)
+
+        source = _source(cells, self.fixed.device)
+        for own, values in _own(source, batch, self.fixed):
+            yield _shifted(self.network, ways, values, own, target, tables, self.misfit)
+
+    def _embedded(self, values: Tensor, batch: Tensor) -> Tensor:
+        return (self.fixed.network.coder.encode(values, batch)[0] - self.centre) / self.spread
+
+    def _decoded(self, latent: Tensor, batch: Tensor, tables: list[Tensor] | None) -> Tensor:
+        coder = self.network.coder
+        return coder.decode(coder.encode(latent, batch)[0], batch, tables)
+
+
+LATENT_OF_PROJECTION = {"hsic": 0.3, "matching": 3.0, "batch": 0.0}
+"""Weights of the embedding to decode where there are labels: batches meet within each of them, and not only on average."""
+
+
+def fit_projection(
+    source: Source,
+    batch: np.ndarray,
+    parts: Parts,
+    settings: Settings,
+    *,
+    label: np.ndarray | None = None,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[Projection, dict[str, list[float]]]:
+    """Fit what the default counterfactual needs: a batch-free embedding, and a decoder with random effects.
+
+    Parameters
+    ----------
+    source, batch, parts, label, seed, tell
+        See `fit`; with labels, the embedding matches batches within them.
+    settings
+        Of both; `Settings.weights` are those of the embedding.
+
+    Returns
+    -------
+    tuple
+        The projection, and the history of its decoder.
+    """
+    matched = {} if label is None else LATENT_OF_PROJECTION
+    fixed = fit(
+        source,
+        batch,
+        parts,
+        replace(settings, model="fe", preset="recommended", weights=matched | settings.weights),
+        label=label,
+        seed=seed,
+        tell=tell,
+    ).model
+    code = torch.as_tensor(batch.astype(np.int64), device=source.device)
+    embedding = torch.as_tensor(fixed.embed(source, batch), device=source.device)
+    centre, spread = embedding[parts.train].mean(0), embedding[parts.train].std(0) + 1e-6
+    embedding = (embedding - centre) / spread
+    of_decoder = replace(settings, model="re", preset="recommended", weights={"batch": 0.0})
+    with torch.random.fork_rng(devices=[source.device] if source.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        of_data = moments(source, parts.train)
+        network = Network(of_decoder, source.shape[1], fixed.batches, 0, inputs=settings.latent)
+        network.coder.start(of_data)
+        network.low.copy_(fixed.network.low)
+        network.range.copy_(fixed.network.range)
+        network.to(source.device)
+        trained = _Training(network, source, batch, None, 0, parts, of_decoder, of_data, embedding)
+        step, optimiser = trained.random_step()
+        history = train(
+            network,
+            source,
+            parts.train,
+            step,
+            trained.judge,
+            schedule(of_decoder, len(parts.train)),
+            optimisers=(optimiser,),
+            rng=np.random.default_rng(seed),
+            tell=tell,
+        )
+    projection = Projection(fixed, network, centre, spread, torch.zeros(source.shape[1], device=source.device))
+    projection.misfit = _misfit(projection, source, code, embedding, parts.validation, label)
+    return projection, history.terms
+
+
+def _misfit(
+    projection: Projection,
+    source: Source,
+    batch: Tensor,
+    embedding: Tensor,
+    cells: np.ndarray,
+    label: np.ndarray | None,
+    least: int = 10,
+) -> Tensor:
+    """Variance of mean residuals of groups of validation cells of one batch, beyond that of a mean of so many cells.
+
+    Groups are labels or, without these, clusters of the embedding.
+    """
+    if label is None:
+        number = max(2, min(10, len(cells) // (5 * least * projection.fixed.batches)))
+        generator = torch.Generator().manual_seed(0)
+        group = torch.zeros(len(batch), dtype=torch.long, device=source.device)
+        group[cells] = nearest(embedding[cells], kmeans(embedding[cells], number, generator))
+    else:
+        group = torch.as_tensor(label.astype(np.int64), device=source.device)
+    batches, groups = projection.fixed.batches, int(group.max()) + 1
+    genes = source.shape[1]
+    total = torch.zeros(groups * batches, genes, dtype=torch.float64, device=source.device)
+    squares, size = torch.zeros_like(total), torch.zeros(groups * batches, 1, dtype=torch.float64, device=source.device)
+    network = projection.network
+    for position, expression in source.minibatches(cells, _BLOCK):
+        with torch.no_grad():
+            left = network.scaled(expression) - projection._decoded(embedding[position], batch[position], None)
+        known = (group[position] >= 0) & (batch[position] >= 0)
+        both, left = (group[position] * batches + batch[position])[known], left[known].double()
+        total.index_add_(0, both, left)
+        squares.index_add_(0, both, left.square())
+        size.index_add_(0, both, torch.ones(len(both), 1, dtype=torch.float64, device=source.device))
+    enough = size[:, 0] >= least
+    if not enough.any():
+        return torch.zeros(genes, device=source.device)
+    mean, of = total[enough] / size[enough], size[enough]
+    by_chance = (squares[enough] / of - mean.square()) / (of - 1)
+    excess = (mean.square() - by_chance).mean(0)
+    # of few groups: half of what all genes have together
+    return ((excess.clamp(min=0) + excess.mean().clamp(min=0)) / 2).float()
+
+
+def _draws(coder: RandomAutoencoder, samples: int, seed: int) -> list[list[Tensor]]:
+    with torch.random.fork_rng(devices=[0] if next(coder.parameters()).is_cuda else []), torch.no_grad():
+        torch.manual_seed(seed)
+        return [coder.sample() for _ in range(samples)]
+
+
+def _own(source: Source, batch: np.ndarray, model: Model) -> Iterator[tuple[Tensor, Tensor]]:
+    code = _codes(batch, source, model.batches)
+    for position, expression in source.minibatches(np.arange(source.shape[0]), _BLOCK):
+        yield code[position], model.network.scaled(expression)
+
+
+def _shifted(
+    network: Network,
+    ways: Callable[..., tuple[Tensor, Tensor]],
+    values: Tensor,
+    own: Tensor,
+    target: int,
+    tables: list[list[Tensor]],
+    misfit: Tensor | None,
+) -> Counterfactual:
+    with torch.no_grad():
+        other = torch.full_like(own, target)
+        moved, stayed = ways(values, own, other, None)
+        if tables:
+            squares = torch.zeros_like(moved)
+            for table in tables:
+                there, here = ways(values, own, other, table)
+                # around the shift of the posterior means: the draws' own mean is as noisy as there are few of them
+                squares += (there - here - (moved - stayed)).square()
+            variance = squares / len(tables)
+            if misfit is not None:
+                # of the own batch and of the other one
+                variance = variance + 2 * misfit * (own != target)[:, None]
+            sd = variance.sqrt()
+        else:
+            sd = torch.full_like(moved, math.nan)
+        return Counterfactual(
+            network.unscaled(moved).cpu().numpy(),
+            ((moved - stayed) * network.range).cpu().numpy(),
+            (sd * network.range).cpu().numpy(),
+        )
+
+
+def _check_target(target: int, batches: int) -> None:
+    if not -1 <= target < batches:
+        raise ValueError(f"counterfactual batch {target}: expected one of 0 to {batches - 1}, or -1 for their average")
