@@ -97,11 +97,17 @@ PUBLISHED_CELLS = (23_049, 62_735, 291_680)
 RECOMMENDED_WEIGHTS: dict[str, dict[str, float]] = {
     "ae": {"reconstruction": 1.0},
     "aec": {"reconstruction": 1.0, "label": 0.1},
-    "fe": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "matching": 0.0},
-    "fec": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "matching": 0.0, "label": 0.1},
+    "fe": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.1, "matching": 0.0},
+    "fec": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.1, "matching": 0.0, "label": 0.1},
     "re": {"reconstruction": 1.0, "batch": 1.0, "divergence": 1.0},
 }
-"""Weights of balanced terms; ``matching`` draws batches together within labels and needs these."""
+"""Weights of balanced terms. ``drift`` is the mean square of what the network adds to principal components, whose mean
+variance is 1: without it, one direction grows to twice its size, as no other term minds, and rules all distances.
+``matching`` draws batches together within labels and needs these."""
+
+HEAD_NOISE = 3.0
+"""Of the standardised embedding of RE on its way to the batch head. Without noise, the head is content as soon as batches
+can be told at all."""
 
 RAMP = 0.3
 """Share of the training over which the penalties of the batch rise to their weight."""
@@ -133,14 +139,16 @@ def loss_weights(settings: Settings, cells: int) -> dict[str, float]:
         known = dict(RECOMMENDED_WEIGHTS[settings.model])
     for term, weight in settings.weights.items():
         if term not in known or not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"weight {term}: {weight} of {settings.model}: expected numbers from 0 for {', '.join(known)}")
+            raise ValueError(
+                f"weight {term}: {weight} of {settings.model}: expected numbers from 0 for {', '.join(known)}"
+            )
     return known | settings.weights
 
 
 def schedule(settings: Settings, cells: int) -> Plan:
     """Number of epochs and size of minibatches.
 
-    Recommended: minibatches of a power of 2 cells, about 18 in an epoch, but at least 64 cells and at most 512, and for
+    Recommended: minibatches of a power of 2 cells, about 18 in an epoch, but at least 64 cells (256 with the term ``matching``) and at most 512, and for
     large data about 100 in an epoch, at most 4,096 cells; epochs for 460 steps or more, but at least 25.
     """
     if settings.preset == "paper":
@@ -149,6 +157,9 @@ def schedule(settings: Settings, cells: int) -> Plan:
         wanted = max(min(512, max(64, cells / 18)), min(4096, cells / 100))
         size = 2 ** round(math.log2(wanted))
         epochs = max(25, math.ceil(460 * size / cells))
+        if settings.weights.get("matching"):
+            # batches are compared within the labels of a minibatch
+            size = max(size, 256)
         penalised = settings.model in ("fe", "fec")
         plan = Plan(epochs, size, patience=30, first=RAMP + 0.1 if penalised else 0.0, cosine=True)
     changes = {"epochs": settings.epochs, "size": settings.minibatch, "patience": settings.patience}
@@ -232,7 +243,8 @@ class SkipAutoencoder(nn.Module):
 
     def encode(self, values: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return the embedding, which is what an adversary sees, twice."""
-        latent = self.encoder(values)[0] + F.linear(values, self.linear, self.shift)
+        self.drift, _ = self.encoder(values)
+        latent = self.drift + F.linear(values, self.linear, self.shift)
         return latent, latent
 
     def decode(self, latent: Tensor, batch: Tensor) -> Tensor:
@@ -416,7 +428,9 @@ def moments(source: Source, cells: np.ndarray) -> Moments:
         low, high = torch.minimum(low, values.min()), torch.maximum(high, values.max())
     least, most = float(low), float(high)
     if not (math.isfinite(least) and math.isfinite(most) and most > least):
-        raise ValueError(f"expression of the training cells is from {least} to {most}, expected finite numbers that differ")
+        raise ValueError(
+            f"expression of the training cells is from {least} to {most}, expected finite numbers that differ"
+        )
     mean = total / len(cells)
     covariance = (gram / len(cells) - mean[:, None] * mean) / (most - least) ** 2
     return Moments(least, most, (mean - least) / (most - least), covariance)
@@ -634,9 +648,7 @@ class _Training:
 
     def optimiser(self, groups: list[dict[str, Any]], rate: float) -> torch.optim.Adam:
         # Keras's epsilon where Keras is compared with
-        return torch.optim.Adam(
-            groups, lr=rate, eps=1e-8 if self.balanced else 1e-7, fused=self.device.type == "cuda"
-        )
+        return torch.optim.Adam(groups, lr=rate, eps=1e-8 if self.balanced else 1e-7, fused=self.device.type == "cuda")
 
     def balance(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Divide terms by what a model that knows nothing has, so that weights are free of units."""
@@ -674,6 +686,8 @@ class _Training:
             latent, seen = coder.encode(values, batch)
             terms = {"reconstruction": F.mse_loss(coder.decode(latent, batch), values)}
             signs = {}
+            if weights.get("drift"):
+                terms["drift"] = coder.drift.square().mean()
             if against is not None:
                 fixed = seen.detach()
                 adversary.requires_grad_(True)
@@ -727,7 +741,11 @@ class _Training:
             error = F.mse_loss(coder.decode(latent, batch, tables), values)
             terms = {"reconstruction": error}
             if network.of_batch is not None and weights["batch"] > 0:
-                terms["batch"] = F.cross_entropy(network.of_batch(latent), batch)
+                seen = latent
+                if self.balanced:
+                    seen = (latent - latent.mean(0)) / (latent.std(0) + 1e-3)
+                    seen = seen + HEAD_NOISE * torch.randn_like(seen)
+                terms["batch"] = F.cross_entropy(network.of_batch(seen), batch)
             if self.balanced:
                 divergence = sum(effects.divergence() for effects in coder.effects)
                 terms["divergence"] = 2 * (error.detach() / self.unexplained) * divergence / values_in_all
@@ -802,7 +820,9 @@ def _check(source: Source, batch: np.ndarray, parts: Parts, settings: Settings, 
         raise ValueError(f"{settings.model} needs labels, two or more among the training cells")
     least = min(source.shape[1], len(parts.train))
     if settings.preset == "recommended" and settings.latent > least:
-        raise ValueError(f"latent space of {settings.latent}: there are {least} genes or training cells, expected at most that")
+        raise ValueError(
+            f"latent space of {settings.latent}: there are {least} genes or training cells, expected at most that"
+        )
 
 
 def _source(cells: Any, device: torch.device) -> Source:

@@ -209,9 +209,7 @@ def _stacked(parts: list[Any]) -> Any:
     return _Csr(parts) if hasattr(parts[0], "indptr") else np.concatenate(parts)
 
 
-def _windows(
-    cells: np.ndarray, chunk: int | None, window: int, rng: np.random.Generator | None
-) -> list[np.ndarray]:
+def _windows(cells: np.ndarray, chunk: int | None, window: int, rng: np.random.Generator | None) -> list[np.ndarray]:
     """Cells of each window, in their order."""
     if chunk is None:
         return [cells if rng is None else rng.permutation(cells)]
