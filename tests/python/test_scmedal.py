@@ -13,7 +13,7 @@ from unbatch.nn.minibatches import Resident, Streamed
 from unbatch.nn.parts import Parts, of_fold, without_batch
 from unbatch.nn.training import Diverged
 
-SMALL = {"latent": 8, "hidden": (64, 32)}
+SMALL = {"latent": 16, "hidden": (128, 64)}
 QUICK = Settings(**SMALL, epochs=3)
 MODELS = ["ae", "aec", "fe", "fec", "re"]
 
@@ -21,7 +21,7 @@ MODELS = ["ae", "aec", "fe", "fec", "re"]
 class Simulated:
     """Types with a common effect of each batch and one for each type and batch, on log-normalised expression."""
 
-    def __init__(self, cells: int = 900, genes: int = 100, batches: int = 3, types: int = 4, specific: float = 0.25):
+    def __init__(self, cells: int = 900, genes: int = 80, batches: int = 3, types: int = 4, specific: float = 0.25):
         rng = np.random.default_rng(0)
         mixture = rng.dirichlet(np.full(types, 5.0), batches)
         self.batch = np.repeat(np.arange(batches), cells // batches)
@@ -79,7 +79,7 @@ def test_published_random_effects_start_at_the_divergence_of_the_reference():
     coder = scmedal.Network(Settings("re", preset="paper"), 542, 6, 0).coder
     terms = [torch.stack(e.sampled_divergence(t)) for e, t in zip(coder.effects, coder.sample(), strict=True)]
     start = 1e-5 * (torch.stack(terms[:2]).mean() + torch.stack(terms[2:]).mean())
-    assert float(start) == pytest.approx(0.232, abs=0.01)
+    assert float(start.detach()) == pytest.approx(0.232, abs=0.01)
 
 
 @pytest.mark.parametrize("preset", ["recommended", "paper"])
@@ -119,7 +119,8 @@ def test_streamed_cells_give_the_fit_of_resident_ones_in_the_same_order():
 
 def test_scaling_is_that_of_the_training_cells():
     data = Simulated()
-    data.X[int(data.parts.test[0]), 0] = 50.0
+    first = data.X.indptr[data.parts.test[0]]
+    data.X.data[first] = 50.0
     network = quick(data=data).model.network
     low, high = data.X[data.parts.train].min(), data.X[data.parts.train].max()
     assert (float(network.low), float(network.low + network.range)) == pytest.approx((low, high))
@@ -130,7 +131,7 @@ def test_fe_starts_as_principal_components():
     fitted = quick(Settings("ae", **SMALL, epochs=1, learning_rate=1e-12))
     train = data.X[data.parts.train].toarray().astype(np.float64)
     _, _, components = np.linalg.svd(train - train.mean(0), full_matrices=False)
-    expected = (train - train.mean(0)) @ components[:8].T
+    expected = (train - train.mean(0)) @ components[:16].T
     found = fitted.model.embed(train, data.batch[data.parts.train])
     expected /= np.sqrt(expected.var(0).mean())
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-3)
@@ -149,9 +150,8 @@ def test_fe_loses_the_batch_and_keeps_the_types():
 
 
 def test_labels_align_the_batches_within_each_of_them():
-    data = simulated()
-    settings = Settings("fe", **SMALL, weights={"hsic": 0.3, "matching": 3.0, "batch": 0.0})
-    embedding = quick(settings).model.embed(data.X, data.batch)
+    data = simulated(cells=1500)
+    embedding = projected(True).fixed.embed(data.X, data.batch)
     for label in range(4):
         cells = data.label == label
         assert _told(embedding[cells], data.batch[cells]) < 0.55
@@ -190,8 +190,8 @@ def test_divergence_is_that_of_normal_distributions():
     effects = scmedal.RandomEffects(3, 4)
     expected = kl_divergence(Normal(effects.mean, effects.sd()), Normal(0.0, 0.25)).sum()
     assert float(effects.divergence()) == pytest.approx(float(expected), rel=1e-5)
-    drawn = torch.stack([torch.stack(effects.sampled_divergence(effects.sample())).sum() for _ in range(3000)])
-    assert float(drawn.mean()) == pytest.approx(float(expected), rel=0.05)
+    drawn = torch.stack([torch.stack(effects.sampled_divergence(effects.sample())).sum() for _ in range(300)])
+    assert float(drawn.mean()) == pytest.approx(float(expected), rel=0.1)
 
 
 def test_rows_of_a_table_are_products_with_the_one_hot_batch():

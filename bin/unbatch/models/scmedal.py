@@ -1,28 +1,30 @@
 """scMEDAL: autoencoders whose latent space is free of the batch (fixed effects) or made of it (random effects).
 
-After Andrade et al., "scMEDAL" (fixed effects: FE, FEC; random effects: RE; without batches: AE, AEC), in two presets:
+Fixed effects: FE, FEC (with labels); random effects: RE; without batches: AE, AEC (with labels). In two presets:
 
 ``paper``
     What the authors' code does, with its weights of the loss terms by the size of the data, so that it can be compared.
 ``recommended``
     AE and FE start from principal components: ``u = W (x - mean) / s + MLP(x)``, whose MLP starts at 0, and decode with
-    the transpose of W and another MLP, whose layers in FE have an intercept for each batch. The batch leaves ``u`` under
-    two penalties, an independence criterion (HSIC) and an adversary that is trained five steps for each of the encoder.
+    the transpose of W and another MLP, whose layers in FE have an intercept for each batch. The batch leaves ``u``
+    under two penalties, an independence criterion (HSIC) and an adversary that is trained five steps for each step of
+    the encoder; a third one keeps ``u`` near the principal components.
     RE is a variational Bayes fit with the closed-form divergence at its proper weight, whose output starts at the mean
     and spread of the genes.
 
-Expression is scaled by one minimum and maximum, those of the training cells, which the model keeps. All arrays that go in
-and out are log-normalised expression, unscaled.
+Expression is scaled by one minimum and maximum, those of the training cells, which the model keeps. All arrays that go
+in and out are log-normalised expression, unscaled.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from unbatch.nn.kmeans import kmeans, nearest
@@ -32,7 +34,7 @@ from unbatch.nn.parts import Parts
 from unbatch.nn.penalties import hsic, mean_matching
 from unbatch.nn.probe import balanced_probe
 from unbatch.nn.random_effects import RandomEffects, Reden
-from unbatch.nn.training import History, Plan, train
+from unbatch.nn.training import Plan, train
 
 FIXED = ("ae", "aec", "fe", "fec")
 WITH_LABELS = ("aec", "fec")
@@ -55,12 +57,12 @@ class Settings:
     latent, hidden
         Sizes of the latent space and of the two hidden layers.
     epochs, minibatch, learning_rate, patience
-        None for those of the preset: 500 epochs of minibatches of 512 cells at a rate of 1e-4, patience 30, as published;
-        or, recommended, see `schedule`, at 1e-3.
+        None for those of the preset: 500 epochs of minibatches of 512 cells at a rate of 1e-4, patience 30, as
+        published; or, recommended, see `schedule`, at 1e-3.
     weights
-        Of loss terms by name, over those of the preset (`loss_weights`). In the preset ``paper`` they multiply the terms
-        as they are; recommended, terms are balanced first: the squared error is divided by that of the genes' means, cross
-        entropies by that of guessing.
+        Of loss terms by name, over those of the preset (`loss_weights`). In the preset ``paper`` they multiply the
+        terms as they are; recommended, terms are balanced first: the squared error is divided by that of the genes'
+        means, cross entropies by that of guessing.
     shared_draw
         RE: whether all cells of a batch share the drawn random effects in a step, as published; recommended is not.
     sd
@@ -90,8 +92,8 @@ PUBLISHED_WEIGHTS: dict[str, dict[str, tuple[float, float, float]]] = {
     "fec": {"reconstruction": (2000, 2000, 2000), "batch": (0.5, 1, 1), "label": (3, 1, 1)},
     "re": {"reconstruction": (110, 110, 110), "batch": (0.1, 0.4, 0.1), "divergence": (1e-5, 1e-5, 1e-5)},
 }
-"""Weights by model and term of the three published data sets, whose training parts have `PUBLISHED_CELLS` cells (AML, ASD,
-healthy heart; supplementary tables S2-S4)."""
+"""Weights by model and term of the three published data sets, whose training parts have `PUBLISHED_CELLS` cells (AML,
+ASD, healthy heart; supplementary tables S2-S4)."""
 PUBLISHED_CELLS = (23_049, 62_735, 291_680)
 
 RECOMMENDED_WEIGHTS: dict[str, dict[str, float]] = {
@@ -105,9 +107,9 @@ RECOMMENDED_WEIGHTS: dict[str, dict[str, float]] = {
 variance is 1: without it, one direction grows to twice its size, as no other term minds, and rules all distances.
 ``matching`` draws batches together within labels and needs these."""
 
-HEAD_NOISE = 3.0
-"""Of the standardised embedding of RE on its way to the batch head. Without noise, the head is content as soon as batches
-can be told at all."""
+HEAD_NOISE = 2.0
+"""Of the standardised embedding of RE on its way to the batch head. Without noise, the head is content as soon as
+batches can be told at all."""
 
 RAMP = 0.3
 """Share of the training over which the penalties of the batch rise to their weight."""
@@ -124,8 +126,8 @@ def loss_weights(settings: Settings, cells: int) -> dict[str, float]:
         How to fit.
     cells
         Number of training cells. The published weights were tuned for each of three data sets; those of the one that is
-        nearest in the logarithm of this number are taken: up to 38,025 cells AML's, up to 135,272 ASD's, then the healthy
-        heart's.
+        nearest in the logarithm of this number are taken: up to 38,025 cells AML's, up to 135,272 ASD's, then the
+        healthy heart's.
 
     Raises
     ------
@@ -146,10 +148,11 @@ def loss_weights(settings: Settings, cells: int) -> dict[str, float]:
 
 
 def schedule(settings: Settings, cells: int) -> Plan:
-    """Number of epochs and size of minibatches.
+    """Choose the number of epochs and the size of minibatches.
 
-    Recommended: minibatches of a power of 2 cells, about 18 in an epoch, but at least 64 cells (256 with the term ``matching``) and at most 512, and for
-    large data about 100 in an epoch, at most 4,096 cells; epochs for 460 steps or more, but at least 25.
+    Recommended: minibatches of a power of 2 cells, about 18 in an epoch, but at least 64 cells (256 with the term
+    ``matching``) and at most 512, and for large data about 100 in an epoch, at most 4,096 cells; epochs for 460 steps,
+    but at least 25.
     """
     if settings.preset == "paper":
         plan = Plan(epochs=500, size=512, patience=30)
@@ -169,13 +172,21 @@ def schedule(settings: Settings, cells: int) -> Plan:
 # ----------------------------------------------------------------------------------------------------------- networks
 
 
+class Encoded(NamedTuple):
+    """What an encoder gives: the embedding, what an adversary sees of it, and what a network added to a linear one."""
+
+    latent: Tensor
+    seen: Tensor
+    drift: Tensor | None = None
+
+
 class Encoder(nn.Module):
     """Two blocks of dense layer, normalisation over the minibatch and SELU, then the latent layer."""
 
     def __init__(self, genes: int, hidden: tuple[int, int], latent: int, momentum: float) -> None:
         super().__init__()
         sizes = (genes, *hidden, latent)
-        self.dense = nn.ModuleList(dense(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.dense = nn.ModuleList(dense(i, o) for i, o in pairwise(sizes))
         self.norm = nn.ModuleList(nn.BatchNorm1d(n, eps=1e-3, momentum=momentum) for n in hidden)
 
     def forward(self, values: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -195,13 +206,14 @@ class TiedAutoencoder(nn.Module):
         self.encoder = Encoder(genes, hidden, latent, momentum)
         self.bias = nn.ParameterList(torch.zeros(n) for n in (hidden[1], hidden[0], genes))
 
-    def encode(self, values: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the embedding, and what an adversary sees: the activations of all layers."""
+    def encode(self, values: Tensor, batch: Tensor) -> Encoded:
+        """Embed; an adversary sees the activations of all layers."""
         latent, activations = self.encoder(values)
         latent = F.selu(latent)
-        return latent, torch.cat([*activations, latent], 1)
+        return Encoded(latent, torch.cat([*activations, latent], 1))
 
-    def decode(self, latent: Tensor, batch: Tensor) -> Tensor:  # noqa: ARG002
+    def decode(self, latent: Tensor, batch: Tensor) -> Tensor:
+        """Decode."""
         kernels = [layer.weight for layer in self.encoder.dense]
         for kernel, bias in zip(kernels[:0:-1], self.bias[:2], strict=True):
             latent = F.selu(F.linear(latent, kernel.T, bias))
@@ -224,7 +236,7 @@ class SkipAutoencoder(nn.Module):
         self.encoder = Encoder(genes, hidden, latent, momentum=0.1)
         nn.init.zeros_(self.encoder.dense[2].weight)
         sizes = (latent, hidden[1], hidden[0], genes)
-        self.decoder = nn.ModuleList(dense(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.decoder = nn.ModuleList(dense(i, o) for i, o in pairwise(sizes))
         nn.init.zeros_(self.decoder[2].weight)
         self.intercepts = nn.ParameterList(torch.zeros(batches, n) for n in sizes[1:]) if batches else None
         self.linear = nn.Parameter(torch.zeros(latent, genes))
@@ -241,13 +253,14 @@ class SkipAutoencoder(nn.Module):
             self.shift.copy_(-(components.T @ moments.mean) / spread)
             self.decoder[2].bias.copy_(moments.mean)
 
-    def encode(self, values: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the embedding, which is what an adversary sees, twice."""
-        self.drift, _ = self.encoder(values)
-        latent = self.drift + F.linear(values, self.linear, self.shift)
-        return latent, latent
+    def encode(self, values: Tensor, batch: Tensor) -> Encoded:
+        """Embed."""
+        drift, _ = self.encoder(values)
+        latent = drift + F.linear(values, self.linear, self.shift)
+        return Encoded(latent, latent, drift)
 
     def decode(self, latent: Tensor, batch: Tensor) -> Tensor:
+        """Decode."""
         values = latent
         for number, layer in enumerate(self.decoder):
             values = layer(values)
@@ -307,7 +320,7 @@ class RandomAutoencoder(nn.Module):
         )
 
     def start(self, moments: "Moments") -> None:
-        """Start the output at the mean and a part of the spread of the genes: Adam would need 10,000 steps to get there."""
+        """Start the output at mean and spread of the genes, where Adam would need 10,000 steps to get."""
         norm = self.decoder[2].norm
         with torch.no_grad():
             norm.bias.copy_(moments.mean)
@@ -322,14 +335,15 @@ class RandomAutoencoder(nn.Module):
         """Draw the tables of all blocks."""
         return [effects.sample() for effects in self.effects]
 
-    def encode(self, values: Tensor, batch: Tensor, tables: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the embedding, twice; `tables` are draws of all blocks, None takes the posterior means."""
+    def encode(self, values: Tensor, batch: Tensor, tables: list[Tensor] | None = None) -> Encoded:
+        """Embed; `tables` are draws of all blocks, None takes the posterior means."""
         for number, block in enumerate(self.encoder):
             values = block(values, batch, tables[number] if tables and block.effects is not None else None)
         latent = F.selu(self.latent(values))
-        return latent, latent
+        return Encoded(latent, latent)
 
     def decode(self, latent: Tensor, batch: Tensor, tables: list[Tensor] | None = None) -> Tensor:
+        """Decode."""
         for number, block in enumerate(self.decoder):
             latent = block(latent, batch, tables[number - 3] if tables else None)
         return latent
@@ -399,6 +413,7 @@ class Moments:
 
     @property
     def variance(self) -> Tensor:
+        """Of each gene, g."""
         return self.covariance.diagonal().clamp(min=0)
 
     @property
@@ -461,6 +476,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where the network is."""
         return self.network.low.device
 
     def embed(self, cells: Any, batch: np.ndarray) -> np.ndarray:
@@ -471,7 +487,8 @@ class Model:
         cells
             Expression, n x G: a `Source`, a scipy CSR matrix or a numpy array.
         batch
-            Codes, n; -1 for a batch that the model does not know, which RE takes for the average one. Only RE uses them.
+            Codes, n; -1 for a batch that the model does not know, which RE takes for the average one, as only RE uses
+            them.
         """
         return np.concatenate([u.cpu().numpy() for u, _, _ in self._embedded(cells, batch)])
 
@@ -487,14 +504,14 @@ class Model:
         for position, values in source.minibatches(np.arange(source.shape[0]), _BLOCK):
             with torch.no_grad():
                 scaled = self.network.scaled(values)
-                yield self.network.coder.encode(scaled, code[position])[0], code[position], scaled
+                yield self.network.coder.encode(scaled, code[position]).latent, code[position], scaled
 
     def weights(self) -> dict[str, np.ndarray]:
         """Everything that `from_weights` needs beside `config`."""
         return {name: value.cpu().numpy() for name, value in self.network.state_dict().items()}
 
     def config(self) -> dict[str, Any]:
-        """Settings and sizes, as JSON takes them."""
+        """Give settings and sizes, as JSON takes them."""
         return {
             "settings": asdict(self.settings),
             "genes": self.genes,
@@ -643,7 +660,7 @@ class _Training:
         self.unexplained = of_data.unexplained
 
     def inputs(self, position: Tensor, scaled: Tensor) -> Tensor:
-        """What is encoded: the expression, or the embedding of another model."""
+        """Give what is encoded: the expression, or the embedding of another model."""
         return scaled if self.embedding is None else self.embedding[position]
 
     def optimiser(self, groups: list[dict[str, Any]], rate: float) -> torch.optim.Adam:
@@ -660,14 +677,14 @@ class _Training:
         return {name: value / unit.get(name, 1.0) for name, value in terms.items()} if self.balanced else terms
 
     def fixed_step(self) -> tuple[Callable[..., dict[str, Tensor]], torch.optim.Optimizer]:
-        """Step of AE, AEC, FE and FEC: the adversary first, if there is one, then all else, on one pass of the encoder."""
+        """Make the step of AE, AEC, FE, FEC: the adversary first, then all else, on one pass of the encoder."""
         network, coder, adversary, weights = self.network, self.network.coder, self.network.adversary, self.weights
         others = {name: each for name, each in network.named_parameters() if not name.startswith("adversary.")}
         if self.balanced:
             slow = {name for name in others if name in ("coder.linear", "coder.shift")}
             special = self.rate / 10
         else:
-            # the published list of variables of FE holds the tied kernels and their biases twice, and so steps them twice
+            # the published list of variables of FE holds the tied kernels and their biases twice: two steps of them
             slow = {name for name in others if adversary is not None and name.startswith("coder.encoder.dense.")}
             special = self.rate * 2
         groups = [{"params": [each for name, each in others.items() if name not in slow]}]
@@ -683,11 +700,11 @@ class _Training:
             batch = self.batch[position]
             values = network.scaled(expression)
             ramp = min(1.0, share / RAMP) if self.balanced else 1.0
-            latent, seen = coder.encode(values, batch)
+            latent, seen, drift = coder.encode(values, batch)
             terms = {"reconstruction": F.mse_loss(coder.decode(latent, batch), values)}
             signs = {}
             if weights.get("drift"):
-                terms["drift"] = coder.drift.square().mean()
+                terms["drift"] = drift.square().mean()
             if against is not None:
                 fixed = seen.detach()
                 adversary.requires_grad_(True)
@@ -716,10 +733,10 @@ class _Training:
         return step, optimiser
 
     def random_step(self) -> tuple[Callable[..., dict[str, Tensor]], torch.optim.Optimizer]:
-        """Step of RE: one optimiser, no adversary; the divergence is weighed as the evidence lower bound has it.
+        """Make the step of RE: one optimiser, no adversary; the divergence weighs what the evidence bound says.
 
-        With a residual variance equal to the squared error, the bound is, in units of half the cells times the genes over
-        that error, ``MSE + 2 MSE KL / (cells x genes)``.
+        With a residual variance equal to the squared error, the bound is, in units of half the cells times the genes
+        over that error, ``MSE + 2 MSE KL / (cells x genes)``.
         """
         network, coder, weights = self.network, self.network.coder, self.weights
         shared = not self.balanced if self.settings.shared_draw is None else self.settings.shared_draw
@@ -732,12 +749,12 @@ class _Training:
         values_in_all = len(self.parts.train) * self.source.shape[1]
         in_encoder = sum(block.effects is not None for block in coder.encoder)
 
-        def step(position: Tensor, expression: Tensor, share: float) -> dict[str, Tensor]:  # noqa: ARG001
+        def step(position: Tensor, expression: Tensor, share: float) -> dict[str, Tensor]:
             batch = self.batch[position]
             values = network.scaled(expression)
             tables = coder.sample() if shared else None
             drawn = [None] * in_encoder + [None] * 3 if tables is None else tables
-            latent, _ = coder.encode(self.inputs(position, values), batch, tables)
+            latent = coder.encode(self.inputs(position, values), batch, tables).latent
             error = F.mse_loss(coder.decode(latent, batch, tables), values)
             terms = {"reconstruction": error}
             if network.of_batch is not None and weights["batch"] > 0:
@@ -779,7 +796,7 @@ class _Training:
         total, latents, positions = 0.0, [], []
         for position, expression in self.source.minibatches(self.parts.validation, _BLOCK):
             batch, values = self.batch[position], network.scaled(expression)
-            latent, _ = coder.encode(self.inputs(position, values), batch)
+            latent = coder.encode(self.inputs(position, values), batch).latent
             total = total + (coder.decode(latent, batch) - values).square().sum(dtype=torch.float64)
             latents.append(latent)
             positions.append(position)
@@ -905,8 +922,8 @@ def shift_of_random_effects(
     tables = _draws(coder, samples, seed)
 
     def ways(values: Tensor, own: Tensor, other: Tensor, table: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-        latent, _ = coder.encode(values, own, table)
-        moved = coder.encode(values, other, table)[0] if way == "published" else latent
+        latent = coder.encode(values, own, table).latent
+        moved = coder.encode(values, other, table).latent if way == "published" else latent
         return coder.decode(moved, other, table), coder.decode(latent, own, table)
 
     source = _source(cells, model.device)
@@ -927,7 +944,12 @@ class Projection:
     centre, spread
         Mean and standard deviation of the embedding over the training cells, L.
     misfit
-        Variance of what the decoder misses of the mean of a group of cells of one batch, G, scaled.
+        Variance of what reconstructions of a batch miss of the means of groups of its cells, G, scaled. It is
+        added to the error that the posterior tells, which is too small, as that of factorised posteriors is.
+    reference
+        Embedding of some training cells of each batch, K x r x L; None where labels matched the batches. Without
+        labels, the embedding may have cells of one type in other places for another batch, where each batch has its
+        own: what lies between a cell and the nearest cells of the other batch is counted as not known.
     """
 
     fixed: Model
@@ -935,6 +957,7 @@ class Projection:
     centre: Tensor
     spread: Tensor
     misfit: Tensor
+    reference: Tensor | None = None
 
     def reconstruct(self, cells: Any, batch: np.ndarray) -> Iterator[np.ndarray]:
         """Yield reconstructions in the cells' own batches, a block after the other."""
@@ -956,18 +979,34 @@ class Projection:
 
         source = _source(cells, self.fixed.device)
         for own, values in _own(source, batch, self.fixed):
-            yield _shifted(self.network, ways, values, own, target, tables, self.misfit)
+            yield _shifted(self.network, ways, values, own, target, tables, self)
+
+    def _beside(self, values: Tensor, own: Tensor, target: int) -> Tensor:
+        """Square of what lies between cells and the nearest ones of the other batch, m x G."""
+        if self.reference is None or target < 0:
+            return torch.zeros_like(values)
+        latent = self._embedded(values, own)
+        others = self.reference[target]
+        near = others[torch.cdist(latent, others).topk(NEAREST, largest=False).indices].mean(1)
+        other = torch.full_like(own, target)
+        return (self._decoded(near, other, None) - self._decoded(latent, other, None)).square()
 
     def _embedded(self, values: Tensor, batch: Tensor) -> Tensor:
-        return (self.fixed.network.coder.encode(values, batch)[0] - self.centre) / self.spread
+        return (self.fixed.network.coder.encode(values, batch).latent - self.centre) / self.spread
 
     def _decoded(self, latent: Tensor, batch: Tensor, tables: list[Tensor] | None) -> Tensor:
         coder = self.network.coder
-        return coder.decode(coder.encode(latent, batch)[0], batch, tables)
+        return coder.decode(coder.encode(latent, batch).latent, batch, tables)
 
+
+DECODER_RATE = 3e-3
+"""Learning rate of the decoder of a projection, a small network."""
+
+REFERENCE, NEAREST = 500, 10
+"""Cells of each batch that a projection without labels keeps, and how many of them are near."""
 
 LATENT_OF_PROJECTION = {"hsic": 0.3, "matching": 3.0, "batch": 0.0}
-"""Weights of the embedding to decode where there are labels: batches meet within each of them, and not only on average."""
+"""Weights of the embedding to decode where there are labels: batches then meet within each of them."""
 
 
 def fit_projection(
@@ -1008,7 +1047,7 @@ def fit_projection(
     embedding = torch.as_tensor(fixed.embed(source, batch), device=source.device)
     centre, spread = embedding[parts.train].mean(0), embedding[parts.train].std(0) + 1e-6
     embedding = (embedding - centre) / spread
-    of_decoder = replace(settings, model="re", preset="recommended", weights={"batch": 0.0})
+    of_decoder = replace(settings, model="re", preset="recommended", weights={"batch": 0.0}, learning_rate=DECODER_RATE)
     with torch.random.fork_rng(devices=[source.device] if source.device.type == "cuda" else []):
         torch.manual_seed(seed)
         of_data = moments(source, parts.train)
@@ -1030,8 +1069,11 @@ def fit_projection(
             rng=np.random.default_rng(seed),
             tell=tell,
         )
-    projection = Projection(fixed, network, centre, spread, torch.zeros(source.shape[1], device=source.device))
+    nothing = torch.zeros(source.shape[1], device=source.device)
+    projection = Projection(fixed, network, centre, spread, nothing)
     projection.misfit = _misfit(projection, source, code, embedding, parts.validation, label)
+    if label is None:
+        projection.reference = _reference(embedding, batch, parts.train, seed)
     return projection, history.terms
 
 
@@ -1078,6 +1120,13 @@ def _misfit(
     return ((excess.clamp(min=0) + excess.mean().clamp(min=0)) / 2).float()
 
 
+def _reference(embedding: Tensor, batch: np.ndarray, cells: np.ndarray, seed: int) -> Tensor:
+    """Embedding of some cells of each batch, K x r x L."""
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(cells[batch[cells] == code], REFERENCE) for code in range(int(batch.max()) + 1)]
+    return embedding[torch.as_tensor(np.stack(drawn), device=embedding.device)]
+
+
 def _draws(coder: RandomAutoencoder, samples: int, seed: int) -> list[list[Tensor]]:
     with torch.random.fork_rng(devices=[0] if next(coder.parameters()).is_cuda else []), torch.no_grad():
         torch.manual_seed(seed)
@@ -1097,7 +1146,7 @@ def _shifted(
     own: Tensor,
     target: int,
     tables: list[list[Tensor]],
-    misfit: Tensor | None,
+    projection: "Projection | None",
 ) -> Counterfactual:
     with torch.no_grad():
         other = torch.full_like(own, target)
@@ -1109,9 +1158,10 @@ def _shifted(
                 # around the shift of the posterior means: the draws' own mean is as noisy as there are few of them
                 squares += (there - here - (moved - stayed)).square()
             variance = squares / len(tables)
-            if misfit is not None:
-                # of the own batch and of the other one
-                variance = variance + 2 * misfit * (own != target)[:, None]
+            if projection is not None:
+                # the misfit is of the own batch and of the other one
+                variance = variance + 2 * projection.misfit + projection._beside(values, own, target)
+                variance = variance * (own != target)[:, None]
             sd = variance.sqrt()
         else:
             sd = torch.full_like(moved, math.nan)

@@ -1,6 +1,8 @@
 """Layers that several models share."""
 
-import torch.nn.functional as F
+from itertools import pairwise
+
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 
@@ -24,7 +26,7 @@ def classifier(sizes: tuple[int, ...], normalised: bool = False) -> nn.Sequentia
         Whether to normalise the inputs over a minibatch.
     """
     layers: list[nn.Module] = [nn.BatchNorm1d(sizes[0], affine=False)] if normalised else []
-    for inputs, outputs in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for inputs, outputs in pairwise(sizes[:-1]):
         layers += [dense(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers, dense(sizes[-2], sizes[-1]))
 

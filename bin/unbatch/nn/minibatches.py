@@ -1,8 +1,9 @@
-"""Cells in dense minibatches on a device, out of a matrix that is there as a whole or out of a file, window by window."""
+"""Cells in dense minibatches on a device, from a matrix that is there as a whole or from a file, by windows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ class Source(ABC):
             # to the device as a whole: a copy for each minibatch would be waited for
             position, place = torch.as_tensor(np.stack([window, where]), device=self.device)
             cuts = np.linspace(0, len(window), -(-len(window) // size) + 1).astype(int)
-            for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+            for low, high in pairwise(cuts.tolist()):
                 yield position[low:high], rows.dense(place[low:high], rows.stored(where[low:high]))
 
 

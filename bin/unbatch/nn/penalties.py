@@ -1,7 +1,7 @@
 """Penalties that make an embedding tell nothing of the batch."""
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 
@@ -20,8 +20,8 @@ def hsic(embedding: Tensor, batch: Tensor, batches: int) -> Tensor:
     Returns
     -------
     Tensor
-        Sum over pairs of different cells of the products of a Gaussian kernel of the embedding (mean squared distance as
-        its width) and the linear one of the batch, both centred, divided by the norms of both, through which no
+        Sum over pairs of different cells of the products of a Gaussian kernel of the embedding (mean squared distance
+        as its width) and the linear one of the batch, both centred, divided by the norms of both, through which no
         gradient goes. Its expectation without dependence is about 0 (Song et al. 2012, eq. 5, up to terms in 1 / n).
     """
     scaled = _standardised(embedding)

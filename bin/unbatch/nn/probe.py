@@ -1,7 +1,7 @@
 """A fresh probe: what a linear classifier that was not part of the training finds in an embedding."""
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 

@@ -3,7 +3,7 @@
 import math
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from unbatch.nn.layers import dense, rows
@@ -59,7 +59,7 @@ class RandomEffects(nn.Module):
 
 
 class Reden(nn.Module):
-    """scMEDAL's block: ``activation(n * (1 + slope_z) + intercept_z)`` with ``n`` the normalised output of a dense layer.
+    """scMEDAL's block: ``activation(n * (1 + slope_z) + intercept_z)``, ``n`` the normalised output of a dense layer.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ class Reden(nn.Module):
     activation
         SELU or none.
     scaled
-        Whether intercepts are in units of the weight of the normalisation, through which no gradient goes: for an output
-        whose values have very different standard deviations.
+        Whether intercepts are in units of the weight of the normalisation, through which no gradient goes: for an
+        output whose values have very different standard deviations.
     momentum
         Of the moving statistics.
     spread, sd
@@ -104,6 +104,7 @@ class Reden(nn.Module):
         self.activation, self.scaled = activation, scaled
 
     def forward(self, values: Tensor, batch: Tensor, table: Tensor | None = None) -> Tensor:
+        """Apply the block."""
         values = self.norm(self.dense(values))
         if self.effects is not None:
             drawn = self.effects.mean if table is None else table

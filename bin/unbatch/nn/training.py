@@ -1,5 +1,4 @@
-"""The loop that trains a network: minibatches, history of every loss term, early stopping, and what a loss that is not
-finite leaves behind."""
+"""The loop that trains a network: every loss term by epoch, early stopping, and what a loss that breaks leaves."""
 
 import math
 import time
@@ -34,8 +33,8 @@ class Diverged(ValueError):
     def __init__(self, term: str, value: float, epoch: int, kept: int, weights: dict[str, Tensor]) -> None:
         of = f"epoch {kept}" if kept else "the start"
         super().__init__(
-            f"loss term {term} is {value} in epoch {epoch}, expected a finite number: a smaller learning rate or weight "
-            f"of that term may help; the weights of {of} are kept"
+            f"loss term {term} is {value} in epoch {epoch}, expected a finite number: a smaller learning rate or "
+            f"weight of that term may help; the weights of {of} are kept"
         )
         self.term, self.epoch, self.weights = term, epoch, weights
 
@@ -121,8 +120,8 @@ def train(
 
     Notes
     -----
-    Terms are added up on the device and read once in an epoch, so that no step waits for it; hence what is not finite is
-    noticed at the end of its epoch.
+    Terms are added up on the device and read once in an epoch, so that no step waits for it; hence what is not finite
+    is noticed at the end of its epoch.
     """
     history = History()
     rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
