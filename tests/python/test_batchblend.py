@@ -144,7 +144,7 @@ def test_offset_and_factors_are_found_side_by_side():
 
 
 def test_strong_factors_make_states_clearer():
-    """Genes with a large factor tell more, divided by a small one they are noise: weighed by that, states get clearer."""
+    """Genes with a large factor tell more, divided by a small one they are noise: weighed by that, they help."""
     apart = []
     for spread in (0.1, 0.6):
         effect = {"sigma_beta": 0.0, "sigma_gene": spread, "genes": 100, "gamma_shape": 8.0, "sigma_y": 3.0}
