@@ -75,7 +75,7 @@ from unbatch.errors import InputError
 def main(run: Run, output: Path, preset: str, **options: Any) -> None:
     """Simulate samples with a known batch effect.
 
-    thesis (default): POPARI's generative model with BatchBlend's additive term, 11 metagenes, 9 cell types and 4 layers.
+    thesis (default): POPARI's generative model with BatchBlend's additive term: 11 metagenes, 9 cell types, 4 layers.
     The truth is kept in obs (cell_type, domain), obsm/X_true, varm/metagenes_true and uns/unbatch/truth. Values are
     continuous unless --noise nb is given; preprocess takes them with --allow-continuous.
 

@@ -97,9 +97,8 @@ def varied(simulations: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 def grid(simulations: Sequence[dict[str, Any]]) -> tuple[Axis, Axis, list[dict[str, Any]]]:
     """Find what was swept.
 
-    Numbers span the maps: `sigma_beta` and `share_beta` (of the preset ``donors`` `sigma_common` and `sigma_type`) where
-    they are swept, else the first two that are. All other
-    parameters with more than one value make panels.
+    Numbers span the maps: `sigma_beta` and `share_beta` (of the preset ``donors``: `sigma_common` and `sigma_type`)
+    where they are swept, else the first two that are. All other parameters with more than one value make panels.
 
     Parameters
     ----------
