@@ -112,6 +112,11 @@ def simulates(given) {
     given.simulate || given.sweep
 }
 
+// Whether simulated values are not whole numbers
+def isContinuous(simulation) {
+    (simulation.noise ?: (simulation.preset == 'donors' ? 'nb' : 'gaussian')) == 'gaussian'
+}
+
 def methodNames(text) {
     text.toString() == 'all' ? readCards().keySet().toList() : text.toString().tokenize(',').collect { name -> name.trim() }.findAll { name -> name }.unique()
 }
