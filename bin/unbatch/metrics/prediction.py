@@ -13,11 +13,11 @@ import numpy as np
 from scipy.stats import t as student
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from unbatch.metrics.evidence import Split, cell_splits
+from unbatch.metrics.evidence import Split, balanced_accuracy, cell_splits
 
 TREES = 100
 MAX_BATCH_SPLITS = 5
@@ -141,7 +141,7 @@ def _accuracy(classifier: object, features: np.ndarray, target: np.ndarray, spli
     for train, test in splits:
         predicted = classifier.fit(features[train], target[train]).predict(features[test])
         plain.append(accuracy_score(target[test], predicted))
-        balanced.append(balanced_accuracy_score(target[test], predicted))
+        balanced.append(balanced_accuracy(target[test], predicted))
     return Accuracy(Interval.of(plain), Interval.of(balanced))
 
 
@@ -193,7 +193,7 @@ class Question:
         return cls(cells, target, batch, splits, reasons)
 
     def without_embedding(self, *, seed: int, threads: int = 1) -> dict[str, dict[str, Accuracy]]:
-        """What can be had without an embedding, by what is held out: ``"batch"``, one-hot, and ``"dummy"``."""
+        """Predict without an embedding, by what is held out: ``"batch"``, one-hot, and ``"dummy"``."""
         Z = one_hot(self.batch)
         return {
             held_out: {

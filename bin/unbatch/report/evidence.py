@@ -50,8 +50,8 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
     alone = target["cells"]["batch"]["balanced_accuracy"]["mean"]
     if target["solved_by_batch"]:
         return (
-            f"The batch alone predicts {name} (balanced accuracy {alone:.2f} on held-out cells): no embedding's accuracy for "
-            "it is evidence of biology, only held-out batches can be."
+            f"The batch alone predicts {name} (balanced accuracy {alone:.2f} on held-out cells): no embedding's "
+            "accuracy for it is evidence of biology, only held-out batches can be."
         )
     # of what has no biology nothing else is expected
     explained = [
@@ -65,7 +65,7 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
 
 
 def _of(entry: Entry, target: str) -> dict[str, Any] | None:
-    """What was predicted from the one fit of an entry that predictions are made from."""
+    """Find what was predicted from the one fit of an entry that predictions are made from."""
     return next((row["prediction"][target] for row in entry.rows if target in (row.get("prediction") or {})), None)
 
 
@@ -110,10 +110,13 @@ def _reading(result: Result) -> str:
     if not probed:
         return ""
     if not kept:
-        return f"From no embedding can the batch of a held-out cell be told better than from {against} ({bar:.2f}), by .02."
+        return (
+            f"From no embedding can the batch of a held-out cell be told better than from {against} ({bar:.2f}) by "
+            "more than .02."
+        )
     return (
-        f"The batch of a held-out cell can be told from {join(kept)} better than from {against} ({bar:.2f}) by more than .02: "
-        "batch effect is left there."
+        f"The batch of a held-out cell can be told from {join(kept)} better than from {against} ({bar:.2f}) by more "
+        "than .02: batch effect is left there."
     )
 
 
