@@ -18,7 +18,7 @@ from unbatch.cli import fit_baseline, report, score
 from unbatch.metrics import evidence, prediction
 
 ROOT = Path(__file__).parents[2]
-BAD = "<b>donor & co</b>"
+BAD = "<b>donor & co"
 
 
 def mixed(n: int = 300, shift: float = 0.0) -> dict[str, np.ndarray]:
@@ -184,7 +184,7 @@ def data(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     half = np.arange(dataset.n_obs) // 2 % 2
     codes = dataset.obs["batch"].cat.codes.to_numpy() * 2 + half
     dataset.obs["batch"] = pd.Categorical.from_codes(codes, ["a", "b", "c", "d"])
-    dataset.obs[BAD] = pd.Categorical.from_codes(codes // 2, ["<i>one</i>", "two"])
+    dataset.obs[BAD] = pd.Categorical.from_codes(codes // 2, ["<i>one", "two"])
     dataset.obs["lone"] = codes == 3
     dataset.write_h5ad(folder / "dataset.h5ad")
     for seed, method in ((0, "none"), (1, "none"), (0, "harmony")):
@@ -281,7 +281,7 @@ def test_the_report_shows_evidence_warns_of_leakage_and_escapes_names(data: Path
     assert "Harmony: random effects" in probes
     donor = pages["unbatch_evidence_0_target_3_page_mqc.json"]["data"]
     assert "The batch alone predicts" in donor
-    assert "&lt;b&gt;donor &amp; co&lt;/b&gt;" in donor
+    assert "&lt;b&gt;donor &amp; co" in donor
     assert "not applicable, it is the same in all cells" in pages["unbatch_evidence_0_target_4_page_mqc.json"]["data"]
     assert "The batch alone predicts" in pages["unbatch_warnings_page_mqc.json"]["data"]
     assert not [name for name, page in pages.items() if BAD in json.dumps(page)]
