@@ -371,7 +371,7 @@ def _describe_evidence(probing: Evidence, alone: dict[str, dict[str, dict[str, "
         "levels": {name: plain(level) for name, level in probing.levels.items()},
         "targets": {
             name: {
-                "cells": len(question.cells),
+                "known": len(question.cells),
                 "classes": len(np.unique(question.target)),
                 "splits": {held_out: len(splits) for held_out, splits in question.splits.items()},
                 "reasons": question.reasons,

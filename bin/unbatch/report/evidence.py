@@ -150,7 +150,7 @@ def _prediction(result: Result, name: str, target: dict[str, Any]) -> str:
         reasons=[f"{HELD_OUT[key]}: not applicable, {reason}." for key, reason in target["reasons"].items()],
         held=[{"title": HELD_OUT[key], "splits": target["splits"][key]} for key in held],
         rows=[*fixed, *rows] if held else [],
-        about=f"{target['cells']:,} cells, {target['classes']} classes",
+        about=f"{target['known']:,} cells, {target['classes']} classes",
         borrowed=sorted(borrowed),
     )
 
@@ -162,14 +162,14 @@ def _accuracy(found: dict[str, Any] | None) -> list[str]:
     texts = []
     for key in ("balanced_accuracy", "accuracy"):
         mean, high = number(found[key]["mean"]), number(found[key]["high"])
-        texts.append(_two(mean) + (f" ± {high - mean:.2f}" if high is not None else ""))
+        texts.append(_two(mean) + (f" ± {high - mean:.3f}" if high is not None else ""))
     return texts
 
 
 def _spread(spread: Spread | None) -> str:
     if spread is None:
         return "–"
-    return _two(spread.mean) + (f" ± {spread.sd:.2f}" if spread.sd is not None and spread.sd >= 0.005 else "")
+    return _two(spread.mean) + (f" ± {spread.sd:.3f}" if spread.sd is not None and spread.sd >= 0.0005 else "")
 
 
 def _two(value: float | None) -> str:
