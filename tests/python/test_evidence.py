@@ -75,7 +75,7 @@ def test_a_probe_within_groups_is_the_mean_of_probes_of_each_alone():
         evidence.probe_within(data["embedding"], data["batch"], data["batch"], data["fold"])
 
 
-def test_silhouettes_of_groupings_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch):
+def test_silhouettes_of_groupings_are_those_of_scikit_learn():
     data = mixed(shift=0.5)
     lonely = np.where(np.arange(300) == 7, 2, data["batch"])
     groupings = np.column_stack([data["batch"], data["label"], lonely])
@@ -202,7 +202,10 @@ def data(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_score(folder: Path, *options: str, out: str = "scores.json", code: int = 0) -> dict | str:
     fits = sorted(map(str, folder.glob("*.fit.h5ad")))
     arguments = [str(folder / "dataset.h5ad"), *fits, "--threads", "1", *options, "-o", str(folder / out)]
-    result = CliRunner().invoke(score.main, arguments)
+    # ten trees in place of a hundred: what is asked here does not hang on them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "TREES", 10)
+        result = CliRunner().invoke(score.main, arguments)
     assert result.exit_code == code, result.output
     return json.loads((folder / out).read_text()) if code == 0 else result.stderr
 
