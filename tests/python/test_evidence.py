@@ -186,6 +186,8 @@ def data(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset.obs["batch"] = pd.Categorical.from_codes(codes, ["a", "b", "c", "d"])
     dataset.obs[BAD] = pd.Categorical.from_codes(codes // 2, ["<i>one", "two"])
     dataset.obs["lone"] = codes == 3
+    # few enough labels for each to have ten cells in every batch
+    dataset.obs["label"] = pd.Categorical.from_codes(dataset.obs["label"].cat.codes.to_numpy() % 2, ["even", "odd"])
     dataset.write_h5ad(folder / "dataset.h5ad")
     for seed, method in ((0, "none"), (1, "none"), (0, "harmony")):
         out = folder / f"dataset.{method}.default.s{seed}.fit.h5ad"
