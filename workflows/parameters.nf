@@ -94,6 +94,9 @@ def combinationErrors(given) {
     if (given.sweep && given.input) {
         errors << '--sweep and --input: give one of the two, a sweep simulates its data'
     }
+    if (given.targets && (given.sweep || !given.evidence)) {
+        errors << "--targets: nothing is predicted ${given.sweep ? 'in a sweep' : 'with --evidence false'}, leave one of the two out"
+    }
     if (!simulates(given) && !given.input) {
         errors << '--input: missing; name a samplesheet or an h5ad file, or use --simulate'
     }

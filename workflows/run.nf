@@ -106,7 +106,7 @@ def stepOptions(given, meta) {
             allow_continuous: given.allow_continuous || (simulates(given) && isContinuous(simulation)),
         ],
         fit: [max_epochs: given.max_epochs],
-        score: given.subMap(['max_cells', 'batch_silhouette']),
+        score: given.subMap(['max_cells', 'batch_silhouette', 'targets']) + [no_evidence: !given.evidence || given.sweep],
     ]
 }
 
