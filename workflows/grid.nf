@@ -1,6 +1,6 @@
 // The grid of a sweep: its file read and checked, then every combination of the values that it lists.
 
-include { describedParameters ; methodNames ; readCards ; suggestion ; valueError } from './parameters'
+include { describedParameters ; isContinuous ; methodNames ; readCards ; suggestion ; valueError } from './parameters'
 
 def sweepFile(given) {
     given.sweep == 'thesis' ? file("${projectDir}/assets/sweep_thesis.yml") : file(given.sweep.toString(), glob: false)
@@ -21,6 +21,9 @@ def sweepErrors(given, schema) {
         return ["${given.sweep}: ${wrong}".toString()]
     }
     def errors = simulationErrors(content.simulate ?: [:], schema) + methodErrors(content.methods ?: [:])
+    if (listed(content.simulate?.preset).size() > 1) {
+        errors << 'simulate.preset: found several, expected one, as presets have different parameters'
+    }
     errors.collect { message -> "${given.sweep}: ${message}".toString() }
 }
 
@@ -154,7 +157,7 @@ def gridPoints(grid, options, code) {
         [
             meta: [id: id, point: id, code: code],
             datasets: seeds.collect { seed -> [name: "${id}-seed${seed}".toString(), simulate: simulation + [seed: seed]] },
-            preprocess: options.preprocess + [allow_continuous: options.preprocess.allow_continuous || simulation.noise == 'gaussian'],
+            preprocess: options.preprocess + [allow_continuous: options.preprocess.allow_continuous || isContinuous(simulation)],
         ]
     }
 }

@@ -94,6 +94,9 @@ def combinationErrors(given) {
     if (given.sweep && given.input) {
         errors << '--sweep and --input: give one of the two, a sweep simulates its data'
     }
+    if (given.targets && (given.sweep || !given.evidence)) {
+        errors << "--targets: nothing is predicted ${given.sweep ? 'in a sweep' : 'with --evidence false'}, leave one of the two out"
+    }
     if (!simulates(given) && !given.input) {
         errors << '--input: missing; name a samplesheet or an h5ad file, or use --simulate'
     }
@@ -110,6 +113,11 @@ def combinationErrors(given) {
 // Whether the data are made by this run
 def simulates(given) {
     given.simulate || given.sweep
+}
+
+// Whether simulated values are not whole numbers
+def isContinuous(simulation) {
+    (simulation.noise ?: (simulation.preset == 'donors' ? 'nb' : 'gaussian')) == 'gaussian'
 }
 
 def methodNames(text) {

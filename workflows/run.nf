@@ -1,6 +1,6 @@
 // What a run is made of, from its parameters: the input, the plan of fits, the options of every step, the last message.
 
-include { methodNames ; readCards ; simulates ; stop ; suggestion } from './parameters'
+include { isContinuous ; methodNames ; readCards ; simulates ; stop ; suggestion } from './parameters'
 
 // Parameters of each method from the YAML file: method -> name -> value
 def methodParameters(path, methods) {
@@ -103,10 +103,10 @@ def stepOptions(given, meta) {
         simulate: simulates(given) ? simulation : null,
         preprocess: given.subMap(['batch_key', 'counts_from', 'min_counts', 'min_genes', 'min_cells', 'n_top_genes']) + [
             label_key: given.label_key ?: (simulates(given) ? 'cell_type' : null),
-            allow_continuous: given.allow_continuous || (simulates(given) && given.sim_noise == 'gaussian'),
+            allow_continuous: given.allow_continuous || (simulates(given) && isContinuous(simulation)),
         ],
         fit: [max_epochs: given.max_epochs],
-        score: given.subMap(['max_cells', 'batch_silhouette']),
+        score: given.subMap(['max_cells', 'batch_silhouette', 'targets']) + [no_evidence: !given.evidence || given.sweep],
     ]
 }
 

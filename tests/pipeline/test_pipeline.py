@@ -327,6 +327,7 @@ simulate:
   batches: [2, 2.5]
   sigma_gene: [0, .inf]
   seed: [1, 1]
+  preset: [thesis, donors]
 methods:
   harmny: {n_components: [10]}
   none: {n_component: 10}
@@ -345,6 +346,7 @@ methods:
                 "grid.yml: simulate.batches: found '2.5', a whole number was expected",
                 "grid.yml: simulate.sigma_gene: found Infinity, a number was expected",
                 "grid.yml: simulate.seed: 1 stands there twice",
+                "grid.yml: simulate.preset: found several, expected one",
                 "grid.yml: methods.harmny: no such method, did you mean harmony?",
                 "grid.yml: methods.none.n_component: no such parameter, did you mean n_components?",
             ],

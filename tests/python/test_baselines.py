@@ -16,7 +16,7 @@ from unbatch import baselines
 from unbatch.baselines.cells import Cells, principal_components
 from unbatch.cli import fit_baseline, fit_batchblend
 from unbatch.cli.fits import merge_parameters
-from unbatch.errors import InputError
+from unbatch.errors import InputError, NotApplicable
 
 ROOT = Path(__file__).parents[2]
 CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_embedding(method: str):
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("method", ["combat", "harmony", "scanorama"])
+@pytest.mark.parametrize("method", ["combat", "harmony", "leace", "scanorama"])
 def test_corrections_bring_the_batches_together_and_keep_the_types_apart(method: str):
     cells, label = shifted_batches()
     before = baselines.load("none")(cells, seed=0).embedding
@@ -108,6 +108,26 @@ def test_principal_components_are_those_of_a_singular_value_decomposition():
     expected = left[:, :5] * values[:5]
     found = principal_components(cells.X, 5).embedding
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+
+
+def test_leace_makes_batch_means_equal_by_the_smallest_change_and_embeds_by_its_weights():
+    cells, _label = shifted_batches()
+    fit = baselines.load("leace")(cells, seed=0, n_components=10)
+    # the closed form with the inverse root of the whole covariance and the one-hot batch
+    X = baselines.load("none")(cells, seed=0, n_components=10).embedding.astype(np.float64)
+    Z = np.eye(2)[cells.batch] - np.eye(2)[cells.batch].mean(0)
+    values, vectors = np.linalg.eigh(X.T @ X / len(X))
+    whiten, restore = (vectors * values**power @ vectors.T for power in (-0.5, 0.5))
+    shared = whiten @ X.T @ Z / len(X)
+    expected = X - X @ (restore @ shared @ np.linalg.pinv(shared) @ whiten).T
+    np.testing.assert_allclose(fit.embedding, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        fit.embedding[cells.batch == 0].mean(0), fit.embedding[cells.batch == 1].mean(0), atol=1e-5
+    )
+    again = (cells.X.toarray() - fit.weights["mean"]) @ fit.weights["components"].T
+    np.testing.assert_allclose(again, fit.embedding, atol=1e-4)
+    with pytest.raises(NotApplicable, match="2 batches take 1 of 1 components"):
+        baselines.load("leace")(cells, seed=0, n_components=1)
 
 
 def test_combat_leaves_genes_alone_that_do_not_vary_in_a_batch():

@@ -95,6 +95,9 @@ def test_a_sweep_of_other_numbers_spans_its_maps_by_them():
     x, y, panels = grid([{**fixed, "sigma_gene": g, "seed": 0} for g in (0.3, 0.0)])
     assert (x.name, x.values, y.name, y.values) == ("sigma_gene", [0.0, 0.3], "sigma_beta", [2.0])
     assert panels == [{}]
+    donors = {"preset": "donors", "sigma_common": 0.3, "sigma_type": 0.2, "cells": 60, "seed": 0}
+    x, y, _ = grid([{**donors, "cells": cells} for cells in (60, 90)])
+    assert (x.name, y.name, y.values) == ("cells", "sigma_common", [0.3])
 
 
 def test_every_score_stands_at_its_place(swept):

@@ -1,7 +1,9 @@
 """`score`: one dataset, many fits, one table of scores."""
 
 import json
+import math
 from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,41 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
+    from unbatch.metrics.evidence import Level
+    from unbatch.metrics.integration import Metric
+    from unbatch.metrics.prediction import Accuracy, Question
+
 SCHEMA = 1
 """Version of scores.json."""
+
+EVIDENCE_CELLS = 10_000
+"""Cells that probes and predictions take at most: their time grows faster than with the cells."""
+
+MAX_CLASSES = 100
+"""Of a target; a column with more is a measurement or a name."""
+
+FIXED, RANDOM = "X_scmedal_fe", "X_scmedal_re"
+"""Where a fit has fixed and random effects beside its main embedding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fit: the embedding of the scored cells, how it was made, and its fixed and random effects if it has any."""
+
+    embedding: "np.ndarray"
+    made: dict[str, Any]
+    fixed: "np.ndarray | None"
+    random: "np.ndarray | None"
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is asked of every embedding beside its scores; `cells` are positions among the scored ones."""
+
+    cells: "np.ndarray"
+    metrics: "list[Metric]"
+    levels: "dict[str, Level]"
+    questions: "dict[str, Question]"
 
 
 @program("scikit-learn")
@@ -36,6 +71,10 @@ SCHEMA = 1
     default="bras",
     help="The silhouette score in the batch mean; both are in the table.",
 )
+@click.option("--targets", help="Columns of obs to predict beside label, separated by commas.")
+@click.option(
+    "--evidence/--no-evidence", default=True, help="Probe for the batch and predict label and targets, as well."
+)
 def main(
     run: Run,
     dataset: Path,
@@ -45,6 +84,8 @@ def main(
     outcomes: Path | None,
     max_cells: int,
     batch_silhouette: str,
+    targets: str | None,
+    evidence: bool,
 ) -> None:
     """Score FITS of DATASET: mixing of batches, conservation of biology, run time and memory."""
     from unbatch.data import io
@@ -59,31 +100,42 @@ def main(
     if not planned:
         raise InputError("no fit was given: name the fits to score after the dataset")
     adata = _read_dataset(dataset)
+    columns = _read_targets(adata, targets, dataset)
     reason = _no_labels(adata)
     labelled = reason is None
+    cells = _cells_to_score(adata, labelled, max_cells, run.seed)
+    batch, label = _codes(adata, "batch", cells), _codes(adata, "label", cells) if labelled else None
     known = integration.metrics(batch_silhouette, labelled)
+    probing = _evidence(adata, cells, batch, label, columns, run.seed) if evidence else None
+    known += probing.metrics if probing else []
     wanted = [m for m in known if labelled or not m.needs_label]
     missing = {m.name: reason for m in known if m not in wanted}
     if missing:
         log.warning("no scores of biology: %s; missing are %s", reason, ", ".join(missing))
-    cells = _cells_to_score(adata, labelled, max_cells, run.seed)
     fitted = {file: _read_fit(path, adata, cells) for file, path in files.items()}
-    batch, label = _codes(adata, "batch", cells), _codes(adata, "label", cells) if labelled else None
     reference = _reference(adata, cells)
 
-    kinds = {kind: [m.name for m in wanted if m.kind == kind] for kind in ("batch", "bio", "other")}
+    kinds = {kind: [m.name for m in wanted if m.kind == kind] for kind in ("batch", "bio", "other", "evidence")}
+    alone = _without_embedding(probing, run) if probing else {}
     rows = []
     for row in progress(planned, "score", lambda r: r.get("id") or r["fit"] or "?"):
         if row["fit"] is None:
             rows.append(_row(row, name))
             continue
-        embedding, made = fitted[row["fit"]]
-        rows.append(_row(row, name, made, *_evaluate(embedding, reference, batch, label, wanted), kinds))
+        fit = fitted[row["fit"]]
+        found = _row(row, name, fit.made, *_evaluate(fit.embedding, reference, batch, label, wanted), kinds)
+        rows.append(found)
+        if probing and fit.random is not None:
+            probes = [m for m in wanted if m.kind == "evidence"]
+            found["random_effects"] = _evaluate(fit.random, reference, batch, label, probes)[0]
+    if probing:
+        _predict(rows, planned, fitted, probing, alone, run)
     io.write_json(
         {
             "schema": SCHEMA,
             "dataset": _describe(adata, name, cells, labelled),
             "metrics": {**kinds, "weights": integration.WEIGHTS, "missing": missing},
+            "evidence": _describe_evidence(probing, alone) if probing else None,
             "rows": rows,
             "settings": {"seed": run.seed, "max_cells": max_cells, "neighbours": integration.LISI_NEIGHBOURS},
             "versions": versions("scikit-learn"),
@@ -107,7 +159,8 @@ def _evaluate(
     embedding = np.ascontiguousarray(embedding, dtype=np.float32)
     # a dimension can be constant in the scored sample though it is not in all cells; PCR divides by its spread
     embedding = embedding[:, np.ptp(embedding, axis=0) > 0]
-    neighbours = integration.nearest_neighbours(embedding)
+    searched = any(metric.kind != "evidence" for metric in wanted)
+    neighbours = integration.nearest_neighbours(embedding) if searched else None
     scene = integration.Scene(embedding, reference, neighbours, batch, label)
     return integration.evaluate(scene, wanted)
 
@@ -135,14 +188,15 @@ def _no_labels(adata: "AnnData") -> str | None:
     return None
 
 
-def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> tuple["np.ndarray", dict[str, Any]]:
-    """Read a fit, check it whole, and keep the embedding of the cells to score and how it was made."""
+def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> Fitted:
+    """Read a fit, check it whole, and keep what it has of the cells to score."""
     from unbatch.data import io, schema
 
     fit = io.read_h5ad(path, ["obsm", "uns/unbatch"])
     schema.validate(fit, "fit", path, cells_of=dataset)
     made = dict(fit.uns["unbatch"])
-    return fit.obsm[f"X_{made['method']}"][cells], made
+    fixed, random = (fit.obsm[slot][cells] if slot in fit.obsm else None for slot in (FIXED, RANDOM))
+    return Fitted(fit.obsm[f"X_{made['method']}"][cells], made, fixed, random)
 
 
 def _read_outcomes(path: Path, files: dict[str, Path]) -> list[dict[str, Any]]:
@@ -187,6 +241,146 @@ def _reference(adata: "AnnData", cells: "np.ndarray") -> "np.ndarray":
 
     variable = adata.var["highly_variable"].to_numpy()
     return principal_components(adata.X[:, variable][cells], 50).embedding
+
+
+def _read_targets(adata: "AnnData", targets: str | None, source: Path) -> list[str]:
+    """Check the columns to predict, and name each once."""
+    names = list(dict.fromkeys(name.strip() for name in (targets or "").split(",") if name.strip()))
+    for name in names:
+        if name not in adata.obs:
+            raise InputError(
+                f"{source}: obs/{name}, a column of --targets, is missing; there are {', '.join(adata.obs)}"
+            )
+        classes = adata.obs[name].nunique()
+        if classes > MAX_CLASSES:
+            raise InputError(
+                f"{source}: obs/{name}, a column of --targets, has {classes:,} different values, "
+                f"a column of classes was expected ({MAX_CLASSES} at most)"
+            )
+    return names
+
+
+def _evidence(
+    adata: "AnnData",
+    cells: "np.ndarray",
+    batch: "np.ndarray",
+    label: "np.ndarray | None",
+    columns: list[str],
+    seed: int,
+) -> Evidence:
+    """Sample cells, and prepare what is asked of every embedding of them."""
+    import numpy as np
+
+    from unbatch.data.sampling import stratified_sample
+    from unbatch.metrics import evidence
+    from unbatch.metrics.prediction import Question
+
+    strata = batch if label is None else batch * (int(label.max()) + 1) + label
+    chosen = stratified_sample(strata, EVIDENCE_CELLS, seed)
+    fold = adata.obs["split"].to_numpy()[cells][chosen].astype(np.int64)
+    batch, label = batch[chosen], None if label is None else label[chosen]
+    questions = {}
+    for name in dict.fromkeys([*([] if label is None else ["label"]), *columns]):
+        target = adata.obs[name].iloc[cells[chosen]].astype("category").cat.codes.to_numpy().astype(np.int64)
+        questions[name] = Question.of(target, batch, fold)
+    return Evidence(
+        cells=chosen,
+        metrics=evidence.metrics(chosen, fold, seed),
+        levels=evidence.levels(batch, label, fold),
+        questions=questions,
+    )
+
+
+def _without_embedding(probing: Evidence, run: Run) -> dict[str, dict[str, dict[str, "Accuracy"]]]:
+    """Predict every target from the batch alone, and guess it."""
+    return {
+        name: question.without_embedding(seed=run.seed, threads=run.threads)
+        for name, question in probing.questions.items()
+    }
+
+
+def _predict(
+    rows: list[dict[str, Any]],
+    planned: list[dict[str, Any]],
+    fitted: dict[str, Fitted],
+    probing: Evidence,
+    alone: dict[str, dict[str, dict[str, "Accuracy"]]],
+    run: Run,
+) -> None:
+    """Predict every target from the first seed of every method, and write what was found into its row.
+
+    A fit without random effects borrows those of a fit that has them, of the same seed if there is one.
+    """
+    from unbatch.metrics.prediction import explains
+
+    ended = [(row, fitted[plan["fit"]]) for row, plan in zip(rows, planned, strict=True) if plan["fit"] is not None]
+    lenders = sorted((pair for pair in ended if pair[1].random is not None), key=lambda pair: pair[0]["seed"])
+    first = {}
+    for row, fit in sorted(ended, key=lambda pair: pair[0]["seed"]):
+        first.setdefault((row["method"], row["params_id"]), (row, fit))
+    for row, fit in progress(first.values(), "predict", lambda pair: pair[0]["id"]):
+        own = fit.random is not None
+        lender = next((pair for pair in lenders if pair[0]["seed"] == row["seed"]), lenders[0] if lenders else None)
+        effects = fit.random if own else lender and lender[1].random
+        embedding = fit.embedding if fit.fixed is None else fit.fixed
+        row["prediction"] = {}
+        for name, question in probing.questions.items():
+            found = question.with_embedding(
+                embedding[probing.cells],
+                None if effects is None else effects[probing.cells],
+                own,
+                seed=run.seed,
+                threads=run.threads,
+            )
+            row["prediction"][name] = _accuracies(found) | {
+                "batch_explains": "cells" in found
+                and explains(alone[name]["cells"]["batch"], found["cells"]["embedding"])
+            }
+        if effects is not None:
+            row["random_effects_of"] = row["id"] if own else lender[0]["id"]
+
+
+def _accuracies(found: dict[str, dict[str, "Accuracy"]]) -> dict[str, Any]:
+    """Write accuracies as plain mappings; what is not a number, as the interval of one split, as None."""
+
+    def plain(interval: dict[str, float]) -> dict[str, float | None]:
+        return {end: value if math.isfinite(value) else None for end, value in interval.items()}
+
+    return {
+        held_out: {
+            features: {"accuracy": plain(asdict(a.accuracy)), "balanced_accuracy": plain(asdict(a.balanced))}
+            for features, a in by.items()
+        }
+        for held_out, by in found.items()
+    }
+
+
+def _describe_evidence(probing: Evidence, alone: dict[str, dict[str, dict[str, "Accuracy"]]]) -> dict[str, Any]:
+    """Say what the probes and predictions of the rows are read against."""
+    import numpy as np
+
+    from unbatch.metrics.evidence import PERMUTATIONS
+    from unbatch.metrics.prediction import solves
+
+    def plain(level: "Level") -> dict[str, float | None]:
+        return {k: v if v is not None and math.isfinite(v) else None for k, v in asdict(level).items()}
+
+    return {
+        "cells": len(probing.cells),
+        "permutations": PERMUTATIONS,
+        "levels": {name: plain(level) for name, level in probing.levels.items()},
+        "targets": {
+            name: {
+                "known": len(question.cells),
+                "classes": len(np.unique(question.target)),
+                "splits": {held_out: len(splits) for held_out, splits in question.splits.items()},
+                "reasons": question.reasons,
+                "solved_by_batch": "cells" in alone[name] and solves(alone[name]["cells"]["batch"]),
+                **_accuracies(alone[name]),
+            }
+            for name, question in probing.questions.items()
+        },
+    }
 
 
 def _describe(adata: "AnnData", name: str, cells: "np.ndarray", labelled: bool) -> dict[str, Any]:

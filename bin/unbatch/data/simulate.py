@@ -9,7 +9,7 @@ additive batch term of the BatchBlend thesis, section 2.1: cell i of batch t has
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,10 @@ import numpy as np
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from scipy.sparse import csr_matrix
+
+    from unbatch.data import donors
 
 # Share of the genes in which a metagene differs from the latest one marked 0, which is drawn afresh.
 _REDRAWN = (0, 0.1, 0, 0, 0.1, 0.1, 0.1, 0, 0.1, 0.1, 0.1)
@@ -124,12 +127,22 @@ class Parameters:
     size_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            low, high = _RANGES.get(field.name, (0, 0))
-            if field.name in _RANGES and not (math.isfinite(value) and low <= value <= high):
-                limit = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
-                raise InputError(f"{field.name} of the simulation is {value}, expected a number of {limit}")
+        require_ranges(self, _RANGES)
+
+
+def require_ranges(parameters: object, ranges: dict[str, tuple[float, float]]) -> None:
+    """Check numeric parameters against their smallest and largest values.
+
+    Raises
+    ------
+    InputError
+        If a value is out of its range, or not a finite number.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(parameters, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            limit = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
+            raise InputError(f"{name} of the simulation is {value}, expected a number of {limit}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,13 +234,15 @@ def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
     )
 
 
-def draw_expression(truth: Truth, rng: np.random.Generator, threads: int = 1) -> Iterator["np.ndarray | csr_matrix"]:
+def draw_expression(
+    truth: "Truth | donors.Truth", rng: np.random.Generator, threads: int = 1
+) -> Iterator["np.ndarray | csr_matrix"]:
     """Draw the expression values, some cells at a time, so that memory does not grow with the data.
 
     Parameters
     ----------
     truth
-        What `draw_truth` returned.
+        What `draw_truth` returned, or that of `unbatch.data.donors`.
     rng
         Source of all random numbers.
     threads
@@ -254,6 +269,31 @@ def draw_expression(truth: Truth, rng: np.random.Generator, threads: int = 1) ->
     with ThreadPoolExecutor(threads) as pool:
         for jobs in batched(zip(starts, rng.spawn(len(starts)), strict=True), threads):
             yield from pool.map(draw, *zip(*jobs, strict=True))
+
+
+def annotated(truth: Truth) -> "AnnData":
+    """Return the cells, without expression, and with the truth in obs, obsm, varm and uns."""
+    import pandas as pd
+    from anndata import AnnData
+
+    p = truth.parameters
+    batches = [f"batch{i + 1}" for i in range(p.batches)]
+    obs = pd.DataFrame(
+        {
+            "sample": pd.Categorical.from_codes(truth.batch, batches),
+            "cell_type": pd.Categorical.from_codes(truth.cell_type, CELL_TYPES),
+            "domain": pd.Categorical.from_codes(truth.layer, LAYERS),
+        },
+        index=[f"{batch}-cell{i + 1}" for batch in batches for i in range(p.cells)],
+    )
+    known = {"batches": batches, "beta": truth.beta, "gene_factors": truth.gene_factors, "scale": truth.scale}
+    return AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=[f"gene{i + 1}" for i in range(p.genes)]),
+        obsm={"spatial": truth.position, "X_true": truth.amounts.astype("float32")},
+        varm={"metagenes_true": truth.metagenes.T},
+        uns={"unbatch": {"truth": known}},
+    )
 
 
 def _counts(mean: np.ndarray, dispersion: float, rng: np.random.Generator) -> np.ndarray:

@@ -36,7 +36,7 @@ class Scene:
     reference
         Uncorrected principal components, n x p, that PCR comparison measures against.
     neighbours
-        Nearest neighbours in the embedding, found once.
+        Nearest neighbours in the embedding, found once; None where no wanted score needs them.
     batch
         n codes.
     label
@@ -45,7 +45,7 @@ class Scene:
 
     embedding: np.ndarray
     reference: np.ndarray
-    neighbours: NeighborsResults
+    neighbours: NeighborsResults | None
     batch: np.ndarray
     label: np.ndarray | None
 
@@ -64,7 +64,7 @@ class Metric:
     """A score: its name, the mean it enters, what it needs, how it is computed."""
 
     name: str
-    kind: Literal["batch", "bio", "other"]
+    kind: Literal["batch", "bio", "other", "evidence"]
     compute: Callable[[Scene], float]
     needs_label: bool = True
 

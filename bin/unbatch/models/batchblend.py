@@ -226,16 +226,9 @@ class _Noise:
 # ---------------------------------------------------------------------------------------------- principal directions
 
 
-def _directions(
-    data: _Data, noise: _Noise, factors: Tensor, rank: int, batches: list[int], cells: Tensor | None = None
-) -> Tensor:
-    """Top eigenvectors of the Gram matrix of noise-weighted expression of some batches; G x rank, orthonormal.
-
-    Of all cells, or of those in `cells` (n, 0 or 1) only.
-    """
+def _directions(data: _Data, noise: _Noise, factors: Tensor, rank: int, batches: list[int]) -> Tensor:
+    """Top eigenvectors of the Gram matrix of noise-weighted expression of some batches; G x rank, orthonormal."""
     spread = 1 / noise.of_cells(data.totals, data.mean_total).sqrt()
-    if cells is not None:
-        spread = spread * cells
     # the factors of some batches make more noise of a gene than those of others: their mean, by cells
     share = data.sizes[batches].double() / data.sizes[batches].sum()
     scale = (share @ (1 / noise.precision(data.mean, factors[batches]))).rsqrt()
@@ -713,21 +706,37 @@ def _pooled_profiles(
     return torch.stack(profiles), torch.stack(variances)
 
 
-class _Half(NamedTuple):
-    """Half of the cells: which (n), directions of their own (G x r), and scores of all cells on them (n x r)."""
+class _View(NamedTuple):
+    """Cells after the factors are divided out: totals, states, and scores on the directions of each batch."""
 
-    cells: Tensor
-    directions: Tensor
+    data: _Data
+    totals: Tensor
+    state: Tensor
     scores: Tensor
+    directions: list[Tensor]
+
+    def separate(self, states: int) -> Tensor:
+        """State of each cell, numbered apart in each batch, n."""
+        return self.data.batch * states + self.state
 
 
 class _Rounds:
-    """The state of the search: factors and offset so far, and the cells seen without them."""
+    """The state of the search: factors and offset so far, and the cells seen without them.
+
+    `take` gives the data of some of the cells, whose places come sorted by batch.
+    """
 
     def __init__(
-        self, data: _Data, settings: Settings, noise: _Noise, own: list[Tensor], seed: int, tell: Callable[[str], None]
+        self,
+        data: _Data,
+        take: Callable[[Tensor], _Data],
+        settings: Settings,
+        noise: _Noise,
+        own: list[Tensor],
+        seed: int,
+        tell: Callable[[str], None],
     ) -> None:
-        self.data, self.settings, self.noise, self.tell = data, settings, noise, tell
+        self.data, self.take, self.settings, self.noise, self.tell = data, take, settings, noise, tell
         # what is drawn to judge the batch effect must not change the states: refused, it leaves the fit untouched
         self.rng = torch.Generator().manual_seed(seed)
         self.chance = torch.Generator().manual_seed(seed + 1)
@@ -752,21 +761,25 @@ class _Rounds:
         An offset makes the cells of a batch alike. Beside cells without one they are all near the centre, and where no
         state has cells of both there would be nothing to tell factors by.
         """
-        free = self._free_rays(self.scores, torch.ones_like(self.state, dtype=torch.bool)).fit()
+        free = self._free_rays(self.whole).fit()
         certain = self._certain(free)
         if certain.any() and self.data.batches > 1:
             offset = free.offset * certain[:, None], free.total * certain
             self.state = _first_states(self.data, self.noise, own, self.states, self.rng, offset)
 
-    def _free_rays(self, scores: Tensor, cells: Tensor) -> RayFit:
-        """Rays of some cells, whose states are those of one batch each."""
-        mine = (scores[cells], self.totals[cells], self.data.batch[cells], self._separate[cells])
-        return self._rays(*mine, self.data.batches * self.states)
-
     @property
-    def _separate(self) -> Tensor:
-        """State of each cell, numbered apart in each batch, n."""
-        return self.data.batch * self.states + self.state
+    def whole(self) -> _View:
+        return _View(self.data, self.totals, self.state, self.scores, self.directions)
+
+    def _rays(self, view: _View) -> RayFit:
+        return self._ray_fit(view, view.state, self.states)
+
+    def _free_rays(self, view: _View) -> RayFit:
+        """Rays whose states are those of one batch each."""
+        return self._ray_fit(view, view.separate(self.states), self.data.batches * self.states)
+
+    def _ray_fit(self, view: _View, state: Tensor, states: int) -> RayFit:
+        return RayFit(view.scores, view.totals, view.data.batch, state, states, len(self.data.mean), self.offset_scale)
 
     def _certain(self, free: Rays) -> Tensor:
         return (free.total > 6 * free.error) & (free.error < MOST_ERROR * self.mean_total)
@@ -781,8 +794,7 @@ class _Rounds:
         for number in range(self.settings.rounds):
             self.tell(f"batch effect, round {number + 1} of {self.settings.rounds}")
             if self.settings.factors and self.data.batches > 1:
-                everyone = torch.ones_like(self.state, dtype=torch.bool)
-                self._find_factors(*self._profiles_by_batch(self.scores, self.directions, everyone))
+                self._find_factors(*self._profiles_by_batch(self.whole))
             factors = self.log_factors.exp()
             batches = list(range(self.data.batches))
             self.directions = [_directions(self.data, self.noise, factors, self.states, batches)] * len(batches)
@@ -859,34 +871,27 @@ class _Rounds:
         size = (totals - self.total[self.data.batch]).clamp(min=FLOOR * float(totals.mean()))
         return (scores - on_directions[self.data.batch]) / size[:, None]
 
-    def _rays(self, scores: Tensor, totals: Tensor, batch: Tensor, state: Tensor, states: int) -> RayFit:
-        return RayFit(scores, totals, batch, state, states, len(self.data.mean), self.offset_scale)
-
-    def _offset_of_half(self, half: _Half, start: Tensor) -> tuple[Tensor, Tensor]:
+    def _offset_of_half(self, half: _View, start: Tensor) -> tuple[Tensor, Tensor]:
         """Offset in weighted gene space (T x G) and its total (T), from half of the cells."""
-        cells = half.cells
-        mine = (half.scores[cells], self.totals[cells], self.data.batch[cells], self.state[cells])
-        offset, total = self._rays(*mine, self.states).meet(start)
-        return offset @ half.directions.T, total
+        offset, total = self._rays(half).meet(start)
+        return offset @ half.directions[0].T, total
 
-    def _profiles_by_batch(
-        self, scores: Tensor, directions: list[Tensor], cells: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _profiles_by_batch(self, view: _View) -> tuple[Tensor, Tensor, Tensor]:
         """Profile of each state in each batch, its variance (T x C x G), and the number of cells (T x C)."""
         batches, states, mean_total = self.data.batches, self.states, self.mean_total
-        count = torch.bincount(self._separate[cells], minlength=batches * states).view(batches, states)
+        count = torch.bincount(view.separate(states), minlength=batches * states).view(batches, states)
         if self.settings.offset == "rays":
-            problem = self._free_rays(scores, cells)
+            problem = self._free_rays(view)
             free = problem.fit()
             if self._certain(free).any():
-                width = scores.shape[1]
-                padded = [torch.nn.functional.pad(d, (width - d.shape[1], 0)) for d in directions]
+                width = view.scores.shape[1]
+                padded = [torch.nn.functional.pad(d, (width - d.shape[1], 0)) for d in view.directions]
                 profile = torch.einsum("bcr,bgr->bcg", free.profile.view(batches, states, -1), torch.stack(padded))
                 variance = problem.profile_variance(free, padded).view(batches, states, -1)
                 return profile / self.noise.weights, variance / self.noise.weights.square(), count
-        size = (self.totals - self.offset.sum(1)[self.data.batch]).clamp(min=FLOOR * mean_total)
-        member = torch.nn.functional.one_hot(self.state, states) * cells[:, None]
-        return *_pooled_profiles(self.data, self.log_factors.exp(), self.offset, size, member), count
+        size = (view.totals - self.offset.sum(1)[view.data.batch]).clamp(min=FLOOR * mean_total)
+        member = torch.nn.functional.one_hot(view.state, states)
+        return *_pooled_profiles(view.data, self.log_factors.exp(), self.offset, size, member), count
 
     def _find_factors(self, profile: Tensor, variance: Tensor, count: Tensor) -> None:
         data, judge = self.data, self.judge
@@ -917,13 +922,12 @@ class _Rounds:
     def _find_offset(self, repeats: int) -> Tensor:
         """Find the offset of each batch, and take it where it is certain; return it on the directions, T x r."""
         weights, basis = self.noise.weights, self.directions[0]
-        rays = self._rays(self.scores, self.totals, self.data.batch, self.state, self.states).fit()
+        rays = self._rays(self.whole).fit()
         total_error = rays.error
         covariance = rays.covariance
         if self.log_factors.any():
             # with factors as given an offset looks more certain than it is: both come from the same rays
-            everyone = torch.ones_like(self.state, dtype=torch.bool)
-            covariance = self._free_rays(self.scores, everyone).fit(start=rays.total).covariance
+            covariance = self._free_rays(self.whole).fit(start=rays.total).covariance
         variance = torch.einsum("gr,brs,gs->bg", basis, covariance, basis).clamp(min=0)
         if (rays.total > 3 * total_error).any():
             # directions are found anew in each half, so that their error is in the difference, too
@@ -953,20 +957,23 @@ class _Rounds:
         ]
         return on_directions
 
-    def _halves(self, repeats: int = 3) -> Iterator[tuple[_Half, _Half]]:
+    def _halves(self, repeats: int = 3) -> Iterator[tuple[_View, _View]]:
         """Draw random halves of each batch, with directions of their own."""
-        data = self.data
-        factors, batches = self.log_factors.exp(), list(range(data.batches))
+        factors, batches = self.log_factors.exp(), list(range(self.data.batches))
         for _ in range(repeats):
-            half = torch.full((len(self.totals),), -1)
-            for cells in data.slices:
+            rows: tuple[list[Tensor], list[Tensor]] = ([], [])
+            for cells in self.data.slices:
                 order = torch.randperm(cells.stop - cells.start, generator=self.chance)[:HALVED] + cells.start
-                half[order] = torch.arange(len(order)) * 2 // max(len(order), 1)
-            half = half.to(self.totals.device)
+                middle = (len(order) + 1) // 2
+                rows[0].append(order[:middle].sort().values)
+                rows[1].append(order[middle:].sort().values)
             pair = []
-            for cells in (half == 0, half == 1):
-                basis = _directions(data, self.noise, factors, self.states, batches, cells)
-                pair.append(_Half(cells, basis, _divided(data, self.noise, factors, [basis] * len(batches))[0]))
+            for mine in rows:
+                places = torch.cat(mine).to(self.state.device)
+                data = replace(self.take(places), mean=self.data.mean)
+                directions = [_directions(data, self.noise, factors, self.states, batches)] * len(batches)
+                scores, totals = _divided(data, self.noise, factors, directions)
+                pair.append(_View(data, totals, self.state[places], scores, directions))
             yield tuple(pair)
 
     def _calibrate_factors(self) -> None:
@@ -997,10 +1004,9 @@ class _Rounds:
         # less the mean over batches, as the logarithms are
         return ((1 - 2 * share) * variance + share**2 * variance.sum(0)).sqrt()
 
-    def _factors_of_half(self, half: _Half) -> tuple[Tensor, Tensor]:
+    def _factors_of_half(self, half: _View) -> tuple[Tensor, Tensor]:
         """Increments of the log factors in half of the cells, and their errors, T x G."""
-        one_basis = [half.directions] * self.data.batches
-        profile, variance, count = self._profiles_by_batch(half.scores, one_basis, half.cells)
+        profile, variance, count = self._profiles_by_batch(half)
         floor = 0.02 * self.data.mean / self.data.mean.sum()
         found, errors = torch.zeros_like(self.log_factors), torch.zeros_like(self.log_factors)
         for group in self.groups:
@@ -1530,7 +1536,11 @@ def fit(
     data = _prepare(expression, batch, kept, totals, scale, torch.device(device))
     tell("noise model")
     noise, own = _noise_model(data, K)
-    effect = _Rounds(data, settings, noise, own, seed, tell).run()
+
+    def take(rows: Tensor) -> _Data:
+        return _prepare(expression, batch, kept[rows.cpu().numpy()], totals, scale, data.totals.device)
+
+    effect = _Rounds(data, take, settings, noise, own, seed, tell).run()
     tell("factorisation")
     found = _factorise(data, settings, noise, effect)
     model = _model(data, settings, noise, effect, found, scale, seed)
@@ -1759,13 +1769,17 @@ def _with_batch(
         raise ValueError(f"a new batch needs {G} genes (found {expression.shape[1]}) and {K} cells ({len(kept)})")
     drawn = _drawn_anew(model, torch.Generator().manual_seed(seed + 2))
     scale = decoder.scale
-    data = _gather(
-        [CellMatrix(drawn.cpu().numpy(), 1.0, device), CellMatrix(expression[kept], scale, device)],
-        torch.cat([drawn.sum(1), torch.as_tensor(totals[kept] * scale, device=device)]),
-    )
+    both = torch.cat([drawn.sum(1), torch.as_tensor(totals[kept] * scale, device=device)])
+
+    def take(rows: Tensor) -> _Data:
+        old, new = rows[rows < len(drawn)].cpu().numpy(), rows[rows >= len(drawn)].cpu().numpy() - len(drawn)
+        matrices = CellMatrix(drawn.cpu().numpy()[old], 1.0, device), CellMatrix(expression[kept[new]], scale, device)
+        return _gather(list(matrices), both[rows])
+
+    data = take(torch.arange(len(both), device=device))
     tell("noise model")
     noise, own = _noise_model(data, K)
-    effect = _Rounds(data, replace(settings, metagenes=K), noise, own, seed, tell).run()
+    effect = _Rounds(data, take, replace(settings, metagenes=K), noise, own, seed, tell).run()
     # relative to the reference, which has no factors; one of the two is minus the other, and so are their errors
     log_factors = effect.log_factors[1] - effect.log_factors[0]
     log_error = effect.log_error.sum(0)

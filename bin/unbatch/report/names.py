@@ -49,6 +49,37 @@ METRICS = {
     "asw_label": MetricInfo("ASW label", "ASW label", "separation of labels (silhouette width, raw)"),
     "ch_label": MetricInfo("CH label", "CH label", "separation of labels (Calinski-Harabasz)"),
     "inv_db_label": MetricInfo("1/DB label", "1/DB label", "separation of labels (1 / Davies-Bouldin)"),
+    "batch_probe": MetricInfo(
+        "Batch probe",
+        "Batch probe",
+        "balanced accuracy of a logistic regression for the batch of held-out cells",
+        "lower",
+    ),
+    "batch_probe_within": MetricInfo(
+        "Batch probe within labels",
+        "Batch probe in labels",
+        "the same, fitted to the cells of one label at a time",
+        "lower",
+    ),
+    "batch_asw_excess": MetricInfo(
+        "Batch ASW excess",
+        "ASW excess",
+        "silhouette width of batches less that with batches permuted within labels",
+        "lower",
+    ),
+    "batch_asw_within": MetricInfo(
+        "Batch ASW within labels", "ASW in labels", "silhouette width of batches among the cells of a label", "lower"
+    ),
+    "label_probe_within": MetricInfo(
+        "Label within batch",
+        "Label in batch",
+        "balanced accuracy of a logistic regression for the label of held-out cells, fitted to one batch at a time",
+    ),
+    "label_knn": MetricInfo(
+        "Label by 11 neighbours",
+        "Label 11-NN",
+        "balanced accuracy of the 11 nearest cells for the label of held-out cells",
+    ),
 }
 """What the metrics of `score` mean, by name."""
 

@@ -24,6 +24,7 @@ _PARTS = {
     "means": ("Table of means", "The numbers behind the maps and curves."),
     "scores": ("Scores", "Every method on every metric."),
     "tradeoff": ("Batch against biology", "What the mixing of batches costs in biology."),
+    "evidence": ("Evidence and leakage", "What the batch still is in an embedding, and what the batch alone can do."),
     "umap": ("Embeddings (UMAP)", "What the embeddings look like."),
     "tissue": ("Tissue maps", "Whether an embedding follows the anatomy, and in the same way in every section."),
     "effect": (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from unbatch.report import effect, embedding, figures, metagenes, recovered
+from unbatch.report import effect, embedding, evidence, figures, metagenes, recovered
 from unbatch.report.model import Drawing, Report
 from unbatch.report.names import info, written
 from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
@@ -30,6 +30,7 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
         where = f"{plain(result.name)}: " if report.several else ""
         pages += [page for page in _scores(result, number, where) if page]
         pages += [page for page in (_trade_off(result, number, where), _cost(result, number, where)) if page]
+        pages += evidence.pages(result, number, where)
         drawing = report.drawings.get(result.name)
         if drawing:
             pages += _umaps(drawing, number, where)
@@ -100,7 +101,9 @@ def _warnings(report: Report) -> dict[str, Any]:
                 "troubles": [
                     {**vars(t), "memory": f"{t.peak_mb:,.0f} MB" if t.peak_mb else ""} for t in troubles(result)
                 ],
-                "remarks": remarks(result, drawing.cells.confined() if drawing else []) + _omissions(drawing),
+                "remarks": evidence.warnings(result)
+                + remarks(result, drawing.cells.confined() if drawing else [])
+                + _omissions(drawing),
             }
         )
     return make_page("warnings", "", render("warnings", several=report.several, datasets=datasets))
@@ -497,7 +500,7 @@ def methods_pages(report: Report) -> list[dict[str, Any]]:
                 "licence": card.licence,
             }
         )
-    entering = {"batch": "batch", "bio": "biology", "other": "no mean"}
+    entering = {"batch": "batch", "bio": "biology", "other": "no mean", "evidence": "no mean"}
     metrics = {
         name: {**vars(info(name)), "enters": entering[key]}
         for result in report.results

@@ -40,8 +40,12 @@ def _sweep(report: Report) -> str:
     swept = varied([result.dataset["simulation"] for result in report.results])
     lists = [f"{name} ({', '.join(written(value) for value in values)})" for name, values in swept.items()]
     data = report.results[0].dataset
+    models = {
+        "thesis": "POPARI's generative model with an additive batch effect",
+        "donors": "a log-linear model of cells of donors nested in two conditions, with a batch effect of every donor",
+    }
     return (
-        f"{len(report.results)} datasets were simulated by POPARI's generative model with an additive batch effect"
+        f"{len(report.results)} datasets were simulated by {models[data['simulation'].get('preset', 'thesis')]}"
         f"{f', with every combination of {join(lists)}' if lists else ''}; the first has {data['cells']:,} cells with "
         f"{data['genes']:,} genes from {len(data['batches'])} batches."
     )

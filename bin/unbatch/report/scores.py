@@ -112,6 +112,8 @@ class Result:
         As in the file.
     entries
         In the order to show them: ranked, not comparable, controls, without scores.
+    evidence
+        What probes and predictions are read against, as in the file; None where there were none.
     """
 
     source: str
@@ -120,6 +122,7 @@ class Result:
     settings: dict[str, Any]
     versions: dict[str, str]
     entries: list[Entry]
+    evidence: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -220,6 +223,7 @@ def read_scores(path: str | Path, cards: dict[str, Card]) -> Result:
         settings=content.get("settings") or {},
         versions=content.get("versions") or {},
         entries=rank(content["rows"], content["metrics"], cards),
+        evidence=content.get("evidence"),
     )
 
 
@@ -248,7 +252,7 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
     averaged = [*metrics.get("batch", []), *metrics.get("bio", [])]
     present = {id(row): {name for name in averaged if number(row["metrics"].get(name)) is not None} for row in rows}
     full = set().union(*(present[id(row)] for row in rows if row["status"] == "ok"))
-    names = list(dict.fromkeys([*averaged, *metrics.get("other", [])]))
+    names = list(dict.fromkeys([*averaged, *metrics.get("other", []), *metrics.get("evidence", [])]))
 
     entries = []
     for (method, params_id), group in groups.items():

@@ -19,7 +19,7 @@ SCORES = {"batch": "Batch mixing", "bio": "Biology kept", "total": "Total"}
 LEVEL = 0.9
 """Coverage of the intervals over seeds."""
 
-_FIRST = ("sigma_beta", "share_beta")
+_FIRST = ("sigma_beta", "share_beta", "sigma_common", "sigma_type")
 _KINDS = ("correction", "reference", "control")
 
 
@@ -97,8 +97,8 @@ def varied(simulations: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 def grid(simulations: Sequence[dict[str, Any]]) -> tuple[Axis, Axis, list[dict[str, Any]]]:
     """Find what was swept.
 
-    Numbers span the maps: `sigma_beta` and `share_beta` where they are swept, else the first two that are. All other
-    parameters with more than one value make panels.
+    Numbers span the maps: `sigma_beta` and `share_beta` (of the preset ``donors``: `sigma_common` and `sigma_type`)
+    where they are swept, else the first two that are. All other parameters with more than one value make panels.
 
     Parameters
     ----------
@@ -114,9 +114,10 @@ def grid(simulations: Sequence[dict[str, Any]]) -> tuple[Axis, Axis, list[dict[s
     """
     swept = {name: found for name, found in varied(simulations).items() if name != "seed"}
     numeric = [name for name, found in swept.items() if all(number(value) is not None for value in found)]
-    numeric.sort(key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    first = [name for name in _FIRST if name in simulations[0]]
+    numeric.sort(key=lambda name: first.index(name) if name in first else len(first))
     # a map of one row or one value where less is swept
-    names = [*numeric, *(name for name in _FIRST if name not in numeric)][:2]
+    names = [*numeric, *(name for name in first if name not in numeric)][:2]
     x, y = (Axis(name, sorted(swept.get(name, [simulations[0][name]]))) for name in names)
     others = [name for name in swept if name not in names]
     found = {tuple(s[name] for name in others) for s in simulations}

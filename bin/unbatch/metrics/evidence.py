@@ -1,0 +1,290 @@
+"""Whether an embedding still tells the batch, and the label without help of the batch: probes on held-out cells.
+
+A probe is a logistic regression fitted afresh to an embedding, so that it owes nothing to a loss that the method was
+trained with. Arrays in, numbers out; what a probe can't say is a ValueError that says why.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import pairwise_distances_chunked, recall_score, silhouette_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from unbatch.metrics.integration import Metric, Scene
+
+NEIGHBOURS = 11
+"""Cells that vote on a label; odd, so that two labels do not tie."""
+
+PERMUTATIONS = 5
+"""Of batches within labels. The mean of five is sharp: on 10,000 cells one differs from the next by about .001."""
+
+MIN_CELLS = 10
+"""Cells that a group must have to be told from others within a part of the data: two in every fold of five."""
+
+Split = tuple[np.ndarray, np.ndarray]
+"""Positions of the cells to fit to and of those to predict."""
+
+
+def cell_splits(fold: np.ndarray, target: np.ndarray) -> list[Split]:
+    """Hold out every fold of cells once.
+
+    Parameters
+    ----------
+    fold
+        Of every cell, n codes.
+    target
+        What is predicted, n codes. A held-out cell of a class that no cell to fit to has is left out.
+
+    Raises
+    ------
+    ValueError
+        If no fold leaves two classes to fit to and a cell to predict.
+    """
+    splits = [_split(fold == held_out, target) for held_out in np.unique(fold)]
+    splits = [(train, test) for train, test in splits if len(test) and len(np.unique(target[train])) > 1]
+    if not splits:
+        raise ValueError("no fold of obs/split leaves two classes to learn from and a cell to predict")
+    return splits
+
+
+def _split(held_out: np.ndarray, target: np.ndarray) -> Split:
+    train = np.flatnonzero(~held_out)
+    return train, np.flatnonzero(held_out & np.isin(target, target[train]))
+
+
+def balanced_accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean over the true classes of the share of their cells that are predicted to be of them."""
+    # scikit-learn's own warns when a class is predicted that a fold has no cell of, as rare ones will be
+    return float(recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))
+
+
+def logistic_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray) -> float:
+    """Balanced accuracy of a logistic regression on held-out cells, mean over folds.
+
+    Parameters
+    ----------
+    features
+        n x d; brought to mean 0 and variance 1 by the cells to fit to.
+    target
+        n codes.
+    fold
+        n codes.
+
+    Raises
+    ------
+    ValueError
+        If the folds leave nothing to predict.
+    """
+    return _held_out_accuracy(
+        lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), features, target, fold
+    )
+
+
+def neighbour_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray, k: int = NEIGHBOURS) -> float:
+    """Balanced accuracy of the k nearest cells of the other folds, with distances as they are; mean over folds.
+
+    Parameters and errors are those of `logistic_probe`.
+    """
+    return _held_out_accuracy(lambda: KNeighborsClassifier(k), features, target, fold)
+
+
+def _held_out_accuracy(
+    classifier: Callable[[], object], features: np.ndarray, target: np.ndarray, fold: np.ndarray
+) -> float:
+    found = []
+    for train, test in cell_splits(fold, target):
+        predicted = classifier().fit(features[train], target[train]).predict(features[test])
+        found.append(balanced_accuracy(target[test], predicted))
+    return float(np.mean(found))
+
+
+def parts(group: np.ndarray, target: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the cells of each group that has two classes of `MIN_CELLS` cells or more, without its smaller classes."""
+    for one in np.unique(group):
+        inside = group == one
+        classes, cells = np.unique(target[inside], return_counts=True)
+        large = classes[cells >= MIN_CELLS]
+        if len(large) > 1:
+            yield np.flatnonzero(inside & np.isin(target, large))
+
+
+def probe_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, fold: np.ndarray) -> float:
+    """Compute `logistic_probe` fitted within each group alone, mean over the groups that have two classes to tell.
+
+    A label within batches can't be told by the batch, nor a batch within labels by the mix of labels.
+
+    Raises
+    ------
+    ValueError
+        If no group has two classes of `MIN_CELLS` cells.
+    """
+    found = [logistic_probe(features[inside], target[inside], fold[inside]) for inside in parts(group, target)]
+    if not found:
+        raise ValueError(f"no group has two classes of {MIN_CELLS} cells or more")
+    return float(np.mean(found))
+
+
+def chance_within(target: np.ndarray, group: np.ndarray) -> float:
+    """Balanced accuracy of a guess in `probe_within`; NaN where it does not apply."""
+    found = [1 / len(np.unique(target[inside])) for inside in parts(group, target)]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def silhouettes(embedding: np.ndarray, groupings: np.ndarray) -> np.ndarray:
+    """Mean silhouette width of several groupings of the same cells, whose distances are computed once.
+
+    Parameters
+    ----------
+    embedding
+        n x d.
+    groupings
+        Codes 0, 1, ..., n x p, each with two groups or more.
+
+    Returns
+    -------
+    np.ndarray
+        p widths, those of scikit-learn's ``silhouette_score``; a cell alone in its group counts 0, as there.
+    """
+    n, p = groupings.shape
+    k = int(groupings.max()) + 1
+    members = np.zeros((n, p, k), dtype=np.float32)
+    members[np.arange(n)[:, None], np.arange(p), groupings] = 1
+    sizes = members.sum(axis=0, dtype=np.float64)
+    width, start = np.zeros(p), 0
+    for distances in pairwise_distances_chunked(embedding, working_memory=256):
+        rows = slice(start, start + len(distances))
+        start += len(distances)
+        sums = (distances.astype(np.float32) @ members.reshape(n, p * k)).reshape(-1, p, k).astype(np.float64)
+        own = groupings[rows][..., None]
+        size = np.take_along_axis(np.broadcast_to(sizes, sums.shape), own, axis=2)[..., 0]
+        inside = np.take_along_axis(sums, own, axis=2)[..., 0] / np.maximum(size - 1, 1)
+        others = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.inf)
+        np.put_along_axis(others, own, np.inf, axis=2)
+        outside = others.min(axis=2)
+        largest = np.maximum(inside, outside)
+        width += np.where((size > 1) & (largest > 0), (outside - inside) / np.maximum(largest, 1e-300), 0).sum(axis=0)
+    return width / n
+
+
+def permuted_within(batch: np.ndarray, label: np.ndarray, times: int, seed: int) -> np.ndarray:
+    """Permute the batches of the cells of each label, n x `times`: the same mix of labels, no other batch effect."""
+    rng = np.random.default_rng(seed)
+    permuted = np.repeat(batch[:, None], times, axis=1)
+    for one in np.unique(label):
+        cells = np.flatnonzero(label == one)
+        for column in range(times):
+            permuted[cells, column] = batch[rng.permutation(cells)]
+    return permuted
+
+
+def silhouette_excess(
+    embedding: np.ndarray, batch: np.ndarray, label: np.ndarray, seed: int, times: int = PERMUTATIONS
+) -> float:
+    """Silhouette width of batches less its mean with batches permuted within labels.
+
+    The pooled width alone falls with the overlap of labels and the mix of labels in batches, not with the batch effect
+    only: compared between methods it misleads.
+
+    Parameters
+    ----------
+    embedding
+        n x d.
+    batch, label
+        Codes 0, 1, ..., n.
+    seed
+        Of the permutations.
+    times
+        How many.
+    """
+    widths = silhouettes(embedding, np.column_stack([batch, permuted_within(batch, label, times, seed)]))
+    return float(widths[0] - widths[1:].mean())
+
+
+def silhouette_within(embedding: np.ndarray, batch: np.ndarray, label: np.ndarray) -> float:
+    """Silhouette width of the batches among the cells of each label, mean over labels weighted by their cells.
+
+    Raises
+    ------
+    ValueError
+        If no label has two batches of `MIN_CELLS` cells.
+    """
+    found = [(silhouette_score(embedding[cells], batch[cells]), len(cells)) for cells in parts(label, batch)]
+    if not found:
+        raise ValueError(f"no label has two batches of {MIN_CELLS} cells or more")
+    widths, cells = np.array(found).T
+    return float(np.average(widths, weights=cells))
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a score of `metrics` is read against; None where there is nothing.
+
+    Attributes
+    ----------
+    chance
+        Of a guess, or without any batch effect.
+    label
+        Of the labels alone, in place of an embedding: what is above it is more than composition.
+    """
+
+    chance: float | None
+    label: float | None = None
+
+
+def metrics(cells: np.ndarray, fold: np.ndarray, seed: int) -> list[Metric]:
+    """List the scores of this file, of a kind of their own: they enter no mean.
+
+    Parameters
+    ----------
+    cells
+        Positions of the cells of a scene to use.
+    fold
+        Fold of each of those.
+    seed
+        Of the permutations.
+    """
+
+    def of(compute: Callable[..., float], *names: str) -> Callable[[Scene], float]:
+        return lambda scene: compute(*(getattr(scene, name)[cells] for name in names))
+
+    def add(compute: Callable[..., float], *more: object) -> Callable[..., float]:
+        return lambda *given: compute(*given, *more)
+
+    return [
+        Metric("batch_probe", "evidence", of(add(logistic_probe, fold), "embedding", "batch"), False),
+        Metric("batch_probe_within", "evidence", of(add(probe_within, fold), "embedding", "batch", "label")),
+        Metric("batch_asw_excess", "evidence", of(add(silhouette_excess, seed), "embedding", "batch", "label")),
+        Metric("batch_asw_within", "evidence", of(silhouette_within, "embedding", "batch", "label")),
+        Metric("label_probe_within", "evidence", of(add(probe_within, fold), "embedding", "label", "batch")),
+        Metric("label_knn", "evidence", of(add(neighbour_probe, fold), "embedding", "label")),
+    ]
+
+
+def levels(batch: np.ndarray, label: np.ndarray | None, fold: np.ndarray) -> dict[str, Level]:
+    """Compute what the scores of `metrics` are read against, by name.
+
+    Parameters
+    ----------
+    batch
+        n codes.
+    label
+        n codes; None when there are no labels.
+    fold
+        n codes.
+    """
+    by_chance = Level(1 / len(np.unique(batch)))
+    if label is None:
+        return {"batch_probe": by_chance}
+    one_hot = (label[:, None] == np.unique(label)).astype(np.float64)
+    return {
+        "batch_probe": Level(by_chance.chance, logistic_probe(one_hot, batch, fold)),
+        "batch_probe_within": Level(chance_within(batch, label)),
+        "batch_asw_excess": Level(0.0),
+        "batch_asw_within": Level(0.0),
+        "label_probe_within": Level(chance_within(label, batch)),
+        "label_knn": Level(1 / len(np.unique(label))),
+    }

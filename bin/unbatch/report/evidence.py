@@ -1,0 +1,176 @@
+"""Pages on what the batch alone can do: probes of every embedding, and predictions of label and other targets."""
+
+from typing import Any
+
+from unbatch.report.names import info, join
+from unbatch.report.page import make_page, render
+from unbatch.report.scores import Entry, Result, Spread, number
+
+FEATURES = {
+    "embedding": "Embedding",
+    "embedding + re": "Embedding + random effects",
+    "re": "Random effects",
+    "embedding + batch": "Embedding + batch",
+}
+HELD_OUT = {"cells": "Cells held out", "batches": "Batches held out"}
+
+
+def pages(result: Result, place: int, where: str) -> list[dict[str, Any]]:
+    """Make the pages on evidence, none for scores without it.
+
+    Parameters
+    ----------
+    result
+        Scores of a dataset.
+    place
+        Of the dataset among others, for the names of the files.
+    where
+        What stands before the titles.
+    """
+    if not result.evidence:
+        return []
+    made = [make_page("evidence", f"{where}1. Probes", _probes(result), f"{place}_probes")]
+    for index, (name, target) in enumerate(result.evidence["targets"].items(), 2):
+        title = f"{where}{index}. Prediction of " + ("the label" if name == "label" else "a target")
+        made.append(make_page("evidence", title, _prediction(result, name, target), f"{place}_target_{index}"))
+    return made
+
+
+def warnings(result: Result) -> list[str]:
+    """Say for which targets the batch alone does what an embedding does, a sentence each; plain text."""
+    if not result.evidence:
+        return []
+    found = (_warning(result, name, target) for name, target in result.evidence["targets"].items())
+    return [sentence for sentence in found if sentence]
+
+
+def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
+    if "cells" not in target:
+        return ""
+    alone = target["cells"]["batch"]["balanced_accuracy"]["mean"]
+    if target["solved_by_batch"]:
+        return (
+            f"The batch alone predicts {name} (balanced accuracy {alone:.2f} on held-out cells): no embedding's "
+            "accuracy for it is evidence of biology, only held-out batches can be."
+        )
+    # of what has no biology nothing else is expected
+    explained = [
+        entry.label
+        for entry in result.scored()
+        if entry.method != "shuffled" and (_of(entry, name) or {}).get("batch_explains")
+    ]
+    if not explained:
+        return ""
+    return f"The batch alone predicts {name} (balanced accuracy {alone:.2f}) no worse than {join(explained)}."
+
+
+def _of(entry: Entry, target: str) -> dict[str, Any] | None:
+    """Find what was predicted from the one fit of an entry that predictions are made from."""
+    return next((row["prediction"][target] for row in entry.rows if target in (row.get("prediction") or {})), None)
+
+
+def _probes(result: Result) -> str:
+    names = [name for name in result.metrics["evidence"] if any(entry.metrics.get(name) for entry in result.scored())]
+    levels = result.evidence["levels"]
+    rows = []
+    for entry in result.scored():
+        rows.append({"label": entry.label, "cells": [_spread(entry.metrics.get(name)) for name in names]})
+        effects = [row["random_effects"] for row in entry.compared if row.get("random_effects")]
+        if effects:
+            spreads = [Spread.of(number(each.get(name)) for each in effects) for name in names]
+            rows.append({"label": f"{entry.label}: random effects", "cells": [_spread(spread) for spread in spreads]})
+    against = {
+        "chance": "Chance, or no batch effect",
+        "label": "Labels alone, no embedding",
+    }
+    return render(
+        "probes",
+        columns=[vars(info(name)) for name in names],
+        rows=rows,
+        levels=[
+            {"label": text, "cells": [_two(number(levels.get(name, {}).get(key))) for name in names]}
+            for key, text in against.items()
+            if any(number(levels.get(name, {}).get(key)) is not None for name in names)
+        ],
+        cells=f"{result.evidence['cells']:,}",
+        permutations=result.evidence["permutations"],
+        labelled=len(names) > 1,
+        seeds=max((len(entry.compared) for entry in result.scored()), default=1),
+        sentence=_reading(result),
+    )
+
+
+def _reading(result: Result) -> str:
+    """Say what the probes found, in a sentence."""
+    level = result.evidence["levels"]["batch_probe"]
+    bar = number(level.get("label")) or number(level.get("chance"))
+    against = "the labels alone" if number(level.get("label")) else "chance"
+    probed = [(e.label, e.metrics["batch_probe"].mean) for e in result.scored() if e.metrics.get("batch_probe")]
+    kept = [label for label, value in probed if value > bar + 0.02]
+    if not probed:
+        return ""
+    if not kept:
+        return (
+            f"From no embedding can the batch of a held-out cell be told better than from {against} ({bar:.2f}) by "
+            "more than .02."
+        )
+    return (
+        f"The batch of a held-out cell can be told from {join(kept)} better than from {against} ({bar:.2f}) by more "
+        "than .02: batch effect is left there."
+    )
+
+
+def _prediction(result: Result, name: str, target: dict[str, Any]) -> str:
+    held = [held_out for held_out in HELD_OUT if held_out in target]
+    fixed = [
+        {"label": text, "features": "–", "cells": [_accuracy(target[held_out].get(key)) for held_out in held]}
+        for key, text in (("dummy", "Guess by frequency"), ("batch", "Batch alone (one-hot)"))
+    ]
+    rows, borrowed = [], set()
+    for entry in result.scored():
+        found = _of(entry, name)
+        if found is None:
+            continue
+        borrowed |= {
+            row["random_effects_of"] for row in entry.rows if row.get("random_effects_of") not in (None, row["id"])
+        }
+        present = [key for key in FEATURES if any(key in found.get(held_out, {}) for held_out in held)]
+        rows += [
+            {
+                "label": entry.label if index == 0 else "",
+                "features": FEATURES[key],
+                "cells": [_accuracy(found.get(held_out, {}).get(key)) for held_out in held],
+            }
+            for index, key in enumerate(present)
+        ]
+    return render(
+        "prediction",
+        name=name,
+        warning=_warning(result, name, target),
+        reasons=[f"{HELD_OUT[key]}: not applicable, {reason}." for key, reason in target["reasons"].items()],
+        held=[{"title": HELD_OUT[key], "splits": target["splits"][key]} for key in held],
+        rows=[*fixed, *rows] if held else [],
+        about=f"{target['known']:,} cells, {target['classes']} classes",
+        borrowed=sorted(borrowed),
+    )
+
+
+def _accuracy(found: dict[str, Any] | None) -> list[str]:
+    """Write accuracy and balanced accuracy, each with half the width of its interval."""
+    if found is None:
+        return ["–", "–"]
+    texts = []
+    for key in ("balanced_accuracy", "accuracy"):
+        mean, high = number(found[key]["mean"]), number(found[key]["high"])
+        texts.append(_two(mean) + (f" ± {high - mean:.3f}" if high is not None else ""))
+    return texts
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "–"
+    return _two(spread.mean) + (f" ± {spread.sd:.3f}" if spread.sd is not None and spread.sd >= 0.0005 else "")
+
+
+def _two(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,201 @@
+"""Genomaps: expression of a cell as an image in which genes that vary together lie on one ring.
+
+After Islam & Xing, Nature Communications 14, 679 (2023), as scMEDAL uses it: genes are put on a grid so that distances
+between genes, 1 - Pearson correlation, agree with distances between pixels, by Gromov-Wasserstein optimal transport.
+Written from the formulas. It stands here and not in `nn` as it is for pictures only, and needs scipy's assignment.
+
+Every pixel holds one gene, so that images are expression values in another order: nothing is lost, added or blended.
+One transform is fitted to a stack of values (input, reconstructions, projections) and applied to all of it, so that the
+same pixel is the same gene throughout. Distances between pixels are those of their radii, and their logarithm is taken:
+what counts by far is which genes share a ring. Which ring that is says little, and the angle nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Added to distances before their logarithm, as POT does in its Kullback-Leibler loss: pixels of one radius have 0
+_TINY = 1e-15
+
+
+@dataclass(frozen=True, eq=False)
+class Genomap:
+    """Where each gene is in the image.
+
+    Attributes
+    ----------
+    side
+        Rows and columns of the image: the smallest square that holds all G genes.
+    pixel
+        Pixel of each gene, counted by rows, shape (G,). The pixels farthest from the centre stay empty where G is not a
+        square number.
+    objective
+        Gromov-Wasserstein objective after each round, but for a constant; the first value is that of the start, where
+        every gene is spread over all pixels. It never rises.
+    converged
+        Whether another round would change nothing; if not, the rounds were used up.
+    """
+
+    side: int
+    pixel: np.ndarray
+    objective: np.ndarray
+    converged: bool
+
+    def images(self, values: np.ndarray, empty: float = np.nan) -> np.ndarray:
+        """Make images of expression values.
+
+        Parameters
+        ----------
+        values
+            Of shape (..., G).
+        empty
+            What pixels without a gene hold.
+
+        Returns
+        -------
+        np.ndarray
+            Shape (..., side, side).
+
+        Raises
+        ------
+        ValueError
+            If there is another number of genes.
+        """
+        values = np.asarray(values)
+        if values.shape[-1] != len(self.pixel):
+            raise ValueError(
+                f"values of {values.shape[-1]} genes were given, expected the {len(self.pixel)} of the map"
+            )
+        images = np.full((*values.shape[:-1], self.side**2), empty, dtype=np.result_type(values, np.float32))
+        images[..., self.pixel] = values
+        return images.reshape(*values.shape[:-1], self.side, self.side)
+
+    def values(self, images: np.ndarray) -> np.ndarray:
+        """Turn images, (..., side, side), back into expression values, (..., G)."""
+        return np.asarray(images).reshape(*images.shape[:-2], -1)[..., self.pixel]
+
+    def places(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows and columns of some genes, given by their indices."""
+        return np.divmod(self.pixel[genes], self.side)
+
+
+def standardise(stack: np.ndarray) -> np.ndarray:
+    """Bring every gene to mean 0 and standard deviation 1 (of n - 1) over a whole stack; constant genes to 0.
+
+    Parameters
+    ----------
+    stack
+        Shape (..., G): all that will be drawn, so that one colour means one value throughout.
+    """
+    stack = np.asarray(stack, dtype=np.float64)
+    rows = stack.reshape(-1, stack.shape[-1])
+    spread = rows.std(axis=0, ddof=1)
+    varies = spread > 1e-9 * np.abs(rows).max(axis=0)
+    return np.where(varies, (stack - rows.mean(axis=0)) / np.where(varies, spread, 1), 0.0)
+
+
+def fit_genomap(stack: np.ndarray, max_rounds: int = 200) -> Genomap:
+    """Find the place of each gene.
+
+    Minimises the Gromov-Wasserstein discrepancy with Kullback-Leibler loss and uniform weights (Peyré, Cuturi &
+    Solomon, ICML 2016) between genes and pixels: from a start where all genes are everywhere, the objective is replaced
+    by its tangent and solved exactly, a linear assignment, until nothing changes. Correlations are positive
+    semidefinite, and so is minus the logarithm of the distances between radii, but for a constant. So the objective is
+    concave, lies below its tangents, and falls in every round. It ends in a local minimum.
+
+    Parameters
+    ----------
+    stack
+        Expression, (..., G), three genes or more; scaling of a gene does not matter.
+    max_rounds
+        Most rounds; each takes an assignment of G genes to G pixels.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows or three genes, or a value is not finite.
+    """
+    stack = np.asarray(stack)
+    rows = stack.reshape(-1, stack.shape[-1])
+    if len(rows) < 2 or rows.shape[1] < 3:
+        raise ValueError(f"a stack of {len(rows)} rows x {rows.shape[1]} genes was given, expected 2 x 3 or more")
+    if not np.isfinite(rows).all():
+        raise ValueError("the stack holds NaN or infinite values, expected finite numbers")
+    side, pixels, ring, log_distance = _grid(rows.shape[1])
+    order, objective, converged = _transport(gene_distances(rows), ring, log_distance, max_rounds)
+    pixel = np.empty_like(pixels)
+    pixel[np.arange(len(order))] = pixels[order]
+    return Genomap(side, pixel, objective, converged)
+
+
+def gene_distances(rows: np.ndarray) -> np.ndarray:
+    """1 - Pearson correlation of the columns, G x G; a constant column correlates with no other."""
+    scaled = standardise(rows)
+    correlation = scaled.T @ scaled / (len(scaled) - 1)
+    np.fill_diagonal(correlation, 1)
+    return 1 - np.clip(correlation, -1, 1)
+
+
+def top_genes(projections: np.ndarray, number: int = 10) -> np.ndarray:
+    """Choose the genes that a batch changes most: largest mean over cells of the standard deviation over batches.
+
+    Parameters
+    ----------
+    projections
+        The same cells as if from each of the batches, batches x cells x G.
+    number
+        How many.
+
+    Returns
+    -------
+    np.ndarray
+        Indices, the most changed first.
+    """
+    spread = np.asarray(projections, dtype=np.float64).std(axis=0, ddof=1).mean(axis=0)
+    return np.argsort(-spread, kind="stable")[:number]
+
+
+def _grid(genes: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the side, the `genes` pixels nearest to the centre, their rings, and logarithms of distances of rings."""
+    side = int(np.ceil(np.sqrt(genes)))
+    row, column = np.divmod(np.arange(side**2), side)
+    # four times the squared radius is a whole number, by which equal radii are known as equal
+    square = (2 * row - side + 1) ** 2 + (2 * column - side + 1) ** 2
+    pixels = np.sort(np.argsort(square, kind="stable")[:genes])
+    rings, ring = np.unique(square[pixels], return_inverse=True)
+    radius = np.sqrt(rings) / 2
+    return side, pixels, ring, np.log(np.abs(radius[:, None] - radius) + _TINY)
+
+
+def _transport(
+    distance: np.ndarray, ring: np.ndarray, log_distance: np.ndarray, max_rounds: int
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Assign genes to pixels.
+
+    Pixels of a ring are alike, so that a plan is kept as the mass of each gene on each ring, G x R with rows that sum
+    to 1, and the tangent is a product with R columns in place of G.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    size = np.bincount(ring) / len(ring)
+
+    def evaluate(plan: np.ndarray) -> tuple[np.ndarray, float]:
+        tangent = -distance @ plan @ log_distance
+        return tangent, float(np.sum(tangent * plan))
+
+    objective = [evaluate(np.tile(size, (len(distance), 1)))[1]]
+    # from the start the tangent is a product of a number per gene and one per ring, which sorting solves
+    assigned = np.empty(len(ring), dtype=np.intp)
+    assigned[np.argsort(distance.sum(axis=1), kind="stable")] = np.argsort((size @ log_distance)[ring], kind="stable")
+    tangent, value = evaluate(np.eye(len(size))[ring[assigned]])
+    objective.append(value)
+    for _ in range(max_rounds - 1):
+        # what is the same for all rings, or for all genes, makes no difference but to the time: a third of it
+        cost = tangent - tangent.mean(axis=0) - (tangent @ size)[:, None]
+        order = linear_sum_assignment(cost[:, ring])[1]
+        tangent, value = evaluate(np.eye(len(size))[ring[order]])
+        if value >= objective[-1] - 1e-9 * abs(objective[-1]):
+            return assigned, np.array(objective), True
+        assigned = order
+        objective.append(value)
+    return assigned, np.array(objective), False

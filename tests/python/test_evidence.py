@@ -1,0 +1,292 @@
+"""Probes and predictions against independent computations, and what `score` and `report` make of them."""
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import silhouette_score
+from sklearn.neighbors import NearestNeighbors
+
+from unbatch.cli import fit_baseline, report, score
+from unbatch.metrics import evidence, prediction
+
+ROOT = Path(__file__).parents[2]
+BAD = "<b>donor & co"
+
+
+def mixed(n: int = 300, shift: float = 0.0) -> dict[str, np.ndarray]:
+    """Three labels in two batches, of unlike mix, in four dimensions; the second batch lies `shift` off."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, n)
+    batch = (rng.random(n) < np.array([0.3, 0.5, 0.8])[label]).astype(int)
+    embedding = rng.normal(size=(n, 4)) + 2 * np.eye(3, 4)[label]
+    embedding[:, 3] += shift * batch
+    return {"embedding": embedding, "label": label, "batch": batch, "fold": np.arange(n) % 5}
+
+
+def recalls(true: np.ndarray, predicted: np.ndarray) -> float:
+    return float(np.mean([(predicted[true == one] == one).mean() for one in np.unique(true)]))
+
+
+def test_the_batch_probe_is_a_regression_fitted_to_the_other_folds():
+    data = mixed(shift=1.0)
+    expected = []
+    for held_out in range(5):
+        train, test = data["fold"] != held_out, data["fold"] == held_out
+        mean, sd = data["embedding"][train].mean(0), data["embedding"][train].std(0)
+        scaled = (data["embedding"] - mean) / sd
+        model = LogisticRegression(max_iter=1000).fit(scaled[train], data["batch"][train])
+        expected.append(recalls(data["batch"][test], model.predict(scaled[test])))
+    found = evidence.logistic_probe(data["embedding"], data["batch"], data["fold"])
+    assert found == pytest.approx(np.mean(expected))
+
+
+def test_neighbours_vote_on_the_label():
+    data = mixed()
+    expected = []
+    for held_out in range(5):
+        train, test = np.flatnonzero(data["fold"] != held_out), np.flatnonzero(data["fold"] == held_out)
+        near = NearestNeighbors(n_neighbors=11).fit(data["embedding"][train]).kneighbors(data["embedding"][test])[1]
+        votes = [np.bincount(data["label"][train][row]).argmax() for row in near]
+        expected.append(recalls(data["label"][test], np.array(votes)))
+    found = evidence.neighbour_probe(data["embedding"], data["label"], data["fold"])
+    assert found == pytest.approx(np.mean(expected))
+
+
+def test_a_probe_within_groups_is_the_mean_of_probes_of_each_alone():
+    data = mixed()
+    # a label of which one batch has too few cells is not asked about
+    few = np.flatnonzero((data["label"] == 0) & (data["batch"] == 1))[9:]
+    data = {name: np.delete(values, few, axis=0) for name, values in data.items()}
+    expected = [
+        evidence.logistic_probe(*(data[name][data["label"] == one] for name in ("embedding", "batch", "fold")))
+        for one in (1, 2)
+    ]
+    found = evidence.probe_within(data["embedding"], data["batch"], data["label"], data["fold"])
+    assert found == pytest.approx(np.mean(expected))
+    with pytest.raises(ValueError, match="no group has two classes"):
+        evidence.probe_within(data["embedding"], data["batch"], data["batch"], data["fold"])
+
+
+def test_silhouettes_of_groupings_are_those_of_scikit_learn():
+    data = mixed(shift=0.5)
+    lonely = np.where(np.arange(300) == 7, 2, data["batch"])
+    groupings = np.column_stack([data["batch"], data["label"], lonely])
+    expected = [silhouette_score(data["embedding"], column) for column in groupings.T]
+    np.testing.assert_allclose(evidence.silhouettes(data["embedding"], groupings), expected, atol=1e-6)
+
+
+def test_batches_are_permuted_within_labels_and_the_null_is_taken_off():
+    data = mixed()
+    permuted = evidence.permuted_within(data["batch"], data["label"], 3, seed=1)
+    for column in permuted.T:
+        assert (column != data["batch"]).any()
+        np.testing.assert_array_equal(
+            pd.crosstab(data["label"], column).to_numpy(), pd.crosstab(data["label"], data["batch"]).to_numpy()
+        )
+    null = [silhouette_score(data["embedding"], column) for column in permuted.T]
+    found = evidence.silhouette_excess(data["embedding"], data["batch"], data["label"], seed=1, times=3)
+    assert found == pytest.approx(silhouette_score(data["embedding"], data["batch"]) - np.mean(null), abs=1e-6)
+    assert abs(found) < 0.01
+    shifted = mixed(shift=3.0)
+    assert evidence.silhouette_excess(shifted["embedding"], shifted["batch"], shifted["label"], seed=1) > 0.1
+
+
+def test_labels_alone_tell_the_batch_as_far_as_their_mix_does():
+    data = mixed(3000)
+    level = evidence.levels(data["batch"], data["label"], data["fold"])["batch_probe"]
+    majority = np.array([np.bincount(data["batch"][data["label"] == one]).argmax() for one in range(3)])
+    assert level.chance == 0.5
+    assert level.label == pytest.approx(recalls(data["batch"], majority[data["label"]]), abs=0.02)
+    assert level.label > 0.6
+
+
+def test_an_interval_is_that_of_students_t():
+    values = [0.5, 0.6, 0.55, 0.7, 0.52]
+    expected = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    found = prediction.Interval.of(values)
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_a_prediction_is_a_forest_on_standardised_features():
+    data = mixed(shift=1.0)
+    question = prediction.Question.of(data["label"], data["batch"], data["fold"])
+    found = question.with_embedding(data["embedding"], None, False, seed=3)
+    Z = np.eye(2)[data["batch"]]
+    for name, features in (
+        ("embedding", data["embedding"]),
+        ("embedding + batch", np.hstack([data["embedding"], Z])),
+    ):
+        plain, balanced = [], []
+        for held_out in range(5):
+            train, test = data["fold"] != held_out, data["fold"] == held_out
+            scaled = (features - features[train].mean(0)) / features[train].std(0)
+            forest = RandomForestClassifier(100, random_state=3).fit(scaled[train], data["label"][train])
+            plain.append((forest.predict(scaled[test]) == data["label"][test]).mean())
+            balanced.append(recalls(data["label"][test], forest.predict(scaled[test])))
+        assert found["cells"][name].accuracy.mean == pytest.approx(np.mean(plain), abs=0.01)
+        assert found["cells"][name].balanced.mean == pytest.approx(np.mean(balanced), abs=0.01)
+    assert set(found["batches"]) == {"embedding"}
+    assert found == question.with_embedding(data["embedding"], None, False, seed=3, threads=2)
+
+
+def test_a_target_that_the_batch_determines_is_solved_by_it_for_known_batches_only():
+    rng = np.random.default_rng(0)
+    batch = rng.integers(0, 6, 300)
+    donor = batch % 2
+    question = prediction.Question.of(donor, batch, np.arange(300) % 5)
+    alone = question.without_embedding(seed=0)
+    assert prediction.solves(alone["cells"]["batch"])
+    assert alone["batches"]["batch"].balanced.mean == pytest.approx(0.5, abs=0.1)
+    noise = question.with_embedding(rng.normal(size=(300, 3)), np.eye(6)[batch], True, seed=0)
+    assert noise["cells"]["embedding + re"].balanced.mean > 0.98
+    assert noise["cells"]["re"].balanced.mean == 1
+    assert prediction.explains(alone["cells"]["batch"], noise["cells"]["embedding"])
+    assert not prediction.solves(alone["cells"]["dummy"])
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_held_out_batch_is_on_one_side_only_and_every_batch_is_held_out_once(constant: bool):
+    rng = np.random.default_rng(0)
+    batch = rng.choice(13, 400, p=np.arange(1, 14) / 91)
+    target = batch % 3 if constant else rng.integers(0, 3, 400)
+    splits = prediction.batch_splits(batch, target)
+    assert len(splits) == (4 if constant else 5)
+    for train, test in splits:
+        assert not set(batch[train]) & set(batch[test])
+        assert set(target[train]) == set(target[test]) == {0, 1, 2}
+    np.testing.assert_array_equal(np.sort(np.concatenate([test for _train, test in splits])), np.arange(400))
+
+
+def test_held_out_batches_need_every_class_on_both_sides():
+    batch = np.repeat([0, 1, 2], 20)
+    with pytest.raises(ValueError, match="a class of it has one batch only"):
+        prediction.batch_splits(batch, (batch == 2).astype(int))
+    # a class that the other batches lack is not asked about
+    target = np.tile([0, 1], 30)
+    target[:5] = 7
+    (_train, test), *_others = prediction.batch_splits(batch, target)
+    assert not set(range(5)) & set(test.tolist())
+
+
+@pytest.fixture(scope="module")
+def data(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with four batches of two donors, and fits of it: none, and one with random effects."""
+    folder = tmp_path_factory.mktemp("evidence")
+    dataset = ad.read_h5ad(dataset_path)
+    half = np.arange(dataset.n_obs) // 2 % 2
+    codes = dataset.obs["batch"].cat.codes.to_numpy() * 2 + half
+    dataset.obs["batch"] = pd.Categorical.from_codes(codes, ["a", "b", "c", "d"])
+    dataset.obs[BAD] = pd.Categorical.from_codes(codes // 2, ["<i>one", "two"])
+    dataset.obs["lone"] = codes == 3
+    # few enough labels for each to have ten cells in every batch
+    dataset.obs["label"] = pd.Categorical.from_codes(dataset.obs["label"].cat.codes.to_numpy() % 2, ["even", "odd"])
+    dataset.write_h5ad(folder / "dataset.h5ad")
+    for seed, method in ((0, "none"), (1, "none"), (0, "harmony")):
+        out = folder / f"dataset.{method}.default.s{seed}.fit.h5ad"
+        arguments = [str(folder / "dataset.h5ad"), "--method", method, "--seed", str(seed), "-o", str(out)]
+        result = CliRunner().invoke(fit_baseline.main, arguments)
+        assert result.exit_code == 0, result.output
+    fit = ad.read_h5ad(out)
+    fit.obsm["X_scmedal_fe"] = fit.obsm["X_harmony"]
+    fit.obsm["X_scmedal_re"] = np.eye(4, dtype=np.float32)[codes] + 0.01 * fit.obsm["X_harmony"][:, :4]
+    fit.write_h5ad(out)
+    return folder
+
+
+def run_score(folder: Path, *options: str, out: str = "scores.json", code: int = 0) -> dict | str:
+    fits = sorted(map(str, folder.glob("*.fit.h5ad")))
+    arguments = [str(folder / "dataset.h5ad"), *fits, "--threads", "1", *options, "-o", str(folder / out)]
+    # ten trees in place of a hundred: what is asked here does not hang on them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "TREES", 10)
+        result = CliRunner().invoke(score.main, arguments)
+    assert result.exit_code == code, result.output
+    return json.loads((folder / out).read_text()) if code == 0 else result.stderr
+
+
+@pytest.fixture(scope="module")
+def table(data: Path) -> dict:
+    return run_score(data, "--targets", f"{BAD}, lone,{BAD}", "--name", "dataset")
+
+
+def test_evidence_is_scored_for_every_embedding_and_enters_no_mean(table: dict):
+    names = table["metrics"]["evidence"]
+    assert len(names) == 6
+    for row in table["rows"]:
+        assert all(row["metrics"][name] is not None for name in names), row["reasons"]
+        assert (row["n_batch"], row["n_bio"]) == (5, 5)
+    assert not set(names) & set(table["metrics"]["batch"] + table["metrics"]["bio"] + table["metrics"]["other"])
+    scmedal = next(row for row in table["rows"] if row["method"] == "harmony")
+    assert scmedal["random_effects"]["batch_probe"] > 0.95 > scmedal["metrics"]["batch_probe"]
+
+
+def test_score_predicts_label_and_targets_once_per_method_and_lends_random_effects(table: dict):
+    by_id = {(row["method"], row["seed"]): row for row in table["rows"]}
+    assert list(table["evidence"]["targets"]) == ["label", BAD, "lone"]
+    assert "prediction" not in by_id["none", 1]
+    none, own = by_id["none", 0]["prediction"], by_id["harmony", 0]["prediction"]
+    assert set(none["label"]["cells"]) == {"embedding", "embedding + batch", "embedding + re"}
+    assert set(own["label"]["cells"]) == {"embedding", "embedding + batch", "embedding + re", "re"}
+    assert by_id["none", 0]["random_effects_of"] == by_id["harmony", 0]["id"]
+    donor, lone = table["evidence"]["targets"][BAD], table["evidence"]["targets"]["lone"]
+    assert donor["solved_by_batch"]
+    assert not table["evidence"]["targets"]["label"]["solved_by_batch"]
+    assert donor["splits"] == {"cells": 5, "batches": 2}
+    assert none[BAD]["batch_explains"]
+    assert lone["reasons"] == {
+        "batches": "it is the same in all cells of a batch, and a class of it has one batch only"
+    }
+
+
+def test_the_same_seed_gives_the_same_evidence(data: Path, table: dict):
+    again = run_score(data, "--targets", f"{BAD},lone", "--name", "dataset", out="again.json")
+    assert again == table
+
+
+def test_without_evidence_nothing_of_it_is_computed(data: Path):
+    plain = run_score(data, "--no-evidence", "--max-cells", "60", out="plain.json")
+    assert plain["evidence"] is None
+    assert plain["metrics"]["evidence"] == []
+    assert all("prediction" not in row for row in plain["rows"])
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [("age", "obs/age, a column of --targets, is missing"), ("size_factor", "a column of classes was expected")],
+)
+def test_a_target_that_can_not_be_predicted_is_refused_in_a_sentence(data: Path, targets: str, message: str):
+    said = run_score(data, "--targets", targets, out="refused.json", code=2)
+    assert message in said
+    assert said.startswith("Error: ")
+    assert said.count("\n") == 1
+    assert not (data / "refused.json").exists()
+
+
+def test_the_report_shows_evidence_warns_of_leakage_and_escapes_names(data: Path, table: dict):
+    arguments = [
+        str(data / "scores.json"),
+        "--methods",
+        str(ROOT / "assets" / "methods.yml"),
+        "-o",
+        str(data / "report"),
+    ]
+    result = CliRunner().invoke(report.main, arguments)
+    assert result.exit_code == 0, result.output
+    pages = {path.name: json.loads(path.read_text()) for path in (data / "report").glob("*.json")}
+    probes = pages["unbatch_evidence_0_probes_page_mqc.json"]["data"]
+    assert "Labels alone, no embedding" in probes
+    assert "Harmony: random effects" in probes
+    donor = pages["unbatch_evidence_0_target_3_page_mqc.json"]["data"]
+    assert "The batch alone predicts" in donor
+    assert "&lt;b&gt;donor &amp; co" in donor
+    assert "not applicable, it is the same in all cells" in pages["unbatch_evidence_0_target_4_page_mqc.json"]["data"]
+    assert "The batch alone predicts" in pages["unbatch_warnings_page_mqc.json"]["data"]
+    assert not [name for name, page in pages.items() if BAD in json.dumps(page)]
