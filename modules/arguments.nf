@@ -23,5 +23,6 @@ def fitCommand(program, method) {
     [
         'fit-baseline': "fit-baseline --method ${quote(method)}",
         'fit-batchblend': "fit-batchblend --mode ${quote(method)}",
+        'fit-scmedal': "fit-scmedal --mode ${quote(method)}",
     ][program]
 }

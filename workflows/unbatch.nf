@@ -5,6 +5,7 @@ include { SIMULATE       } from '../modules/simulate/main'
 include { PREPROCESS     } from '../modules/preprocess/main'
 include { FIT_BASELINE   } from '../modules/fit_baseline/main'
 include { FIT_BATCHBLEND } from '../modules/fit_batchblend/main'
+include { FIT_SCMEDAL    } from '../modules/fit_scmedal/main'
 include { SCORE          } from '../modules/score/main'
 include { REPORT         } from '../modules/report/main'
 include { MULTIQC        } from '../modules/multiqc/main'
@@ -38,19 +39,21 @@ workflow UNBATCH {
         .branch { _meta, _dataset, job ->
             baseline: job.program == 'fit-baseline'
             batchblend: job.program == 'fit-batchblend'
+            scmedal: job.program == 'fit-scmedal'
             unknown: true
         }
     ch_jobs.unknown.subscribe { _meta, _dataset, job -> error("assets/methods.yml: ${job.method}: no program '${job.program}'") }
     FIT_BASELINE(ch_jobs.baseline.map { meta, dataset, job -> [meta, dataset, job.params, options.fit] })
     FIT_BATCHBLEND(ch_jobs.batchblend.map { meta, dataset, job -> [meta, dataset, job.params, options.fit] })
-    ch_fits = FIT_BASELINE.out.fit.mix(FIT_BATCHBLEND.out.fit)
+    FIT_SCMEDAL(ch_jobs.scmedal.map { meta, dataset, job -> [meta, dataset, job.params, options.fit] })
+    ch_fits = FIT_BASELINE.out.fit.mix(FIT_BATCHBLEND.out.fit, FIT_SCMEDAL.out.fit)
     ch_outcomes = FIT_BASELINE.out.outcome
-        .mix(FIT_BATCHBLEND.out.outcome)
+        .mix(FIT_BATCHBLEND.out.outcome, FIT_SCMEDAL.out.outcome)
         .map { meta, outcome -> [meta, readOutcome(outcome)] }
 
     // one row per planned fit, whatever became of it
     ch_rows = ch_jobs.baseline
-        .mix(ch_jobs.batchblend)
+        .mix(ch_jobs.batchblend, ch_jobs.scmedal)
         .map { meta, _dataset, job -> [meta, job.method] }
         .join(ch_outcomes, remainder: true)
         .join(ch_fits, remainder: true)

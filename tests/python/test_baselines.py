@@ -14,7 +14,7 @@ from scipy import sparse
 
 from unbatch import baselines
 from unbatch.baselines.cells import Cells, principal_components
-from unbatch.cli import fit_baseline, fit_batchblend
+from unbatch.cli import fit_baseline, fit_batchblend, fit_scmedal
 from unbatch.cli.fits import merge_parameters
 from unbatch.errors import InputError, NotApplicable
 
@@ -44,7 +44,7 @@ def between_over_within(embedding: np.ndarray, groups: np.ndarray) -> float:
 
 def test_every_card_has_its_file_and_every_file_its_card():
     assert sorted(BASELINES) == baselines.names()
-    assert set(CARDS) == {*BASELINES, *fit_batchblend.DEFAULTS}
+    assert set(CARDS) == {*BASELINES, *fit_batchblend.DEFAULTS, "scmedal"}
 
 
 @pytest.mark.parametrize("method", CARDS)
@@ -73,6 +73,11 @@ def test_defaults_on_the_card_are_those_of_the_function(method: str):
 def test_defaults_on_the_card_are_those_of_the_mode(mode: str):
     assert CARDS[mode]["program"] == "fit-batchblend"
     assert CARDS[mode]["defaults"] == fit_batchblend.DEFAULTS[mode]
+
+
+def test_defaults_on_the_card_of_scmedal_are_those_of_the_program():
+    assert CARDS["scmedal"]["program"] == "fit-scmedal"
+    assert CARDS["scmedal"]["defaults"] == fit_scmedal.DEFAULTS
 
 
 @pytest.mark.parametrize("method", BASELINES)

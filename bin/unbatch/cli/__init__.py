@@ -16,6 +16,7 @@ class _Programs(click.Group):
         "preprocess": "preprocess",
         "fit-baseline": "fit_baseline",
         "fit-batchblend": "fit_batchblend",
+        "fit-scmedal": "fit_scmedal",
         "score": "score",
         "report": "report",
         "attempt": "attempt",

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from unbatch.cli.common import Folder, Run, log, program
-from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, write_fit
+from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, torch_device, write_fit
 from unbatch.errors import InputError, NotApplicable
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def main(
     io.require_place(output, [dataset])
     if model is not None:
         io.require_model_place(model)
-    device = _device(run)
+    device = torch_device(run)
     if apply is None:
         saved = None
         stated = read_parameters(params) | {name: value for name, value in given.items() if value is not None}
@@ -394,15 +394,6 @@ def _is_number(value: Any, kind: Any) -> bool:
     if not isinstance(value, kind) or isinstance(value, bool):
         return False
     return isinstance(value, int) or math.isfinite(value)
-
-
-def _device(run: Run) -> str:
-    import torch
-
-    torch.set_num_threads(run.threads)
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is available, expected cpu or auto on this machine")
-    return "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any]) -> None:

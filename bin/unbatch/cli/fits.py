@@ -123,6 +123,22 @@ def read_cells(path: Path, least_batches: int = 2, *, normalised: bool = True) -
     )
 
 
+def torch_device(run: Run) -> str:
+    """Say where torch computes, and give it the threads of the run.
+
+    Raises
+    ------
+    InputError
+        If a device is asked for that is not there.
+    """
+    import torch
+
+    torch.set_num_threads(run.threads)
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available, expected cpu or auto on this machine")
+    return "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def peak_mb() -> float:
     """Highest resident memory of this process so far, in MB (10^6 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
