@@ -99,15 +99,15 @@ PUBLISHED_CELLS = (23_049, 62_735, 291_680)
 RECOMMENDED_WEIGHTS: dict[str, dict[str, float]] = {
     "ae": {"reconstruction": 1.0},
     "aec": {"reconstruction": 1.0, "label": 0.1},
-    "fe": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.1, "matching": 0.0},
-    "fec": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.1, "matching": 0.0, "label": 0.1},
+    "fe": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.08, "matching": 0.0},
+    "fec": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.08, "matching": 0.0, "label": 0.1},
     "re": {"reconstruction": 1.0, "batch": 1.0, "divergence": 1.0},
 }
 """Weights of balanced terms. ``drift`` is the mean square of what the network adds to principal components, whose mean
 variance is 1: without it, one direction grows to twice its size, as no other term minds, and rules all distances.
 ``matching`` draws batches together within labels and needs these."""
 
-HEAD_NOISE = 2.0
+HEAD_NOISE = 1.5
 """Of the standardised embedding of RE on its way to the batch head. Without noise, the head is content as soon as
 batches can be told at all."""
 
@@ -164,7 +164,7 @@ def schedule(settings: Settings, cells: int) -> Plan:
             # batches are compared within the labels of a minibatch
             size = max(size, 256)
         penalised = settings.model in ("fe", "fec")
-        plan = Plan(epochs, size, patience=30, first=RAMP + 0.1 if penalised else 0.0, cosine=True)
+        plan = Plan(epochs, size, patience=30, first=2 * RAMP if penalised else 0.0, cosine=True)
     changes = {"epochs": settings.epochs, "size": settings.minibatch, "patience": settings.patience}
     return replace(plan, **{name: value for name, value in changes.items() if value is not None})
 

@@ -77,7 +77,8 @@ def mean_matching(
     both = group * batches + batch
     in_batch = sums(ones, both, groups * batches)
     distance = sums(scaled, both, groups * batches) / in_batch.clamp(min=1)
-    excess = in_batch * distance.square() - (in_batch > 0).to(distance.dtype)
+    by_chance = (in_batch > 0).to(distance.dtype) - in_batch / size.repeat_interleave(batches, 0).clamp(min=1)
+    excess = in_batch * distance.square() - by_chance
     counted = (size > least).to(distance.dtype)
     weight = counted.repeat_interleave(batches, 0)
     return (weight * excess).sum() / ((counted * size).sum() * embedding.shape[1]).clamp(min=1)

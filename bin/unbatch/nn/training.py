@@ -136,18 +136,23 @@ def train(
                     group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * share))
         network.train()
         sums: dict[str, Tensor] = {}
+        finite: dict[str, Tensor] = {}
         seen = 0
         for position, expression in source.minibatches(cells, plan.size, rng):
             terms = step(position, expression, (epoch - 1 + seen / len(cells)) / plan.epochs)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * len(position)
+                finite[name] = finite.get(name, 0) + torch.isfinite(value.detach())
             seen += len(position)
         means = dict(zip(sums, (torch.stack(list(sums.values())) / seen).tolist(), strict=True))
-        _check(means, network, kept, epoch, history)
+        # one step after a term broke, all do: the first one was finite in the fewest steps
+        steps = torch.stack(list(finite.values())).tolist()
+        order = [name for _, name in sorted(zip(steps, means, strict=True), key=lambda item: item[0])]
+        _check({name: means[name] for name in order}, network, kept, epoch, history)
         network.eval()
         with torch.no_grad():
             score, more = judge()
-        _check({"score": score, **more}, network, kept, epoch, history)
+        _check({**more, "score": score}, network, kept, epoch, history)
         for name, value in (means | more).items():
             history.terms.setdefault(name, []).append(value)
         said = ", ".join(f"{name} {value:.4g}" for name, value in (means | more).items())
@@ -169,8 +174,7 @@ def _copy(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _check(terms: dict[str, float], network: nn.Module, kept: dict[str, Tensor], epoch: int, history: History) -> None:
-    # the sum of all terms is not finite if one of them is not: the others come first
-    for name, value in sorted(terms.items(), key=lambda item: item[0] in ("total", "score")):
+    for name, value in terms.items():
         if not math.isfinite(value):
             network.load_state_dict(kept)
             network.eval()
