@@ -116,6 +116,10 @@ def main(
         _require_labels(dataset, cells, mode)
     method = mode if mode == "scmedal" else f"scmedal_{mode}"
     parts, batch = _parts(dataset, cells, values)
+    largest = min(len(cells.genes), len(parts.train))
+    if values["latent"] > largest:
+        log.info("latent space of %d, as there are no more genes or training cells", largest)
+        values["latent"] = largest
     targets = _targets(dataset, cells, batch, counterfactual)
     if targets and way != WAYS[0] and "re" not in MODES[mode]:
         raise InputError(f"--way {way} needs random effects, expected --mode scmedal or re, found {mode}")
