@@ -12,11 +12,12 @@ from unbatch.report import metagene_figures
 from unbatch.report.effect import OPEN_ROWS, Z90, surest
 from unbatch.report.factorisation import Source
 from unbatch.report.inputs import Cells
-from unbatch.report.metagenes import amount
 from unbatch.report.page import MAX_SECTIONS, make_page, render
 
 TOP_GENES = 6
 """Genes of a label that are listed."""
+ROUNDING = 1e-4
+"""Shifts below this are none: cells in their own batch differ by what float32 rounds."""
 
 _MODELS = {
     "ae": "Autoencoder without batches (AE)",
@@ -134,7 +135,7 @@ def _counterfactual(source: Source, given: dict[str, Any] | None, genes: int) ->
     shape = (len(batches), len(labels), genes)
     shift, shift_se = (source.numbers(given, name, shape) for name in ("shift", "shift_se"))
     if not (np.isfinite(shift).all() and np.isfinite(shift_se).all() and (shift_se >= 0).all()):
-        raise InputError(f"{source.path}: shift of counterfactual and its error do not hold finite numbers only")
+        raise InputError(f"{source.path}: counterfactual: shift and shift_se must be finite, errors not below 0")
     cells = source.numbers(given, "cells", (len(labels),))
     return Counterfactual(str(given.get("way", "")), batches, labels, cells, shift, shift_se)
 
@@ -193,7 +194,8 @@ def _shifts(fit: Autoencoders, cells: Cells) -> str:
     absent = _absent(cells)
     parts = [
         {
-            "title": batch,
+            # the program's name of it, unless a batch has that name
+            "title": "the average of all batches" if batch == "average" not in cells.batches else batch,
             "rows": [
                 {
                     "label": label,
@@ -233,10 +235,10 @@ def _absent(cells: Cells) -> set[tuple[str, str]]:
 
 def _genes(names: list[str], shift: np.ndarray, se: np.ndarray) -> dict[str, Any]:
     """Say which genes are surely shifted, the most first, and how many there are."""
-    sure = np.abs(shift) > Z90 * se
+    sure = np.abs(shift) > np.maximum(Z90 * se, ROUNDING)
     first = [g for g in surest(np.abs(shift), se)[:TOP_GENES] if sure[g]]
     return {
-        "still": not shift.any(),
+        "still": np.abs(shift).max(initial=0) < ROUNDING,
         "sure": f"{int(sure.sum()):,}",
         "genes": [
             (names[g], _signed(shift[g]), f"{_signed(shift[g] - Z90 * se[g])} to {_signed(shift[g] + Z90 * se[g])}")
@@ -246,4 +248,5 @@ def _genes(names: list[str], shift: np.ndarray, se: np.ndarray) -> dict[str, Any
 
 
 def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{amount(abs(float(value)), 2)}"
+    size = f"{abs(value):.2f}" if abs(value) >= 0.0995 else f"{abs(value):.2g}"
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{size}"

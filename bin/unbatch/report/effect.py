@@ -137,7 +137,13 @@ def _steps(fit: Factorisation) -> list[dict[str, Any]]:
 
 
 def surest(size: np.ndarray, se: np.ndarray) -> np.ndarray:
-    """Order by what is left of a size at the near end of its interval: first what is surely large."""
+    """Order by what is left of a size at the near end of its interval: first what is surely large.
+
+    Parameters
+    ----------
+    size, se
+        Sizes, 0 or more, and their standard errors.
+    """
     return np.argsort(-(size - Z90 * np.nan_to_num(se)), kind="stable")
 
 
