@@ -28,7 +28,7 @@ def dataset(dataset_path: Path) -> ad.AnnData:
 def fit(dataset: ad.AnnData) -> ad.AnnData:
     """What fit-scmedal writes, of 4 genes, with all cells of two labels put into the first batch."""
     # cells that are of the batch shift by what is rounded
-    shift = np.array([[[0.2, -0.5, 1.0, 0.0], [1e-6, 0.0, 0.0, 0.0]]])
+    shift = np.array([[[0.6, -0.5, 1.0, 0.0], [1e-6, 0.0, 0.0, 0.0]]])
     label = dataset.obs["label"].cat.categories[0]
     history = {"fe.total": [3.0, 2.0, 1.0], "fe.batch_probe": [0.9, 0.5, 0.6], "re.total": [1.0, 0.5, 0.2]}
     about = {
@@ -45,7 +45,7 @@ def fit(dataset: ad.AnnData) -> ad.AnnData:
             "labels": np.array([label, ""], dtype=object),
             "cells": np.array([1200, 7]),
             "shift": shift.astype(np.float32),
-            "shift_se": np.where(abs(shift) > 1e-3, [0.1, 0.1, 1.0, 0.1], 0).astype(np.float32),
+            "shift_se": np.where(abs(shift) > 1e-3, [0.3, 0.1, 1.0, 0.1], 0).astype(np.float32),
         },
     }
     embedding = np.random.default_rng(0).normal(size=(dataset.n_obs, 3)).astype(np.float32)
@@ -84,10 +84,10 @@ def test_genes_whose_interval_stays_off_0_are_listed_the_surest_first(dataset, f
     page = made_of(tmp_path, dataset, fit)["effect"]
     first, second = page.split("<tr>")[2:]
     listed = [attributes["title"] for _, attributes in Tags(first).found if attributes.get("class") == "ub-cut"]
-    # the label itself, then its genes; the widest interval is that of the largest shift, and reaches 0
+    # the label itself, then its genes: the largest shift is not sure at all, the next one less so than the last
     assert listed[1:] == ["down", "up"]
     assert "<b>−0.50</b> <small>(−0.66 to −0.34)</small>" in first
-    assert "<b>+0.20</b> <small>(+0.036 to +0.36)</small>" in first
+    assert "<b>+0.60</b> <small>(+0.11 to +1.09)</small>" in first
     assert '<td class="ub-num">1,200</td><td class="ub-num">2</td>' in first
     assert "no label" in second
     assert "nothing shifts" in second
