@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from unbatch.cli import fit_scmedal
 from unbatch.models.scmedal import Model
+from unbatch.report.autoencoders import read_autoencoders
 
 SMALL = ("--max-epochs", "2", "--threads", "1")
 
@@ -78,6 +79,10 @@ def test_cells_in_their_own_batch_are_not_shifted_and_in_another_one_are(run, la
     assert found["cells"].sum() == 100
     assert abs(found["shift"][0]).max() < 1e-5
     assert abs(found["shift"][1]).max() > 1e-3
+    # what the report reads is what the program writes
+    read = read_autoencoders(tmp_path / "fit.h5ad")
+    assert set(read.models) == {"fe", "re"}
+    np.testing.assert_array_equal(read.counterfactual.shift, found["shift"])
 
 
 def test_a_batch_that_is_held_out_is_embedded_by_models_that_never_saw_it(run, latent, tmp_path: Path) -> None:

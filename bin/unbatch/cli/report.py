@@ -12,6 +12,7 @@ from unbatch.data.io import require_file, require_place, write_json
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
+    from unbatch.report.autoencoders import Autoencoders
     from unbatch.report.factorisation import Factorisation
     from unbatch.report.inputs import Cells
     from unbatch.report.model import Drawing
@@ -22,6 +23,9 @@ MAX_PANELS, MAX_PANELS_IN_ALL = 16, 48
 
 MAX_FACTORISED, MAX_FACTORISED_IN_ALL = 3, 6
 """Fits whose metagenes and batch effect are shown of a dataset and of all: each has many maps."""
+
+MAX_TRAINED, MAX_TRAINED_IN_ALL = 3, 6
+"""Fits of autoencoders whose losses and counterfactuals are shown of a dataset and of all."""
 
 PACKAGES = ("jinja2", "matplotlib", "multiqc", "umap-learn")
 
@@ -94,7 +98,7 @@ def main(
         for entry in result.scored()
         if entry.compared[0].get("params")
     }
-    left, left_factorised = MAX_PANELS_IN_ALL, MAX_FACTORISED_IN_ALL
+    left, left_factorised, left_trained = MAX_PANELS_IN_ALL, MAX_FACTORISED_IN_ALL, MAX_TRAINED_IN_ALL
     for result in results:
         if result.name in dataset_of:
             drawing, params = _draw(result, dataset_of[result.name], fit_of, min(left, MAX_PANELS), max_cells, run)
@@ -103,6 +107,9 @@ def main(
             shown, omitted = _factorisations(result, dataset_of[result.name], fit_of, drawing.cells, most)
             left_factorised -= len(shown)
             drawing = replace(drawing, factorisations=shown, factorisations_omitted=omitted)
+            trained, omitted = _autoencoders(result, fit_of, min(left_trained, MAX_TRAINED))
+            left_trained -= len(trained)
+            drawing = replace(drawing, autoencoders=trained, autoencoders_omitted=omitted)
             report.drawings[result.name] = drawing
             report.fit_params |= params
     if sweep:
@@ -181,3 +188,12 @@ def _factorisations(
     found = [(entry, path) for entry, path in drawable(result, fits) if has_metagenes(path)]
     shown = [(entry, read_factorisation(path, dataset, cells)) for entry, path in found[:most]]
     return shown, len(found[most:])
+
+
+def _autoencoders(result: "Result", fits: dict[str, Path], most: int) -> "tuple[list[tuple[Entry, Autoencoders]], int]":
+    """Read the fits of autoencoders, the best-ranked ones where they are many, and count the others."""
+    from unbatch.report.autoencoders import has_epochs, read_autoencoders
+    from unbatch.report.inputs import drawable
+
+    found = [(entry, path) for entry, path in drawable(result, fits) if has_epochs(path)]
+    return [(entry, read_autoencoders(path)) for entry, path in found[:most]], len(found[most:])

@@ -74,7 +74,7 @@ def _offset_words(fit: Factorisation, t: int, members: np.ndarray | None) -> str
     if members is not None and members.any():
         own = fit.amounts[members].sum(dtype=np.float64) / members.sum()
         text += f", {share(effect.total[t] / (effect.total[t] + own))} of a mean cell"
-    genes = [fit.genes[g] for g in _surest(effect.offset[t], effect.offset_se[t])[:3]]
+    genes = [fit.genes[g] for g in surest(effect.offset[t], effect.offset_se[t])[:3]]
     return f"{text}; most in {join(genes)}.{_refusals(fit, fit.batches[t], 'offset')}"
 
 
@@ -87,7 +87,7 @@ def _factor_words(fit: Factorisation, t: int) -> str:
     size = len(logs)
     text = f"{sure:,} of {size:,} genes have a factor that differs from 1 by more than 2 standard errors"
     if sure:
-        strongest = [f"{fit.genes[g]} ({times(effect.factor[t, g])})" for g in _surest(np.abs(logs), se)[:3]]
+        strongest = [f"{fit.genes[g]} ({times(effect.factor[t, g])})" for g in surest(np.abs(logs), se)[:3]]
         text += f" (some {0.0455 * size:,.0f} would by chance), above all {join(strongest)}"
     return f"{text}.{_refusals(fit, fit.batches[t], 'factors')}"
 
@@ -136,8 +136,14 @@ def _steps(fit: Factorisation) -> list[dict[str, Any]]:
     ]
 
 
-def _surest(size: np.ndarray, se: np.ndarray) -> np.ndarray:
-    """Order by what is left of a size at the near end of its interval: first what is surely large."""
+def surest(size: np.ndarray, se: np.ndarray) -> np.ndarray:
+    """Order by what is left of a size at the near end of its interval: first what is surely large.
+
+    Parameters
+    ----------
+    size, se
+        Sizes, 0 or more, and their standard errors.
+    """
     return np.argsort(-(size - Z90 * np.nan_to_num(se)), kind="stable")
 
 
@@ -214,7 +220,7 @@ def _offsets(fit: Factorisation, cells: Cells) -> str:
     parts = []
     for t, colour in zip(shown, colours, strict=True):
         if effect.offset[t].any():
-            genes = _surest(effect.offset[t], effect.offset_se[t])[:TOP_GENES]
+            genes = surest(effect.offset[t], effect.offset_se[t])[:TOP_GENES]
             parts.append((t, colour, genes[effect.offset[t, genes] > 0]))
     if not parts:
         return ""
@@ -269,7 +275,7 @@ def _factors(fit: Factorisation, cells: Cells) -> str:
     shown, colours, omitted = shown_batches(fit, cells)
     logs, se = np.log2(effect.factor), effect.log_factor_se / np.log(2)
     parts = [
-        (t, colour, _surest(np.abs(logs[t]), se[t])[:TOP_GENES])
+        (t, colour, surest(np.abs(logs[t]), se[t])[:TOP_GENES])
         for t, colour in zip(shown, colours, strict=True)
         if np.abs(logs[t]).max() > 1e-9
     ]

@@ -126,7 +126,7 @@ def read_factorisation(path: Path, dataset: Path, cells: Cells) -> Factorisation
     """
     data = read_h5ad(path, ["obsm", "varm/metagenes", "uns/unbatch"])
     about = data.uns["unbatch"]
-    source = _Source(path)
+    source = Source(path, "a fit with metagenes")
     metagenes = source.numbers(data.varm, "metagenes", (data.n_vars, None))
     k = metagenes.shape[1]
     # the embedding lacks metagenes that no cell has
@@ -149,14 +149,22 @@ def read_factorisation(path: Path, dataset: Path, cells: Cells) -> Factorisation
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A file whose content is checked as it is taken out."""
+class Source:
+    """A file whose content is checked as it is taken out; `expected` is what it should be, for messages."""
 
     path: Path
+    expected: str
 
     def numbers(self, group: Any, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        """Take out numbers of a shape, in which None is any size.
+
+        Raises
+        ------
+        InputError
+            If they are missing, no numbers, or of another shape.
+        """
         if name not in group:
-            raise InputError(f"{self.path}: {name} is missing; a fit with metagenes was expected")
+            raise InputError(f"{self.path}: {name} is missing; {self.expected} was expected")
         values = np.asarray(group[name])
         fits = values.ndim == len(shape) and all(
             want in (None, found) for want, found in zip(shape, values.shape, strict=True)
@@ -176,7 +184,7 @@ def _columns(table: dict[str, Any], leading: str) -> dict[str, np.ndarray]:
     return {key: values for key, values in columns.items() if size != (0,) and values.shape == size}
 
 
-def _effect(source: _Source, about: dict[str, Any], t: int, g: int, k: int) -> Effect | None:
+def _effect(source: Source, about: dict[str, Any], t: int, g: int, k: int) -> Effect | None:
     given = about.get("batch_effect")
     if not given:
         return None
@@ -198,7 +206,7 @@ def _effect(source: _Source, about: dict[str, Any], t: int, g: int, k: int) -> E
     return effect
 
 
-def _affinity(source: _Source, about: dict[str, Any], k: int) -> Affinity | None:
+def _affinity(source: Source, about: dict[str, Any], k: int) -> Affinity | None:
     given = about.get("spatial")
     if not given or "affinity" not in given:
         return None

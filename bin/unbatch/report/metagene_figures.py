@@ -68,7 +68,13 @@ def affinity(estimate: np.ndarray, permuted: np.ndarray, marked: np.ndarray, nam
         return svg(figure)
 
 
-def course(terms: dict[str, np.ndarray], phase: np.ndarray, phases: dict[int, str]) -> str:
+def course(
+    terms: dict[str, np.ndarray],
+    phase: np.ndarray,
+    phases: dict[int, str],
+    step: str = "Iteration",
+    best: int | None = None,
+) -> str:
     """Draw the objective and its terms over the iterations, a panel each, with lines between the phases.
 
     Parameters
@@ -79,6 +85,10 @@ def course(terms: dict[str, np.ndarray], phase: np.ndarray, phases: dict[int, st
         Phase of every iteration.
     phases
         Names of the phases.
+    step
+        What the fit goes by.
+    best
+        The step to mark as the one that was kept, from 1.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 2.5 * -(-len(terms) // 2)), layout="constrained")
@@ -92,6 +102,8 @@ def course(terms: dict[str, np.ndarray], phase: np.ndarray, phases: dict[int, st
                 axes.plot(steps[part], values[part], "o-" if len(part) < 3 else "-", color="#0072B2", lw=1.8, ms=4)
             for start in starts:
                 axes.axvline(start + 0.5, color=FAINT, lw=1, ls="--")
+            if best is not None:
+                axes.axvline(best, color="#D55E00", lw=1.2, ls=(0, (4, 2)))
             axes.set_title(name, fontsize=11.5, loc="left")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -109,7 +121,7 @@ def course(terms: dict[str, np.ndarray], phase: np.ndarray, phases: dict[int, st
                     ha="right" if end else "left", va="top", size=9.5, color="#52606D",
                 )  # fmt: skip
         for axes in panels[max(len(terms) - 2, 0) : len(terms)]:
-            axes.set_xlabel("Iteration")
+            axes.set_xlabel(step)
             axes.tick_params(labelbottom=True)
         return svg(figure)
 

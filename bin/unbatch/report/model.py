@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from unbatch.report.autoencoders import Autoencoders
 from unbatch.report.factorisation import Factorisation
 from unbatch.report.inputs import Cells
 from unbatch.report.scores import Card, Entry, Result
@@ -32,6 +33,8 @@ class Drawing:
         Entry and its fit with metagenes, of those that are shown.
     factorisations_omitted
         How many of them are not shown, as they are too many.
+    autoencoders, autoencoders_omitted
+        The same of fits of autoencoders.
     """
 
     cells: Cells
@@ -42,6 +45,8 @@ class Drawing:
     omitted: int = 0
     factorisations: list[tuple[Entry, Factorisation]] = field(default_factory=list)
     factorisations_omitted: int = 0
+    autoencoders: list[tuple[Entry, Autoencoders]] = field(default_factory=list)
+    autoencoders_omitted: int = 0
 
 
 @dataclass

@@ -35,6 +35,7 @@ _PARTS = {
         "Metagenes",
         "The groups of genes that every cell is a mixture of, and where they are in the tissue.",
     ),
+    "training": ("Training", "How the losses of autoencoders went, and which epoch was kept."),
     "truth": ("Truth against estimate", "How much of a simulation's truth a fit finds."),
     "cost": ("Run time and memory", "What a fit costs."),
     "methods": ("Methods and parameters", "What was run, how it is cited, and how it can be repeated."),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from unbatch.report import effect, embedding, evidence, figures, metagenes, recovered
+from unbatch.report import autoencoders, effect, embedding, evidence, figures, metagenes, recovered
 from unbatch.report.model import Drawing, Report
 from unbatch.report.names import info, written
 from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
@@ -36,6 +36,7 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
             pages += _umaps(drawing, number, where)
             pages += _tissue(drawing, number, where)
             pages += _factorisations(drawing, number, where)
+            pages += _autoencoders(drawing, number, where, evidence=bool(result.evidence))
     pages += methods_pages(report)
     return {f"{page['id']}_mqc.json": page for page in pages}
 
@@ -115,6 +116,7 @@ def _omissions(drawing: Drawing | None) -> list[str]:
     counts = {
         "Embeddings that are not drawn": drawing.omitted,
         "Fits whose metagenes and batch effect are not shown": drawing.factorisations_omitted,
+        "Fits whose training and counterfactuals are not shown": drawing.autoencoders_omitted,
     }
     return [f"{what}, as they are too many: {count}." for what, count in counts.items() if count]
 
@@ -478,6 +480,15 @@ def _factorisations(drawing: Drawing, number: int, where: str) -> list[dict[str,
         pages += effect.pages(fit, drawing.cells, name, suffix)
         pages += metagenes.pages(fit, drawing.cells, drawing.seed, name, suffix)
         pages += recovered.pages(fit, drawing.cells, name, suffix)
+    return pages
+
+
+def _autoencoders(drawing: Drawing, number: int, where: str, evidence: bool) -> list[dict[str, Any]]:
+    """Pages of the fits that have losses by epoch."""
+    pages = []
+    for place, (entry, fit) in enumerate(drawing.autoencoders):
+        name = f"{where}{plain(entry.label)}"
+        pages += autoencoders.pages(fit, drawing.cells, name, f"{number}_ae{place}", evidence=evidence)
     return pages
 
 

@@ -1,0 +1,173 @@
+"""The report's pages on fits of autoencoders: what is read off shifts, what is marked, what is refused."""
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from test_report import Tags, content, pages_of, row
+
+from unbatch.cli.report import main
+from unbatch.errors import InputError
+from unbatch.report.autoencoders import pages, read_autoencoders
+from unbatch.report.inputs import read_cells
+
+CARDS = {"scmedal": {"label": "scMEDAL", "kind": "correction"}}
+GENES = ["up", "down", "wide", "still"]
+
+
+@pytest.fixture
+def dataset(dataset_path: Path) -> ad.AnnData:
+    return ad.read_h5ad(dataset_path)
+
+
+@pytest.fixture
+def fit(dataset: ad.AnnData) -> ad.AnnData:
+    """What fit-scmedal writes, of 4 genes, with all cells of two labels put into the first batch."""
+    # cells that are of the batch shift by what is rounded
+    shift = np.array([[[0.6, -0.5, 1.0, 0.0], [1e-6, 0.0, 0.0, 0.0]]])
+    label = dataset.obs["label"].cat.categories[0]
+    history = {"fe.total": [3.0, 2.0, 1.0], "fe.batch_probe": [0.9, 0.5, 0.6], "re.total": [1.0, 0.5, 0.2]}
+    about = {
+        "schema": 1,
+        "method": "scmedal",
+        "seed": 0,
+        "params": {"latent": 6},
+        "history": {name: np.array(values) for name, values in history.items()},
+        "best_epoch": {"fe": 2, "re": 3},
+        "loss_weights": {"fe.batch": 0.25},
+        "counterfactual": {
+            "way": "batch-free",
+            "batches": np.array(["batch1"], dtype=object),
+            "labels": np.array([label, ""], dtype=object),
+            "cells": np.array([1200, 7]),
+            "shift": shift.astype(np.float32),
+            "shift_se": np.where(abs(shift) > 1e-3, [0.3, 0.1, 1.0, 0.1], 0).astype(np.float32),
+        },
+    }
+    embedding = np.random.default_rng(0).normal(size=(dataset.n_obs, 3)).astype(np.float32)
+    genes = pd.DataFrame(index=GENES)
+    return ad.AnnData(obs=dataset.obs[[]], var=genes, obsm={"X_scmedal": embedding}, uns={"unbatch": about})
+
+
+def report(folder: Path, dataset: ad.AnnData, fit: ad.AnnData) -> dict[str, str]:
+    """Content of the pages, by the part that they are of."""
+    (folder / "methods.yml").write_text(json.dumps(CARDS))
+    (folder / "s.json").write_text(json.dumps(content([row("scmedal")], cells=dataset.n_obs)))
+    dataset.write_h5ad(folder / "d.h5ad")
+    fit.write_h5ad(folder / "f.h5ad")
+    given = ("--dataset", folder / "d.h5ad", "--fit", folder / "f.h5ad", "--methods", folder / "methods.yml")
+    with pytest.MonkeyPatch.context() as patch:
+        # UMAPs take longest and are tested elsewhere
+        patch.setattr("unbatch.cli.report.MAX_PANELS", 0)
+        outcome = CliRunner().invoke(main, [str(a) for a in (folder / "s.json", *given, "-o", folder / "out")])
+    assert outcome.exit_code == 0, outcome.output
+    return {name.split("_")[1]: page["data"] for name, page in pages_of(folder / "out").items()}
+
+
+def made_of(folder: Path, dataset: ad.AnnData, fit: ad.AnnData, evidence: bool = False) -> dict[str, str]:
+    """The same without the rest of the report."""
+    dataset.write_h5ad(folder / "d.h5ad")
+    fit.write_h5ad(folder / "f.h5ad")
+    made = pages(read_autoencoders(folder / "f.h5ad"), read_cells(folder / "d.h5ad"), "scMEDAL", "0", evidence=evidence)
+    return {page["id"].split("_")[1]: page["data"] for page in made}
+
+
+def images(page: str) -> list[str]:
+    return [attributes["src"] for tag, attributes in Tags(page).found if tag == "img"]
+
+
+def test_genes_whose_interval_stays_off_0_are_listed_the_surest_first(dataset, fit, tmp_path):
+    page = made_of(tmp_path, dataset, fit)["effect"]
+    first, second = page.split("<tr>")[2:]
+    listed = [attributes["title"] for _, attributes in Tags(first).found if attributes.get("class") == "ub-cut"]
+    # the label itself, then its genes: the largest shift is not sure at all, the next one less so than the last
+    assert listed[1:] == ["down", "up"]
+    assert "<b>−0.50</b> <small>(−0.66 to −0.34)</small>" in first
+    assert "<b>+0.60</b> <small>(+0.11 to +1.09)</small>" in first
+    assert '<td class="ub-num">1,200</td><td class="ub-num">2</td>' in first
+    assert "no label" in second
+    assert "nothing shifts" in second
+
+
+def test_a_label_that_the_other_batch_lacks_is_marked(dataset, fit, tmp_path):
+    assert '<span class="ub-pill' not in made_of(tmp_path, dataset, fit)["effect"]
+    label = dataset.obs["label"].cat.categories[0]
+    alone = dataset[~((dataset.obs["label"] == label) & (dataset.obs["batch"] == "batch1"))].copy()
+    page = made_of(tmp_path, alone, fit[alone.obs_names].copy())["effect"]
+    assert page.count('<span class="ub-pill ub-refused">none in that batch</span>') == 1
+
+
+def test_the_epoch_that_was_kept_is_said_and_marked(dataset, fit, tmp_path):
+    made = made_of(tmp_path, dataset, fit)
+    assert "(FE) <small>epoch 2 of 3 kept</small>" in made["training"]
+    assert "(RE) <small>epoch 3 of 3 kept</small>" in made["training"]
+    # only the model with an adversary has a probe to explain
+    assert made["training"].count("fresh") == 1
+    before = images(made["training"])
+    fit.uns["unbatch"]["best_epoch"]["fe"] = 1
+    after = images(made_of(tmp_path, dataset, fit)["training"])
+    assert len(before) == len(after) == 2
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+
+
+def test_nothing_is_said_of_what_is_not_there(dataset, fit, tmp_path):
+    about = fit.uns["unbatch"]
+    with_random = [made_of(tmp_path, dataset, fit, evidence=there)["training"] for there in (True, False)]
+    assert ["Random effects show" in page for page in with_random] == [True, True]
+    assert ["Evidence and leakage" in page for page in with_random] == [True, False]
+    del about["counterfactual"], about["best_epoch"]["re"]
+    made = made_of(tmp_path, dataset, fit)
+    assert set(made) == {"training"}
+    assert "Random effects show" not in made["training"]
+    del about["best_epoch"]
+    assert "training" not in report(tmp_path, dataset, fit)
+
+
+def test_hostile_names_stay_text(dataset, fit, tmp_path):
+    bad = "<script>alert(1)</script>\"'$x$"
+    about = fit.uns["unbatch"]
+    fit.var_names = [f"{bad}{i}" for i in range(4)]
+    found = about["counterfactual"]
+    found["batches"], found["labels"] = np.array([bad]), np.array([bad, "b"])
+    found["way"] = bad
+    about["best_epoch"]["<b>"] = 1
+    about["history"] |= {f"fe.{bad.replace('/', '')}": np.ones(3), "<b>.total": np.ones(3)}
+    made = report(tmp_path, dataset, fit)
+    for part in ("effect", "training"):
+        for tag, attributes in Tags(made[part]).found:
+            assert tag != "script"
+            assert not [name for name in attributes if name.startswith("on")]
+            assert tag != "img" or attributes["src"].startswith("data:image/")
+    # batch, way, label and two genes; each shown and, but for the way, as a title
+    assert made["effect"].count("&lt;script&gt;alert(1)") == 9
+    assert "<h4>&lt;B&gt; <small>" in made["training"]
+
+
+def test_fits_beyond_the_limit_are_counted_not_shown(dataset, fit, tmp_path, monkeypatch):
+    monkeypatch.setattr("unbatch.cli.report.MAX_TRAINED", 0)
+    made = report(tmp_path, dataset, fit)
+    assert "training" not in made
+    assert "training and counterfactuals are not shown, as they are too many: 1." in made["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda about: about["best_epoch"].update(fe=4), "best_epoch of fe is 4, expected one of the 3 in history"),
+        (lambda about: about["history"].pop("re.total"), "best_epoch of re is 3, expected one of the 0"),
+        (lambda about: about["history"].update({"fe.total": np.ones(2)}), "expected numbers"),
+        (lambda about: about["counterfactual"].pop("shift_se"), "shift_se is missing; a fit of autoencoders"),
+        (lambda about: about["counterfactual"].update(shift=np.ones((1, 2, 3))), "expected numbers 1 x 2 x 4"),
+        (lambda about: about["counterfactual"].update(shift_se=-np.ones((1, 2, 4))), "must be finite"),
+    ],
+)
+def test_a_fit_that_breaks_the_contract_is_refused(fit, tmp_path, change, message):
+    change(fit.uns["unbatch"])
+    fit.write_h5ad(tmp_path / "f.h5ad")
+    with pytest.raises(InputError, match=message):
+        read_autoencoders(tmp_path / "f.h5ad")
