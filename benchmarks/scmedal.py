@@ -1,6 +1,6 @@
 """scMEDAL beside principal components, with the batch erased linearly and without: tables for RESULTS.md.
 
-    python benchmarks/scmedal.py sections DATA.h5ad        # batch and label in embeddings, held-out cells
+    python benchmarks/scmedal.py sections DATA.h5ad [METHOD ...] # batch and label in embeddings, held-out cells
     python benchmarks/scmedal.py counterfactuals [SEED ...] # error and coverage on two simulations
     python benchmarks/scmedal.py mixed DATA.h5ad           # what random effects add to the one-hot batch
     python benchmarks/scmedal.py speed DATA.h5ad           # CPU time per epoch and to a validation error, memory
@@ -10,6 +10,7 @@ test on; ``--keep FOLDER`` leaves fits and scores there, which the next run read
 """
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
 
@@ -178,66 +180,67 @@ def scores(data: Sections, embedding: np.ndarray, train: np.ndarray, tests: dict
         within[one] = logistic(0.1).fit(embedding[mine], data.label[mine])
     for name, test in tests.items():
         U, batch, label = embedding[test], data.batch[test], data.label[test]
-        row = {"cells": name}
+        row: dict[str, Any] = {"cells": name}
         for probe, classifier in tell_batch.items():
             row[probe] = evidence.balanced_accuracy(batch, classifier.predict(U))
         permuted = evidence.permuted_within(batch, label, evidence.PERMUTATIONS, seed=0)
         widths = evidence.silhouettes(U, np.column_stack([batch, permuted]))
-        row["batch ASW"], row["its null"] = widths[0], widths[1:].mean()
+        row["batch ASW"], row["its null"] = float(widths[0]), float(widths[1:].mean())
         row["batch ASW within"] = evidence.silhouette_within(U, batch, label)
         told = [
             evidence.balanced_accuracy(label[batch == one], classifier.predict(U[batch == one]))
             for one, classifier in within.items()
         ]
-        row["label within"] = np.mean(told)
+        row["label within"] = float(np.mean(told))
         row["label 11-NN"] = evidence.balanced_accuracy(label, near.predict(U))
         yield row
 
 
-def sections(path: Path, folds: tuple[int, ...], keep: Path | None) -> None:
-    data = read(path)
-    tables = []
+METHODS = ("PCA", "PCA, batch erased", "FE", "FE, paper preset", "RE")
+
+
+def sections(path: Path, methods: tuple[str, ...], folds: tuple[int, ...], keep: Path | None) -> None:
+    data, rows = read(path), []
     for fold in folds:
-        place = keep / f"{fold}.csv" if keep else None
-        if place and place.exists():
-            tables.append(pd.read_csv(place))
-            continue
-        tables.append(pd.DataFrame(of_sections(data, fold, keep)).assign(fold=fold))
-        print(tables[-1].round(4).to_string(), flush=True)
-        if place:
-            tables[-1].to_csv(place, index=False)
-    table = pd.concat(tables)
-    print(f"means of folds {', '.join(map(str, table['fold'].unique()))}")
+        for method in methods:
+            place = keep / f"{fold}.{method}.json" if keep else None
+            if place and place.exists():
+                rows += json.loads(place.read_text())
+                continue
+            found = of_sections(data, fold, method, keep)
+            print(pd.DataFrame(found).round(4).to_string(), flush=True)
+            if place:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(json.dumps(found))
+            rows += found
+    table = pd.DataFrame(rows)
+    print(table.groupby(["method", "cells"], sort=False)["fold"].unique().to_string())
     print(table.drop(columns="fold").groupby(["cells", "method"], sort=False).mean().round(4).to_string())
 
 
-def of_sections(data: Sections, fold: int, keep: Path | None) -> list[dict]:
+def of_sections(data: Sections, fold: int, method: str, keep: Path | None) -> list[dict]:
     parts = of_fold(data.fold, fold)
     tests = {"all": parts.test, "not scored in tuning": parts.test[~data.tuned[parts.test]]}
-    pca, missed = components(data, parts)
-    fixed = fitted(data, fold, "fe", "recommended", keep)
-    published = fitted(data, fold, "fe", "paper", keep, budget=fixed.cpu[-1])
-    random = fitted(data, fold, "re", "recommended", keep)
-    methods = {
-        "PCA": (pca, None),
-        "PCA, batch erased": (erased(pca, data.batch, parts.train), None),
-        "FE": (fixed.embedding, fixed),
-        "FE, paper preset": (published.embedding, published),
-        "RE": (random.embedding, random),
-    }
-    rows = []
-    for method, (embedding, fit) in methods.items():
-        for row in scores(data, embedding, parts.train, tests):
-            row = {"method": method} | row | {"error": fit.reached if fit else missed if method == "PCA" else np.nan}
-            row["error of means"] = fixed.profile
-            if fit:
-                row |= {"epochs": len(fit.cpu), "best epoch": fit.best, "cpu_s": fit.cpu[-1]}
-                row["epoch below means"] = first(fit.error < fit.profile)
-            rows.append(row)
-    print(f"fold {fold}: posterior sd of RE, median by layer and batch", random.sd.round(4).tolist(), flush=True)
-    train_cells = np.bincount(data.batch[parts.train]).tolist()
-    print(f"fold {fold}: training cells by batch {train_cells}", flush=True)
-    return rows
+    more: dict[str, float] = {}
+    if method.startswith("PCA"):
+        embedding, error = components(data, parts)
+        if method == "PCA":
+            more = {"error": error}
+        else:
+            embedding = erased(embedding, data.batch, parts.train)
+    else:
+        if method == "FE, paper preset":
+            ours = fitted(data, fold, "fe", "recommended", keep)
+            fit = fitted(data, fold, "fe", "paper", keep, budget=ours.cpu[-1])
+        else:
+            fit = fitted(data, fold, method.lower(), "recommended", keep)
+        embedding = fit.embedding
+        more = {"error": fit.reached, "error of means": fit.profile, "epochs": len(fit.cpu), "best epoch": fit.best}
+        more |= {"cpu_s": float(fit.cpu[-1]), "epoch below means": first(fit.error < fit.profile)}
+        if method == "RE":
+            # of the last layer, whose random effects are of genes; batches in the order of their names
+            more |= {f"sd of batch {one}": float(sd) for one, sd in enumerate(fit.sd[-1])}
+    return [{"method": method, "fold": fold, **row, **more} for row in scores(data, embedding, parts.train, tests)]
 
 
 def first(reached: np.ndarray) -> float:
@@ -418,11 +421,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    tables = {"sections": sections, "mixed": mixed, "speed": speed}
+    tables = {"mixed": mixed, "speed": speed}
     if given.what == "counterfactuals":
         counterfactuals(tuple(map(int, given.arguments)) or SEEDS)
     elif given.what == "epoch":
         one_epoch(Path(given.arguments[0]), *given.arguments[1:])
+    elif given.what == "sections" and given.arguments:
+        methods = tuple(given.arguments[1:]) or METHODS
+        if unknown := set(methods) - set(METHODS):
+            parser.error(f"no method {', '.join(sorted(unknown))}; there are: {'; '.join(METHODS)}")
+        sections(Path(given.arguments[0]), methods, given.folds, given.keep)
     elif given.what in tables and given.arguments:
         tables[given.what](Path(given.arguments[0]), given.folds, given.keep)
     else:
