@@ -356,20 +356,23 @@ def mixed(path: Path, folds: tuple[int, ...], keep: Path | None) -> None:
     data, rows = read(path), []
     for fold in folds:
         parts = of_fold(data.fold, fold)
-        Z = prediction.one_hot(data.batch)
-        pca, _ = components(data, parts)
-        fixed, random = (fitted(data, fold, model, "recommended", keep).embedding for model in ("fe", "re"))
-        features = {"Z": Z, "PCA": pca, "PCA + Z": np.hstack([pca, Z]), "FE": fixed, "FE + Z": np.hstack([fixed, Z])}
-        features |= {"FE + RE": np.hstack([fixed, random]), "RE": random}
+        pca, fixed = components(data, parts)[0], fitted(data, fold, "fe", "recommended", keep).embedding
+        features = {"PCA": pca, "FE": fixed, "Z": prediction.one_hot(data.batch)}
+        tried = [("PCA", "Z"), ("FE", "Z"), ("FE",), ("PCA",), ("Z",), ("FE", "RE"), ("RE",)]
         split = [(parts.train, parts.test)]
-        found = {name: prediction.forest(values, data.label, split, seed=42) for name, values in features.items()}
-        found["dummy"] = prediction.dummy(data.label, split, seed=42)
-        for name, accuracy in found.items():
-            row = {"features": name, "fold": fold, "balanced": accuracy.balanced.mean}
-            rows.append(row | {"accuracy": accuracy.accuracy.mean})
-    table = pd.DataFrame(rows)
-    print(table.round(4).to_string(index=False))
-    print(table.drop(columns="fold").groupby("features", sort=False).mean().round(4).to_string())
+        rows.append({"features": "dummy", "fold": fold, **accuracies(prediction.dummy(data.label, split, seed=42))})
+        for names in tried:
+            if "RE" in names and "RE" not in features:
+                features["RE"] = fitted(data, fold, "re", "recommended", keep).embedding
+            values = np.hstack([features[name] for name in names])
+            found = accuracies(prediction.forest(values, data.label, split, seed=42))
+            rows.append({"features": " + ".join(names), "fold": fold, **found})
+            print(rows[-1], flush=True)
+    print(pd.DataFrame(rows).groupby("features", sort=False).mean().round(4).to_string())
+
+
+def accuracies(found: prediction.Accuracy) -> dict[str, float]:
+    return {"balanced": round(found.balanced.mean, 4), "accuracy": round(found.accuracy.mean, 4)}
 
 
 def speed(path: Path, folds: tuple[int, ...], keep: Path | None) -> None:
