@@ -65,12 +65,23 @@ bench_batchblend() {
     for part in refusal sections; do measure "$part" "${program[@]}" "$part" "$scratch/dlpfc.h5ad"; done
 }
 
+# scMEDAL: batch and label in embeddings of four sections, counterfactuals on simulations, prediction, time and memory
+bench_scmedal() {
+    local program=("$root/.venv/bin/python" -W ignore "$root/benchmarks/scmedal.py")
+    dlpfc_sheet
+    preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
+    for part in sections mixed speed; do
+        measure "$part" "${program[@]}" "$part" "$scratch/dlpfc.h5ad" --keep "$scratch/scmedal"
+    done
+    measure counterfactuals "${program[@]}" counterfactuals
+}
+
 dlpfc_sheet() {
     [[ -d $dlpfc ]] || { echo "no folder $dlpfc: set DLPFC to that of the four sections" >&2; exit 2; }
     { echo sample,path; for f in "$dlpfc"/*.h5ad; do echo "$(basename "$f" .h5ad),$(realpath "$f")"; done; } > "$scratch/dlpfc.csv"
 }
 
-for name in "${@:-simulate score kbet pipeline dlpfc batchblend}"; do
+for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal}"; do
     for part in $name; do "bench_$part"; done
 done
 echo "files are in $scratch"
