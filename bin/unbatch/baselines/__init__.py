@@ -2,7 +2,7 @@
 
 A method is a module of this package with ``PACKAGES``, the libraries it calls, and one function
 ``fit(cells, *, seed, ...)`` that takes `Cells` and returns a `Fit`; its keyword arguments are its parameters and
-their defaults those of its card in ``assets/methods.yml``.
+their defaults those of its card in ``assets/methods.yml``. One that can use a GPU has a keyword ``device``.
 """
 
 import importlib
@@ -12,6 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from unbatch.errors import NotApplicable
+
+EXTRAS = {"bbknn": "bbknn", "liger": "liger", "mnn": "mnn", "scvi": "scvi", "scanvi": "scvi"}
+"""Extra of ``pyproject.toml`` that a method needs; `pip install .` alone brings none of them."""
+
+_GIVEN = frozenset({"seed", "device"})
 
 
 def names() -> list[str]:
@@ -30,15 +35,22 @@ def load(method: str) -> Callable[..., Any]:
     Raises
     ------
     NotApplicable
-        If the library is not installed.
+        If the library is not installed; says which extra brings it.
     """
     try:
         return importlib.import_module(f"{__name__}.{method}").fit
     except ModuleNotFoundError as error:
-        raise NotApplicable(f"{method}: the package {error.name} is not installed") from error
+        extra = EXTRAS.get(method)
+        cure = f"; pip install 'unbatch[{extra}]' brings it" if extra else ""
+        raise NotApplicable(f"{method}: the package {error.name} is not installed{cure}") from error
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the parameters of a method and their defaults."""
     keywords = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY and p.name != "seed"}
+    return {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN}
+
+
+def uses_device(function: Callable[..., Any]) -> bool:
+    """Say whether a method can compute on a GPU."""
+    return "device" in inspect.signature(function).parameters

@@ -38,6 +38,21 @@ class Cells:
         """Number of batches."""
         return int(self.batch.max()) + 1
 
+    def whole_counts(self) -> sparse.csr_matrix:
+        """Return the counts for methods whose model is one of whole numbers.
+
+        Values that are not whole, as of simulations with continuous noise, are brought to a mean total of 20 counts per
+        gene and rounded: as they are, most of them are far below 1.
+        """
+        values = self.counts.data
+        if not values.size or np.array_equal(values, np.rint(values)):
+            return self.counts
+        scaled = self.counts * (20 * len(self.genes) * len(self.batch) / self.counts.sum())
+        whole = sparse.csr_matrix(scaled)
+        whole.data = np.rint(whole.data)
+        whole.eliminate_zeros()
+        return whole
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -46,13 +61,16 @@ class Fit:
     Attributes
     ----------
     embedding
-        n x d.
+        n x d; None of a method that gives a graph.
     weights
         What is needed to embed new cells, by name; empty for a method that knows only the cells it saw.
+    graph
+        How strongly cells are joined, n x n CSR, symmetric; None of a method that gives an embedding.
     """
 
-    embedding: np.ndarray
+    embedding: np.ndarray | None
     weights: dict[str, np.ndarray] = field(default_factory=dict)
+    graph: sparse.csr_matrix | None = None
 
 
 def principal_components(X: np.ndarray | sparse.csr_matrix, n_components: int) -> Fit:

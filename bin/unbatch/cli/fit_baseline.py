@@ -1,5 +1,6 @@
 """`fit-baseline`: an outside method, run by its own library."""
 
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ import click
 
 from unbatch import baselines
 from unbatch.cli.common import Run, log, program
-from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, write_fit
+from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, torch_device, write_fit
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def main(
     max_epochs: int | None,
     method: str,
 ) -> None:
-    """Fit an outside METHOD to DATASET and write its embedding."""
+    """Fit an outside METHOD to DATASET and write its embedding, or its graph of cells."""
     from unbatch.data import io
 
     io.require_place(output, [dataset])
@@ -36,7 +37,11 @@ def main(
     if max_epochs is not None and "max_epochs" in baselines.parameters(fit):
         given["max_epochs"] = max_epochs
     settings = merge_parameters(method, baselines.parameters(fit), given)
-    if run.device == "cuda":
+    device = "cpu"
+    if baselines.uses_device(fit):
+        device = torch_device(run)
+        fit = functools.partial(fit, device=device)
+    elif run.device == "cuda":
         log.warning("%s runs on the CPU; --device cuda changes nothing", method)
 
     adata, cells = read_cells(dataset)
@@ -51,10 +56,11 @@ def main(
         result.embedding,
         method=method,
         run=run,
-        device="cpu",
+        device=device,
         params=settings,
         wall_s=wall_s,
         packages=baselines.packages(method),
+        graph=result.graph,
     )
 
 

@@ -14,6 +14,7 @@ from unbatch.errors import InputError, NotApplicable, UnbatchError
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
     from unbatch.baselines.cells import Cells
 
@@ -147,7 +148,7 @@ def peak_mb() -> float:
 def write_fit(
     path: Path,
     dataset: "AnnData",
-    embedding: "np.ndarray",
+    embedding: "np.ndarray | None",
     *,
     method: str,
     run: Run,
@@ -156,6 +157,7 @@ def write_fit(
     wall_s: float,
     packages: tuple[str, ...] = (),
     extras: "AnnData | None" = None,
+    graph: "csr_matrix | None" = None,
     **layers: "Iterable[np.ndarray] | None",
 ) -> None:
     """Write `fit.h5ad`: the cells of the dataset, the embedding, how it was made; no copy of the expression.
@@ -166,6 +168,8 @@ def write_fit(
         File, cells, what was found, and how.
     extras
         What the method found beside the embedding, in the slots where it belongs; ``uns`` goes to ``uns/unbatch``.
+    graph
+        What a method found that gives a graph of cells in place of an embedding.
     layers
         Row blocks of layers, by name.
 
@@ -181,14 +185,20 @@ def write_fit(
     from unbatch.data import io, schema
 
     fit = AnnData(obs=dataset.obs[[]]) if extras is None else extras
-    if embedding.shape[0] != fit.n_obs:
-        raise UnbatchError(f"{method} returned {embedding.shape[0]} cells of {fit.n_obs}")
-    fit.obsm[f"X_{method}"] = np.ascontiguousarray(embedding, dtype=np.float32)
-    found = dict(fit.uns)
+    found = embedding if graph is None else graph
+    if found.ndim != 2 or found.shape[0] != fit.n_obs or (graph is not None and found.shape[1] != fit.n_obs):
+        raise UnbatchError(f"{method} returned {' x '.join(map(str, found.shape))} for {fit.n_obs} cells")
+    if graph is None:
+        fit.obsm[f"X_{method}"] = np.ascontiguousarray(embedding, dtype=np.float32)
+    else:
+        fit.obsp[method] = graph
+    shape = found.shape
+    more = dict(fit.uns)
     fit.uns.clear()
-    fit.uns["unbatch"] = found | {
+    fit.uns["unbatch"] = more | {
         "schema": schema.VERSION,
         "method": method,
+        "output": "embedding" if graph is None else "graph",
         "params": params,
         "seed": run.seed,
         "device": device,
@@ -201,4 +211,5 @@ def write_fit(
     except InputError as error:
         raise UnbatchError(f"{method} failed: its output cannot be used, {error}") from error
     io.write_h5ad(fit, path, **layers)
-    log.info("%s: %d cells x %d dimensions in %.1f s -> %s", method, *embedding.shape, wall_s, path)
+    what = "dimensions" if graph is None else "cells (a graph)"
+    log.info("%s: %d cells x %d %s in %.1f s -> %s", method, *shape, what, wall_s, path)

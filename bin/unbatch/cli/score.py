@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from unbatch.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from scib_metrics.nearest_neighbors import NeighborsResults
 
     from unbatch.metrics.evidence import Level
     from unbatch.metrics.integration import Metric
@@ -35,12 +36,13 @@ FIXED, RANDOM = "X_scmedal_fe", "X_scmedal_re"
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A fit: the embedding of the scored cells, how it was made, and its fixed and random effects if it has any."""
+    """A fit: embedding of the scored cells or neighbours in a graph, how it was made, fixed and random effects."""
 
-    embedding: "np.ndarray"
+    embedding: "np.ndarray | None"
     made: dict[str, Any]
     fixed: "np.ndarray | None"
     random: "np.ndarray | None"
+    near: "NeighborsResults | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +107,15 @@ def main(
     labelled = reason is None
     cells = _cells_to_score(adata, labelled, max_cells, run.seed)
     batch, label = _codes(adata, "batch", cells), _codes(adata, "label", cells) if labelled else None
-    known = integration.metrics(batch_silhouette, labelled)
+    fitted = {file: _read_fit(path, adata, cells) for file, path in files.items()}
+    graphs = any(fit.near is not None for fit in fitted.values())
+    known = integration.metrics(batch_silhouette, labelled, graphs)
     probing = _evidence(adata, cells, batch, label, columns, run.seed) if evidence else None
     known += probing.metrics if probing else []
     wanted = [m for m in known if labelled or not m.needs_label]
     missing = {m.name: reason for m in known if m not in wanted}
     if missing:
         log.warning("no scores of biology: %s; missing are %s", reason, ", ".join(missing))
-    fitted = {file: _read_fit(path, adata, cells) for file, path in files.items()}
     reference = _reference(adata, cells)
 
     kinds = {kind: [m.name for m in wanted if m.kind == kind] for kind in ("batch", "bio", "other", "evidence")}
@@ -123,11 +126,11 @@ def main(
             rows.append(_row(row, name))
             continue
         fit = fitted[row["fit"]]
-        found = _row(row, name, fit.made, *_evaluate(fit.embedding, reference, batch, label, wanted), kinds)
+        found = _row(row, name, fit.made, *_evaluate(fit, reference, batch, label, wanted), kinds)
         rows.append(found)
         if probing and fit.random is not None:
             probes = [m for m in wanted if m.kind == "evidence"]
-            found["random_effects"] = _evaluate(fit.random, reference, batch, label, probes)[0]
+            found["random_effects"] = _evaluate(replace(fit, embedding=fit.random), reference, batch, label, probes)[0]
     if probing:
         _predict(rows, planned, fitted, probing, alone, run)
     io.write_json(
@@ -145,18 +148,20 @@ def main(
 
 
 def _evaluate(
-    embedding: "np.ndarray",
+    fit: Fitted,
     reference: "np.ndarray",
     batch: "np.ndarray",
     label: "np.ndarray | None",
     wanted: list[Any],
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Compute all scores of one embedding, neighbours once."""
+    """Compute all scores of one embedding or graph, neighbours once."""
     import numpy as np
 
     from unbatch.metrics import integration
 
-    embedding = np.ascontiguousarray(embedding, dtype=np.float32)
+    if fit.embedding is None:
+        return integration.evaluate(integration.Scene(None, reference, fit.near, batch, label), wanted)
+    embedding = np.ascontiguousarray(fit.embedding, dtype=np.float32)
     # a dimension can be constant in the scored sample though it is not in all cells; PCR divides by its spread
     embedding = embedding[:, np.ptp(embedding, axis=0) > 0]
     searched = any(metric.kind != "evidence" for metric in wanted)
@@ -192,9 +197,14 @@ def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> Fitted:
     """Read a fit, check it whole, and keep what it has of the cells to score."""
     from unbatch.data import io, schema
 
-    fit = io.read_h5ad(path, ["obsm", "uns/unbatch"])
+    fit = io.read_h5ad(path, ["obsm", "obsp", "uns/unbatch"])
     schema.validate(fit, "fit", path, cells_of=dataset)
     made = dict(fit.uns["unbatch"])
+    if made.get("output", "embedding") == "graph":
+        from unbatch.metrics.integration import LISI_NEIGHBOURS
+        from unbatch.metrics.paths import nearest_by_path
+
+        return Fitted(None, made, None, None, nearest_by_path(fit.obsp[str(made["method"])], cells, LISI_NEIGHBOURS))
     fixed, random = (fit.obsm[slot][cells] if slot in fit.obsm else None for slot in (FIXED, RANDOM))
     return Fitted(fit.obsm[f"X_{made['method']}"][cells], made, fixed, random)
 
@@ -314,6 +324,7 @@ def _predict(
     from unbatch.metrics.prediction import explains
 
     ended = [(row, fitted[plan["fit"]]) for row, plan in zip(rows, planned, strict=True) if plan["fit"] is not None]
+    ended = [pair for pair in ended if pair[1].embedding is not None]
     lenders = sorted((pair for pair in ended if pair[1].random is not None), key=lambda pair: pair[0]["seed"])
     first = {}
     for row, fit in sorted(ended, key=lambda pair: pair[0]["seed"]):
@@ -452,6 +463,7 @@ def _row(
         "wall_s": float(made["wall_s"]) if made else None,
         "peak_mb": float(made["peak_mb"]) if made else None,
         "device": str(made["device"]) if made else None,
+        "output": str(made.get("output", "embedding")) if made else None,
         "params": {name: _plain(value) for name, value in made["params"].items()} if made else {},
         "versions": {k: str(v) for k, v in made["versions"].items()} if made else {},
     }

@@ -52,13 +52,14 @@ def validate(
     """
     about = dict(adata.uns.get("unbatch", {}))
     method = str(about.get("method", "")) if role == "fit" else ""
+    output = str(about.get("output", "embedding"))
     for slot, rule in _contract()[role].items():
         if slot in unread:
             continue
         name = slot.format(method=method)
         value = _get(adata, name)
         if value is None:
-            if not rule.get("optional"):
+            if not rule.get("optional") and rule.get("output", output) == output:
                 raise InputError(
                     f"{source}: {name} is missing ({rule['about']}); a {role} file of unbatch was expected"
                 )
@@ -131,6 +132,15 @@ def _check_embedding(value: Any, rule: dict) -> str | None:
     return None
 
 
+def _check_graph(value: Any, rule: dict) -> str | None:
+    if getattr(value, "format", None) != "csr" or value.shape[0] != value.shape[1]:
+        return f"is {type(value).__name__} of shape {getattr(value, 'shape', '?')}, not a square CSR matrix"
+    alone = np.flatnonzero(np.diff(value.indptr) == 0)
+    if alone.size:
+        return f"joins {alone.size} cells to no other"
+    return _check_number(value.data, rule)
+
+
 def _check_coordinates(value: Any, rule: dict) -> str | None:
     if getattr(value, "ndim", 0) != 2 or value.shape[1] not in (2, 3):
         return f"has shape {getattr(value, 'shape', '?')}, not cells x 2 (or 3)"
@@ -148,6 +158,7 @@ _CHECKS = {
     "categorical": _check_categorical,
     "flag": _check_flag,
     "embedding": _check_embedding,
+    "graph": _check_graph,
     "coordinates": _check_coordinates,
     "mapping": _check_mapping,
 }

@@ -32,18 +32,18 @@ class Scene:
     Attributes
     ----------
     embedding
-        n x d.
+        n x d; None of a method that gives a graph.
     reference
         Uncorrected principal components, n x p, that PCR comparison measures against.
     neighbours
-        Nearest neighbours in the embedding, found once; None where no wanted score needs them.
+        Nearest neighbours in the embedding or the graph, found once; None where no wanted score needs them.
     batch
         n codes.
     label
         n codes; None when there are no labels.
     """
 
-    embedding: np.ndarray
+    embedding: np.ndarray | None
     reference: np.ndarray
     neighbours: NeighborsResults | None
     batch: np.ndarray
@@ -54,6 +54,11 @@ class Scene:
         """NMI and ARI of k-means clusters with the labels."""
         return scib.nmi_ari_cluster_labels_kmeans(self.embedding, self.label)
 
+    @cached_property
+    def communities(self) -> dict[str, float]:
+        """NMI and ARI of Leiden's communities with the labels, at the resolution with the highest NMI."""
+        return scib.nmi_ari_cluster_labels_leiden(self.nearest(GRAPH_NEIGHBOURS), self.label, n_jobs=1, seed=0)
+
     def nearest(self, k: int) -> NeighborsResults:
         """Return the k nearest of the neighbours, or all when there are fewer."""
         return self.neighbours.subset_neighbors(min(k, self.neighbours.n_neighbors))
@@ -61,15 +66,16 @@ class Scene:
 
 @dataclass(frozen=True)
 class Metric:
-    """A score: its name, the mean it enters, what it needs, how it is computed."""
+    """A score: its name, the mean it enters, what it needs, how it is computed, whether a graph is enough for it."""
 
     name: str
     kind: Literal["batch", "bio", "other", "evidence"]
     compute: Callable[[Scene], float]
     needs_label: bool = True
+    of_graphs: bool = False
 
 
-def metrics(batch_silhouette: str = "bras", labelled: bool = True) -> list[Metric]:
+def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool = False) -> list[Metric]:
     """List the scores.
 
     Parameters
@@ -80,21 +86,29 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True) -> list[Metri
         (Rautenstrauch & Ohler 2025).
     labelled
         Without labels, kBET over all cells takes the place of kBET per label, which it is not comparable with.
+    graphs
+        Whether some method gives a graph: then NMI and ARI of Leiden's communities, which a graph has too, are
+        computed for all, in no mean.
     """
     silhouettes = {
         "bras": lambda s: scib.bras(s.embedding, s.label, s.batch),
         "silhouette_batch": lambda s: scib.silhouette_batch(s.embedding, s.label, s.batch),
     }
     kbet = (
-        Metric("kbet", "batch", lambda s: kbet_per_label(s.nearest(KBET_NEIGHBOURS), s.batch, s.label))
+        Metric("kbet", "batch", lambda s: kbet_per_label(s.nearest(KBET_NEIGHBOURS), s.batch, s.label), of_graphs=True)
         if labelled
-        else Metric("kbet_all", "batch", lambda s: scib.kbet(s.nearest(KBET_NEIGHBOURS), s.batch)[0], False)
+        else Metric("kbet_all", "batch", lambda s: scib.kbet(s.nearest(KBET_NEIGHBOURS), s.batch)[0], False, True)
     )
     return [
         *(Metric(name, "batch" if name == batch_silhouette else "other", f) for name, f in silhouettes.items()),
-        Metric("ilisi", "batch", lambda s: scib.ilisi_knn(s.nearest(LISI_NEIGHBOURS), s.batch), False),
+        Metric("ilisi", "batch", lambda s: scib.ilisi_knn(s.nearest(LISI_NEIGHBOURS), s.batch), False, True),
         kbet,
-        Metric("graph_connectivity", "batch", lambda s: scib.graph_connectivity(s.nearest(GRAPH_NEIGHBOURS), s.label)),
+        Metric(
+            "graph_connectivity",
+            "batch",
+            lambda s: scib.graph_connectivity(s.nearest(GRAPH_NEIGHBOURS), s.label),
+            of_graphs=True,
+        ),
         Metric(
             "pcr", "batch", lambda s: scib.pcr_comparison(s.reference, s.embedding, s.batch, categorical=True), False
         ),
@@ -102,7 +116,12 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True) -> list[Metri
         Metric("nmi", "bio", lambda s: s.clusters["nmi"]),
         Metric("ari", "bio", lambda s: s.clusters["ari"]),
         Metric("silhouette_label", "bio", lambda s: scib.silhouette_label(s.embedding, s.label)),
-        Metric("clisi", "bio", lambda s: scib.clisi_knn(s.nearest(LISI_NEIGHBOURS), s.label)),
+        Metric("clisi", "bio", lambda s: scib.clisi_knn(s.nearest(LISI_NEIGHBOURS), s.label), of_graphs=True),
+        *(
+            Metric(f"{n}_leiden", "other", lambda s, n=n: s.communities[n], of_graphs=True)
+            for n in ("nmi", "ari")
+            if graphs
+        ),
         *(Metric(f"{n}_batch", "other", lambda s, f=f: f(s.embedding, s.batch), False) for n, f in SCORES.items()),
         *(Metric(f"{n}_label", "other", lambda s, f=f: f(s.embedding, s.label)) for n, f in SCORES.items()),
     ]
@@ -150,6 +169,10 @@ def evaluate(scene: Scene, wanted: list[Metric]) -> tuple[dict[str, float | None
     scores: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     for metric in wanted:
+        if scene.embedding is None and not metric.of_graphs:
+            scores[metric.name] = None
+            reasons[metric.name] = "not applicable: the method gives a graph of cells, this score needs an embedding"
+            continue
         try:
             with warnings.catch_warnings():
                 # a negative PCR comparison is set to 0, as the score's definition says

@@ -84,5 +84,38 @@ def mean_matching(
     return (weight * excess).sum() / ((counted * size).sum() * embedding.shape[1]).clamp(min=1)
 
 
+_WIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
+
+
+def mean_discrepancy(embedding: Tensor, batch: Tensor, batches: int) -> Tensor:
+    """Maximum mean discrepancy between the first batch and each other one, as SAUCIE has it.
+
+    Parameters
+    ----------
+    embedding
+        n x d.
+    batch
+        Codes, n; 0 is the reference.
+    batches
+        Number of batches.
+
+    Returns
+    -------
+    Tensor
+        Sum over batches of the biased estimate of the squared discrepancy (Gretton et al. 2012, eq. 5) with the mean of
+        Gaussian kernels of many widths of the squared distances, which are divided by the largest of them; 0 where
+        the reference or all others are absent.
+    """
+    squares = embedding.square().sum(1)
+    distance = (squares[:, None] + squares - 2 * embedding @ embedding.T).clamp(min=0)
+    distance = distance / distance.max().clamp(min=1e-12)
+    kernel = torch.stack([torch.exp(-distance / (2 * width)) for width in _WIDTHS]).mean(0)
+    codes = F.one_hot(batch, batches).to(kernel.dtype)
+    size = codes.sum(0)
+    means = codes.T @ kernel @ codes / (size[:, None] * size).clamp(min=1)
+    there = (size > 0).to(kernel.dtype) * (size[0] > 0)
+    return (there * (means[0, 0] + means.diagonal() - 2 * means[0])).sum()
+
+
 def _standardised(embedding: Tensor) -> Tensor:
     return (embedding - embedding.mean(0)) / (embedding.std(0).detach() + 1e-3)

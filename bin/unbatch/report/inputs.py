@@ -179,7 +179,9 @@ def drawable(result: Result, fits: dict[str, Path]) -> list[tuple[Entry, Path]]:
     """List the embeddings that can be drawn: of each method with scores the first seed that has a file."""
     chosen = []
     for entry in result.scored():
-        path = next((fits[row["id"]] for row in entry.compared if row["id"] in fits), None)
+        path = next(
+            (fits[row["id"]] for row in entry.compared if row["id"] in fits and row.get("output") != "graph"), None
+        )
         if path:
             chosen.append((entry, path))
     return chosen

@@ -75,6 +75,12 @@ METRICS = {
         "Label in batch",
         "balanced accuracy of a logistic regression for the label of held-out cells, fitted to one batch at a time",
     ),
+    "nmi_leiden": MetricInfo(
+        "NMI, Leiden", "NMI Leiden", "as NMI, with communities of the neighbour graph as clusters"
+    ),
+    "ari_leiden": MetricInfo(
+        "ARI, Leiden", "ARI Leiden", "as ARI, with communities of the neighbour graph as clusters"
+    ),
     "label_knn": MetricInfo(
         "Label by 11 neighbours",
         "Label 11-NN",
