@@ -5,6 +5,10 @@ SHELL := bash
 
 OUTDIR ?= results
 BASE ?= python:3.13-slim
+# Debian 12, as newer ones have Seurat 5
+SEURAT_BASE ?= debian:bookworm-slim
+# Extras that are small and quick to install are in the common image and in .venv; LIGER and Seurat have images of their own
+EXTRAS := --extra bbknn --extra mnn --extra scvi
 IMAGE := unbatch:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bin/unbatch/__init__.py)
 # Passed into the build of the image where they are set.
 BUILD_ENV := http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL PIP_EXTRA_INDEX_URL
@@ -19,7 +23,7 @@ export NXF_OFFLINE := true
 # Without a terminal (a log, CI), Nextflow writes plain lines instead of redrawing them.
 plain_log = test -t 1 || export NXF_ANSI_LOG=false
 
-.PHONY: help setup run test lint format docs bench lock image test-docker clean distclean
+.PHONY: help setup run test lint format docs bench lock image image-liger image-seurat test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -51,9 +55,13 @@ bench: setup ## compare with peers; see benchmarks/
 
 lock: setup ## lock all requirements anew; UPGRADE=--upgrade takes the newest versions
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
-	    $(UPGRADE) pyproject.toml -o containers/requirements.lock
+	    $(UPGRADE) pyproject.toml $(EXTRAS) -o containers/requirements.lock
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
-	    $(UPGRADE) pyproject.toml --extra dev -c containers/requirements.lock -o containers/requirements-dev.lock
+	    $(UPGRADE) pyproject.toml $(EXTRAS) --extra dev -c containers/requirements.lock \
+	    -o containers/requirements-dev.lock
+	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
+	    $(UPGRADE) pyproject.toml $(EXTRAS) --extra liger -c containers/requirements.lock \
+	    -o containers/requirements-liger.lock
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.10 \
 	    $(UPGRADE) setup/tools.in -o setup/tools.lock
 	cd setup && ../.tools/env/bin/jgo --quiet --resolver python --system-java \
@@ -62,6 +70,14 @@ lock: setup ## lock all requirements anew; UPGRADE=--upgrade takes the newest ve
 image: ## build the container image; BASE=... is another base image (see containers/)
 	docker build --network host --build-arg BASE="$(BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) \
 	    --tag "$(IMAGE)" containers
+
+image-liger: ## build the image of LIGER, which has all that the common one has
+	docker build --network host --build-arg BASE="$(BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) \
+	    --build-arg LOCK=requirements-liger.lock --tag "$(subst unbatch:,unbatch-liger:,$(IMAGE))" containers
+
+image-seurat: ## build the image of Seurat; SEURAT_BASE=... is another Debian 12
+	docker build --network host --build-arg BASE="$(SEURAT_BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) \
+	    --tag "$(subst unbatch:,unbatch-seurat:,$(IMAGE))" containers/seurat
 
 test-docker: setup image ## run the pipeline on tiny data in the image
 	@$(plain_log); nextflow run . -profile test,docker --outdir results-docker

@@ -25,6 +25,13 @@ def _written(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _where(card: dict) -> str:
+    """Name what brings the package, if it is not there anyway."""
+    extra = f"`unbatch[{card['extra']}]`" if card["extra"] else ""
+    image = f"`{card['image']}`" if card["image"] else ""
+    return ", ".join(part for part in (extra, image) if part) or "–"
+
+
 def full_table(cards: dict) -> str:
     """Everything a user needs to choose and to set a method."""
     rows = []
@@ -33,10 +40,10 @@ def full_table(cards: dict) -> str:
         settings = ", ".join(f"`{key}: {_written(value)}`" for key, value in card["defaults"].items()) or "none"
         rows.append(
             f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} | {needs} | {settings} "
-            f"| {card['package'] or 'unbatch'} ({card['licence']}) |"
+            f"| {card['package'] or 'unbatch'} ({card['licence']}) | {_where(card)} |"
         )
-    head = "| Method | Name | Kind | What it does | Needs | Parameters | Package (licence) |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+    head = "| Method | Name | Kind | What it does | Needs | Parameters | Package (licence) | Extra, image |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
 
 
 def citations(cards: dict) -> str:

@@ -23,6 +23,7 @@ def fitCommand(program, method) {
     [
         'fit-baseline': "fit-baseline --method ${quote(method)}",
         'fit-batchblend': "fit-batchblend --mode ${quote(method)}",
+        'fit-seurat': 'fit-seurat',
         'fit-scmedal': "fit-scmedal --mode ${quote(method)}",
     ][program]
 }

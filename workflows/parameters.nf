@@ -121,7 +121,20 @@ def isContinuous(simulation) {
 }
 
 def methodNames(text) {
-    text.toString() == 'all' ? readCards().keySet().toList() : text.toString().tokenize(',').collect { name -> name.trim() }.findAll { name -> name }.unique()
+    if (text.toString() == 'all') {
+        return readCards().keySet().toList()
+    }
+    if (text.toString() == 'default') {
+        return readCards().findAll { _name, card -> card.run == 'default' }.keySet().toList()
+    }
+    text.toString().tokenize(',').collect { name -> name.trim() }.findAll { name -> name }.unique()
+}
+
+// The methods of a run: those named, after the controls that they are read against; a sweep has only those named
+def plannedMethods(given) {
+    def named = methodNames(given.methods)
+    def controls = given.controls && !given.sweep ? readCards().findAll { _name, card -> card.kind == 'control' }.keySet().toList() : []
+    (controls + named).unique()
 }
 
 def camelCase(name) {

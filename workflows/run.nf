@@ -1,6 +1,6 @@
 // What a run is made of, from its parameters: the input, the plan of fits, the options of every step, the last message.
 
-include { isContinuous ; methodNames ; readCards ; simulates ; stop ; suggestion } from './parameters'
+include { isContinuous ; plannedMethods ; readCards ; simulates ; stop ; suggestion } from './parameters'
 
 // Parameters of each method from the YAML file: method -> name -> value
 def methodParameters(path, methods) {
@@ -30,7 +30,7 @@ def seedCount(given) {
 // Every method, in a sweep every one of its variants (method -> list of [id:, params:]), with every seed
 def fitPlan(given, variants) {
     def cards = readCards()
-    def methods = methodNames(given.methods)
+    def methods = plannedMethods(given)
     def own = methodParameters(given.method_params, methods)
     methods.collectMany { method ->
         (variants[method] ?: [[id: null, params: [:]]]).collectMany { variant ->
@@ -38,10 +38,22 @@ def fitPlan(given, variants) {
             def hash = 'p' + groovy.json.JsonOutput.toJson(settings).md5().take(6)
             def id = variant.id ?: (settings ? hash : 'default')
             (0..<seedCount(given)).collect { seed ->
-                [method: method, program: cards[method].program, params_id: id, params: settings, seed: seed]
+                [
+                    method: method,
+                    program: cards[method].program,
+                    image: imageOf(cards[method], given.container),
+                    params_id: id,
+                    params: settings,
+                    seed: seed,
+                ]
             }
         }
     }
+}
+
+// The image of a method's tasks, of the same registry and version as the common one; null for the common one itself
+def imageOf(card, common) {
+    card.image ? common.replaceFirst(/[^\/:]+(?=(:[^\/:]*)?$)/, card.image) : null
 }
 
 // The files that a samplesheet names, in the order of its rows; its own checks are preprocess's, before any reading

@@ -11,7 +11,7 @@ include { outcomeRow ; readOutcome } from './outcomes'
 workflow SWEEP {
     take:
     points  // list of [meta:, datasets: list of [name:, simulate: options], preprocess: options]
-    plan    // list of [method:, program:, params_id:, params:, seed:], the same for every dataset
+    plan    // list of [method:, program:, image:, params_id:, params:, seed:], the same for every dataset
     options // map: step -> options of its program
 
     main:
@@ -28,7 +28,7 @@ workflow SWEEP {
     ch_jobs = ch_points
         .combine(channel.fromList(variants.collect { jobs -> [jobs] }))
         .map { meta, datasets, jobs -> [fitMeta(meta, jobs[0]), datasets, jobs[0], fitJobs(datasets, jobs)] }
-    FIT_GROUP(ch_jobs.map { meta, datasets, first, jobs -> [meta, datasets, first.program, first.params, jobs, options.fit] })
+    FIT_GROUP(ch_jobs.map { meta, datasets, first, jobs -> [meta, datasets, first.program, first.params, jobs, options.fit + [image: first.image]] })
     ch_outcomes = FIT_GROUP.out.outcomes.map { meta, outcomes -> [meta, outcomesById(outcomes)] }
     ch_fits = FIT_GROUP.out.fits.map { meta, fits -> [meta, fileList(fits)] }
 

@@ -6,6 +6,7 @@ include { PREPROCESS     } from '../modules/preprocess/main'
 include { FIT_BASELINE   } from '../modules/fit_baseline/main'
 include { FIT_BATCHBLEND } from '../modules/fit_batchblend/main'
 include { FIT_SCMEDAL    } from '../modules/fit_scmedal/main'
+include { FIT_SEURAT     } from '../modules/fit_seurat/main'
 include { SCORE          } from '../modules/score/main'
 include { REPORT         } from '../modules/report/main'
 include { MULTIQC        } from '../modules/multiqc/main'
@@ -16,7 +17,7 @@ workflow UNBATCH {
     take:
     inputs  // [meta, samplesheet or h5ad, files that the samplesheet names], empty when data are simulated
     points  // points of the grid of a sweep, then without inputs; else an empty list
-    plan    // list of [method:, program:, params_id:, params:, seed:], the same for every dataset
+    plan    // list of [method:, program:, image:, params_id:, params:, seed:], the same for every dataset
     options // map: step -> options of its program
     about   // map: what the report says of the run
     cards   // assets/methods.yml
@@ -40,20 +41,22 @@ workflow UNBATCH {
             baseline: job.program == 'fit-baseline'
             batchblend: job.program == 'fit-batchblend'
             scmedal: job.program == 'fit-scmedal'
+            seurat: job.program == 'fit-seurat'
             unknown: true
         }
     ch_jobs.unknown.subscribe { _meta, _dataset, job -> error("assets/methods.yml: ${job.method}: no program '${job.program}'") }
-    FIT_BASELINE(ch_jobs.baseline.map { meta, dataset, job -> [meta, dataset, job.params, options.fit] })
+    FIT_BASELINE(ch_jobs.baseline.map { meta, dataset, job -> [meta, dataset, job.params, options.fit + [image: job.image]] })
     FIT_BATCHBLEND(ch_jobs.batchblend.map { meta, dataset, job -> [meta, dataset, job.params, options.fit] })
     FIT_SCMEDAL(ch_jobs.scmedal.map { meta, dataset, job -> [meta, dataset, job.params, options.fit] })
-    ch_fits = FIT_BASELINE.out.fit.mix(FIT_BATCHBLEND.out.fit, FIT_SCMEDAL.out.fit)
+    FIT_SEURAT(ch_jobs.seurat.map { meta, dataset, job -> [meta, dataset, job.params, options.fit + [image: job.image]] })
+    ch_fits = FIT_BASELINE.out.fit.mix(FIT_BATCHBLEND.out.fit, FIT_SCMEDAL.out.fit, FIT_SEURAT.out.fit)
     ch_outcomes = FIT_BASELINE.out.outcome
-        .mix(FIT_BATCHBLEND.out.outcome, FIT_SCMEDAL.out.outcome)
+        .mix(FIT_BATCHBLEND.out.outcome, FIT_SCMEDAL.out.outcome, FIT_SEURAT.out.outcome)
         .map { meta, outcome -> [meta, readOutcome(outcome)] }
 
     // one row per planned fit, whatever became of it
     ch_rows = ch_jobs.baseline
-        .mix(ch_jobs.batchblend, ch_jobs.scmedal)
+        .mix(ch_jobs.batchblend, ch_jobs.scmedal, ch_jobs.seurat)
         .map { meta, _dataset, job -> [meta, job.method] }
         .join(ch_outcomes, remainder: true)
         .join(ch_fits, remainder: true)

@@ -3,6 +3,7 @@ include { quote } from '../arguments'
 process FIT_BASELINE {
     tag "${meta.id}"
     label 'process_fit'
+    container "${options.image ?: params.container}"
 
     input:
     tuple val(meta), path(dataset), val(method_params), val(options)

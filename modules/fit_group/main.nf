@@ -3,6 +3,7 @@ include { fitCommand ; quote } from '../arguments'
 process FIT_GROUP {
     tag "${meta.id}"
     label 'process_fit'
+    container "${options.image ?: params.container}"
 
     input:
     // jobs: list of [id:, dataset: name of one of the datasets, seed:], all with the same method and parameters

@@ -135,7 +135,7 @@ def full_options(samplesheet: Path) -> list[str]:
         "--methods",
         "none,harmony,batchblend,picky,greedy",
     ]
-    return [*options, "--seeds", "1", "--allow_failed", "--max_retries", "1", "--max_cpus", "2"]
+    return [*options, "--controls", "false", "--seeds", "1", "--allow_failed", "--max_retries", "1", "--max_cpus", "2"]
 
 
 def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
@@ -214,7 +214,7 @@ def test_resume_runs_only_what_failed(pipeline: Path, samplesheet: Path, full: R
 
 
 def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):
-    options = ["-profile", "test", "-stub-run", "--methods", "none", "-resume"]
+    options = ["-profile", "test", "-stub-run", "--methods", "none", "--controls", "false", "-resume"]
     assert nextflow(pipeline, tmp_path, *options).code == 0
     resumed = nextflow(pipeline, tmp_path, *options)
     assert set(resumed.tasks().values()) == {"CACHED"}

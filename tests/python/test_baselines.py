@@ -1,26 +1,51 @@
 """Outside methods: the cards, the contract of what they return, and `fit-baseline`."""
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from scipy import sparse
 
 from unbatch import baselines
 from unbatch.baselines.cells import Cells, principal_components
-from unbatch.cli import fit_baseline, fit_batchblend, fit_scmedal
+from unbatch.cli import fit_baseline, fit_batchblend, fit_scmedal, score
 from unbatch.cli.fits import merge_parameters
+from unbatch.data import io, schema
 from unbatch.errors import InputError, NotApplicable
+from unbatch.metrics.paths import nearest_by_path
+from unbatch.nn import penalties
 
 ROOT = Path(__file__).parents[2]
 CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
 BASELINES = [name for name, card in CARDS.items() if card["program"] == "fit-baseline"]
+
+
+SHORT = {
+    "scvi": {"max_epochs": 2},
+    "scanvi": {"max_epochs": 2},
+    "liger": {"factors": 4},
+    "saucie": {"steps": 20},
+    "staligner": {"epochs": 6, "alone": 3, "refresh": 2, "hidden": 16, "latent": 4},
+}
+"""Parameters that make a fit short enough for a test."""
+
+
+def loaded(method: str) -> Callable[..., baselines.cells.Fit]:
+    """The method, or a skipped test where its extra is not installed."""
+    try:
+        return baselines.load(method)
+    except NotApplicable as error:
+        pytest.skip(str(error))
 
 
 def shifted_batches(n: int = 120, genes: int = 40, shift: float = 0.5) -> tuple[Cells, np.ndarray]:
@@ -44,15 +69,37 @@ def between_over_within(embedding: np.ndarray, groups: np.ndarray) -> float:
 
 def test_every_card_has_its_file_and_every_file_its_card():
     assert sorted(BASELINES) == baselines.names()
-    assert set(CARDS) == {*BASELINES, *fit_batchblend.DEFAULTS, "scmedal"}
+    programs = {name: card["program"] for name, card in CARDS.items() if name not in BASELINES}
+    assert set(programs) >= {*fit_batchblend.DEFAULTS, "scmedal", "seurat"}
+    for name, program in programs.items():
+        assert (ROOT / "bin" / program).stat().st_mode & 0o100, name
+        assert (ROOT / "modules" / program.replace("-", "_") / "main.nf").exists(), name
+
+
+@pytest.mark.parametrize("method", CARDS)
+def test_a_card_has_a_row_in_the_documentation_a_citation_and_a_test(method: str):
+    """Nothing is a method here that nobody can look up, cite, or trust."""
+    for page in ("README.md", "docs/methods.md"):
+        assert f"| `{method}` |" in (ROOT / page).read_text(encoding="utf-8"), page
+    cited = (ROOT / "CITATIONS.md").read_text(encoding="utf-8")
+    assert CARDS[method]["citation"] in cited
+    own = {"batchblend": "test_fit_batchblend", "popari": "test_fit_batchblend", "scmedal": "test_fit_scmedal"}
+    # outside methods are all run by the tests here, which take them from the cards
+    if method not in BASELINES:
+        tests = (ROOT / "tests" / "python" / f"{own.get(method, 'test_baselines')}.py").read_text(encoding="utf-8")
+        assert f'"{method}"' in tests or f"fit_{method}" in tests
 
 
 @pytest.mark.parametrize("method", CARDS)
 def test_a_card_is_complete(method: str):
     card = CARDS[method]
     assert set(card) == {
-        "label", "program", "kind", "summary", "needs", "package", "licence", "citation", "doi", "defaults"
+        "label", "program", "kind", "summary", "needs", "package", "licence", "citation", "doi", "extra", "image",
+        "run", "defaults",
     }  # fmt: skip
+    assert card["run"] in {"default", "asked"}
+    assert card["citation"]
+    assert card["extra"] == baselines.EXTRAS.get(method)
     assert card["kind"] in {"control", "reference", "correction"}
     assert set(card["needs"]) <= {"labels", "coordinates", "integers", "gpu"}
 
@@ -66,7 +113,8 @@ def test_documentation_and_citations_say_what_the_cards_say():
 
 @pytest.mark.parametrize("method", BASELINES)
 def test_defaults_on_the_card_are_those_of_the_function(method: str):
-    assert baselines.parameters(baselines.load(method)) == CARDS[method]["defaults"]
+    found = {name: list(v) if isinstance(v, tuple) else v for name, v in baselines.parameters(loaded(method)).items()}
+    assert found == CARDS[method]["defaults"]
 
 
 @pytest.mark.parametrize("mode", fit_batchblend.DEFAULTS)
@@ -82,18 +130,28 @@ def test_defaults_on_the_card_of_scmedal_are_those_of_the_program():
 
 @pytest.mark.parametrize("method", BASELINES)
 def test_the_same_seed_gives_the_same_embedding(method: str):
-    cells, _label = shifted_batches()
-    fit = baselines.load(method)
-    first, second = (fit(cells, seed=3).embedding for _ in range(2))
+    cells, label = shifted_batches()
+    counts = sparse.csr_matrix(np.rint(3 * cells.counts.toarray()))
+    places = np.random.default_rng(1).random((len(label), 2))
+    cells = replace(cells, counts=counts, label=label.astype(np.int64), coordinates=places)
+    fit = loaded(method)
+    first, second = (fit(cells, seed=3, **SHORT.get(method, {})) for _ in range(2))
+    if first.embedding is None:
+        first, second = (found.graph.toarray() for found in (first, second))
+        assert first.shape == (len(label), len(label))
+    else:
+        first, second = first.embedding, second.embedding
     assert first.shape[0] == len(cells.batch)
+    assert np.isfinite(first).all()
+    assert (np.ptp(first, axis=0) > 0).all()
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("method", ["combat", "harmony", "leace", "scanorama"])
+@pytest.mark.parametrize("method", ["combat", "harmony", "leace", "mnn", "scanorama"])
 def test_corrections_bring_the_batches_together_and_keep_the_types_apart(method: str):
     cells, label = shifted_batches()
     before = baselines.load("none")(cells, seed=0).embedding
-    after = baselines.load(method)(cells, seed=0).embedding
+    after = loaded(method)(cells, seed=0).embedding
     assert between_over_within(after, cells.batch) < 0.2 * between_over_within(before, cells.batch)
     assert between_over_within(after, label) > 0.3 * between_over_within(before, label)
 
@@ -193,3 +251,116 @@ def test_an_embedding_that_breaks_the_contract_is_the_methods_fault(
     assert result.exit_code == 1
     assert "pca failed: its output cannot be used" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named_and_not_a_failure(
+    dataset_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "scranpy", None)
+    monkeypatch.delitem(sys.modules, "unbatch.baselines.mnn", raising=False)
+    out = tmp_path / "fit.h5ad"
+    result = CliRunner().invoke(fit_baseline.main, [str(dataset_path), "--method", "mnn", "-o", str(out)])
+    assert result.exit_code == 99
+    assert "mnn: the package scranpy is not installed; pip install 'unbatch[mnn]' brings it" in result.stderr
+
+
+def test_the_leak_is_the_labels_and_does_not_apply_without_them():
+    cells, label = shifted_batches()
+    leaking = replace(cells, label=np.where(np.arange(len(label)) < 5, -1, label).astype(np.int64))
+    found = baselines.load("label_leak")(leaking, seed=0).embedding
+    np.testing.assert_array_equal(found[5:].argmax(1), label[5:])
+    assert np.abs(found[:5]).max() < 0.6
+    with pytest.raises(NotApplicable, match="no labels"):
+        baselines.load("label_leak")(cells, seed=0)
+
+
+def test_a_graph_joins_as_many_cells_of_every_batch_and_is_scored_as_a_graph(dataset_path: Path, tmp_path: Path):
+    loaded("bbknn")
+    fits = [tmp_path / f"{method}.fit.h5ad" for method in ("none", "bbknn")]
+    for fit in fits:
+        method = fit.name.split(".")[0]
+        result = CliRunner().invoke(fit_baseline.main, [str(dataset_path), "--method", method, "-o", str(fit)])
+        assert result.exit_code == 0, result.output
+    graph = ad.read_h5ad(fits[1]).obsp["bbknn"]
+    batch = ad.read_h5ad(dataset_path).obs["batch"].cat.codes.to_numpy()
+    assert graph.shape == (len(batch), len(batch))
+    assert all(((graph[:, batch == code] > 0).sum(1) >= 2).all() for code in (0, 1))
+    out = tmp_path / "scores.json"
+    given = [str(dataset_path), *map(str, fits), "-o", str(out)]
+    result = CliRunner().invoke(score.main, given, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    none, found = json.loads(out.read_text())["rows"]
+    assert found["output"] == "graph"
+    there = {name for name, value in found["metrics"].items() if value is not None}
+    assert there == {"ilisi", "kbet", "graph_connectivity", "clisi", "nmi_leiden", "ari_leiden"}
+    assert found["reasons"]["bras"].startswith("not applicable: the method gives a graph")
+    assert found["metrics"]["ilisi"] > none["metrics"]["ilisi"]
+    assert none["metrics"]["nmi_leiden"] > 0
+
+
+def test_nearest_cells_by_path_are_those_of_the_whole_matrix_of_paths():
+    rng = np.random.default_rng(0)
+    graph = sparse.random(60, 60, 0.08, random_state=0, format="csr")
+    graph = sparse.csr_matrix(graph + graph.T + sparse.diags([rng.random(59), rng.random(59)], [1, -1]))
+    cells = np.arange(0, 60, 2)
+    lengths = graph.copy()
+    lengths.data = 1 / lengths.data
+    whole = sparse.csgraph.shortest_path(lengths)[np.ix_(cells, cells)]
+    found = nearest_by_path(graph, cells, 7)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(30))
+    np.testing.assert_allclose(found.distances, np.sort(whole, axis=1)[:, :7])
+
+
+def test_the_discrepancy_is_that_of_all_pairs_and_falls_when_batches_move_together():
+    rng = np.random.default_rng(0)
+    points, batch = torch.from_numpy(rng.normal(size=(30, 2))), torch.arange(30) % 3
+    apart = points + 2.0 * torch.nn.functional.one_hot(batch, 3)[:, :2]
+    squares = torch.cdist(apart, apart) ** 2
+    kernel = sum(torch.exp(-squares / squares.max() / (2 * w)) for w in penalties._WIDTHS) / len(penalties._WIDTHS)
+
+    def between(a: int, b: int) -> torch.Tensor:
+        return kernel[batch == a][:, batch == b].mean()
+
+    expected = sum(between(0, 0) + between(b, b) - 2 * between(0, b) for b in (1, 2))
+    assert float(penalties.mean_discrepancy(apart, batch, 3)) == pytest.approx(float(expected))
+    assert penalties.mean_discrepancy(points, batch, 3) < 0.5 * expected
+
+
+def test_saucie_and_staligner_bring_batches_together():
+    cells, label = shifted_batches(shift=2.0)
+    cells = replace(cells, coordinates=np.random.default_rng(1).random((len(label), 2)))
+    before = baselines.load("none")(cells, seed=0).embedding
+    for method, settings in (
+        ("saucie", {"steps": 150, "batch_weight": 10.0}),
+        ("staligner", {"epochs": 80, "alone": 20}),
+    ):
+        after = baselines.load(method)(cells, seed=0, **settings).embedding
+        assert between_over_within(after, cells.batch) < 0.5 * between_over_within(before, cells.batch), method
+
+
+def test_seurat_writes_a_fit_by_the_contract_and_leaves_nothing_else(dataset_path: Path, tmp_path: Path):
+    program = ROOT / "bin" / "fit-seurat"
+    (tmp_path / "p.yml").write_text('{"n_components": 10}')
+    command = [str(program), str(dataset_path), "--params", "p.yml", "--seed", "2", "-o", "fit.h5ad"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    if done.returncode == 99:
+        assert "not installed" in done.stderr
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    dataset = ad.read_h5ad(dataset_path)
+    fit = io.read_h5ad(tmp_path / "fit.h5ad", ["obsm", "obsp", "uns/unbatch"])
+    schema.validate(fit, "fit", "fit.h5ad", cells_of=dataset)
+    assert fit.obsm["X_seurat"].shape == (dataset.n_obs, 10)
+    assert fit.uns["unbatch"]["versions"]["Seurat"].startswith("4.")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fit.h5ad", "p.yml"]
+
+
+def test_seurat_says_what_is_missing_where_there_is_no_r(tmp_path: Path):
+    for name in ("sh", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    done = subprocess.run(
+        [str(ROOT / "bin" / "fit-seurat"), "x.h5ad", "-o", "y.h5ad"],
+        capture_output=True, text=True, env={"PATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (99, 1)
+    assert "seurat: R is not installed" in done.stderr

@@ -69,6 +69,7 @@ def merge_parameters(method: str, defaults: dict[str, Any], given: dict[str, Any
         if name not in merged:
             raise InputError(f"{method} has no parameter {name!r}; it has {', '.join(merged) or 'none'}")
         default = merged[name]
+        default = list(default) if isinstance(default, tuple) else default
         number = isinstance(default, int | float) and not isinstance(default, bool)
         fits = isinstance(value, float | int) if isinstance(default, float) else isinstance(value, type(default))
         if default is not None and (not fits or (number and isinstance(value, bool))):

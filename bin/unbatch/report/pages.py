@@ -13,7 +13,7 @@ from unbatch.report.model import Drawing, Report
 from unbatch.report.names import info, written
 from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
 from unbatch.report.paper import paper, weights
-from unbatch.report.scores import Entry, Result, Spread
+from unbatch.report.scores import Entry, Result, Spread, scale
 from unbatch.report.verdict import describe, remarks, troubles, verdict
 
 
@@ -121,7 +121,9 @@ def _omissions(drawing: Drawing | None) -> list[str]:
     return [f"{what}, as they are too many: {count}." for what, count in counts.items() if count]
 
 
-_CONTROLS = "Controls: not ranked, they show what no correction and no biology look like"
+_CONTROLS = (
+    "Controls: not ranked, they show what no correction, no biology and, by a cheat, the labels themselves look like"
+)
 
 
 def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | None]:
@@ -140,6 +142,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         rows.append(
             {
                 "label": entry.label,
+                "library": entry.library,
                 "tag": "no correction" if entry.kind == "reference" else "",
                 "rank": entry.rank,
                 "part": part if part != last and part else "",
@@ -177,6 +180,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
     return [
         make_page("scores", f"{where}Overview", content, str(number)),
         _table(scored, names, number, where),
+        _scaled(result, number, where),
     ]
 
 
@@ -229,6 +233,7 @@ def _table(scored: list[Entry], names: dict[str, list[str]], number: int, where:
         headers[key] |= {"format": "{:,.3f}", "scale": shades[key]}
         headers[f"{key}_sd"] = {"title": "± sd", "description": f"Standard deviation of {text.lower()} over seeds"}
         headers[f"{key}_sd"] |= {"format": "{:,.3f}", "scale": False, "hidden": key != "total"}
+    headers["library"] = {"title": "Library", "description": "What fitted it, and its version", "scale": False}
     headers["seeds"] = {"title": "Seeds", "description": "Seeds the means are over", "scale": False}
     headers["seeds"] |= {"format": "{:,.0f}"}
     for group, shade in (("batch", "Blues"), ("bio", "Greens"), ("other", "Greys")):
@@ -238,7 +243,7 @@ def _table(scored: list[Entry], names: dict[str, list[str]], number: int, where:
             headers[name] |= {"hidden": True} | ({"min": 0, "max": 1} if group != "other" else {})
     data = {}
     for entry in scored:
-        row: dict[str, float] = {"seeds": len(entry.compared)}
+        row: dict[str, float | str] = {"seeds": len(entry.compared), "library": str(escape(entry.library))}
         if entry.rank:
             row["rank"] = entry.rank
         for key in shades:
@@ -267,6 +272,49 @@ def _table(scored: list[Entry], names: dict[str, list[str]], number: int, where:
         "data": data,
     }
     return page
+
+
+def _scaled(result: Result, number: int, where: str) -> dict[str, Any] | None:
+    """Raw and scaled scores beside each other."""
+    scaled = scale(result)
+    if not scaled:
+        return None
+    headers: dict[str, dict[str, Any]] = {}
+    shades = {"total": "Purples", "batch": "Blues", "bio": "Greens"}
+    for key, text in (("total", "Total"), ("batch", "Batch"), ("bio", "Biology")):
+        headers[f"{key}_scaled"] = {"title": f"{text}, scaled", "description": f"{text} score between the controls"}
+        headers[f"{key}_scaled"] |= {"format": "{:,.3f}", "scale": shades[key]}
+        headers[key] = {"title": f"{text}, raw", "description": f"{text} score as it is", "min": 0, "max": 1}
+        headers[key] |= {"format": "{:,.3f}", "scale": shades[key]}
+    for name in next(iter(scaled.values())).metrics:
+        headers[f"{name}_scaled"] = {"title": f"{info(name).title}, scaled", "description": info(name).about}
+        headers[f"{name}_scaled"] |= {"format": "{:,.3f}", "scale": "Greys", "hidden": True}
+    data = {}
+    for entry in result.scored():
+        own = scaled[entry.label]
+        row = {f"{key}_scaled": getattr(own, key) for key in shades} | {
+            key: spread.mean for key in shades if (spread := getattr(entry, key))
+        }
+        row |= {f"{name}_scaled": value for name, value in own.metrics.items()}
+        aside = " (control)" if entry.kind == "control" else "" if entry.complete else " (fewer metrics)"
+        data[str(escape(entry.label + aside))] = {key: value for key, value in row.items() if value is not None}
+    controls = ", ".join(str(escape(entry.label)) for entry in result.scored("control"))
+    page = make_page("scores", f"{where}Scaled between controls", "", f"{number}_scaled")
+    return page | {
+        "plot_type": "table",
+        "description": f"Every metric with 0 at the worst and 1 at the best of the controls ({controls}), then averaged: "
+        "what a score is worth on this data. Below 0 is worse than every control. Empty: the controls do not differ in "
+        "it, or it does not apply to the method.",
+        "pconfig": {
+            "id": f"{PREFIX}scores_{number}_scaled_table",
+            "title": "Scores between controls",
+            "col1_header": "Method",
+            "sort_rows": False,
+            "no_violin": True,
+        },
+        "headers": {key: head for key, head in headers.items() if any(key in row for row in data.values())},
+        "data": data,
+    }
 
 
 def _trade_off(result: Result, number: int, where: str) -> dict[str, Any] | None:

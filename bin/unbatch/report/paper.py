@@ -80,7 +80,11 @@ def paper(report: Report) -> tuple[str, list[str]]:
         source = f"{card.citation}{f' doi:{card.doi}' if card.doi else ''}"
         package = card.package or "unbatch"
         package = f" ({package}{version(package)})"
-        name = {"none": "no correction", "shuffled": "shuffled cells as a control"}.get(method, card.label)
+        name = {
+            "none": "no correction",
+            "shuffled": "shuffled cells as a control",
+            "label_leak": "the labels themselves as a control",
+        }.get(method, card.label)
         methods.append(f"{name}{package} {cite(source)}" if card.citation else f"{name}{package}")
     seeds = len({row["seed"] for r in report.results for row in r.rows})
     if not methods:

@@ -33,6 +33,8 @@ class Card:
     licence: str = ""
     citation: str = ""
     doi: str | None = None
+    extra: str | None = None
+    image: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
@@ -63,8 +65,8 @@ class Entry:
 
     Attributes
     ----------
-    method, params_id, label, kind
-        What it is; kinds as in the cards.
+    method, params_id, label, kind, package
+        What it is; kinds and packages as in the cards.
     rows
         All its rows of scores.json, by seed.
     compared
@@ -92,6 +94,14 @@ class Entry:
     complete: bool
     rank: int | None = None
     note: str = ""
+    package: str | None = None
+
+    @property
+    def library(self) -> str:
+        """Name and version of what fitted it, as far as its first fit knows them."""
+        name = self.package or "unbatch"
+        known = (self.compared[0].get("versions") or {}) if self.compared else {}
+        return f"{name} {known[name]}" if name in known else name
 
     @property
     def status(self) -> str:
@@ -273,6 +283,7 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
             },
             **{key: Spread.of(number(row.get(key)) for row in compared) for key in ("batch", "bio", "total")},
             complete=bool(whole),
+            package=card.package,
         )
         entry.note = _note(entry, metrics, full)
         entries.append(entry)
@@ -295,6 +306,61 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
     return entries
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Scores of one method where 0 is the worst control and 1 the best; None where the controls do not differ."""
+
+    metrics: dict[str, float | None]
+    batch: float | None
+    bio: float | None
+    total: float | None
+
+
+def scale(result: "Result") -> dict[str, Scaled]:
+    """Scale scores between controls, as Luecken et al. 2025 do.
+
+    Every metric's mean over seeds becomes (score - lower) / (upper - lower), with the lowest and the highest mean of
+    the controls. Batch and biology are the means of their scaled metrics, the total is weighted as the raw one. Values
+    below 0 and above 1 are left so: worse, or better, than every control.
+
+    Parameters
+    ----------
+    result
+        Scores of a dataset.
+
+    Returns
+    -------
+    dict
+        By label of the entry; empty when fewer than two controls have scores. A metric in which the controls tie within
+        rounding (1e-9) is None, and so is a mean in which a metric is missing that other methods have.
+    """
+    controls = result.scored("control")
+    if len(controls) < 2:
+        return {}
+    names = {key: list(result.metrics.get(key, [])) for key in ("batch", "bio")}
+    bounds = {}
+    for name in [*names["batch"], *names["bio"]]:
+        values = [entry.metrics[name].mean for entry in controls if entry.metrics.get(name)]
+        if len(values) > 1 and max(values) - min(values) > 1e-9:
+            bounds[name] = min(values), max(values)
+    found = {}
+    for entry in result.scored():
+        metrics: dict[str, float | None] = {}
+        for name in [*names["batch"], *names["bio"]]:
+            low, high = bounds.get(name, (0.0, 0.0))
+            spread = entry.metrics.get(name)
+            metrics[name] = (spread.mean - low) / (high - low) if spread and name in bounds else None
+        means = {}
+        for key, group in names.items():
+            values = [metrics[name] for name in group if name in bounds]
+            means[key] = mean(values) if values and None not in values else None
+        weights = result.weights
+        whole = None not in means.values()
+        total = weights["batch"] * means["batch"] + weights["bio"] * means["bio"] if whole else None
+        found[entry.label] = Scaled(metrics, means["batch"], means["bio"], total)
+    return found
+
+
 def number(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
@@ -305,7 +371,9 @@ def _note(entry: Entry, metrics: dict[str, Any], full: set[str]) -> str:
         return str(entry.rows[0].get("message") or "")
     notes = []
     if not entry.complete:
-        notes.append("not ranked, as its means are over fewer metrics" + _fewer(entry, metrics, full))
+        graph = any(row.get("output") == "graph" for row in entry.rows)
+        why = ": scores of an embedding are not applicable to its graph" if graph else ""
+        notes.append("not ranked, as its means are over fewer metrics" + why + _fewer(entry, metrics, full))
     left_out = [str(row["seed"]) for row in entry.rows if row not in entry.compared]
     if left_out:
         used = join(str(row["seed"]) for row in entry.compared)
