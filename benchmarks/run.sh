@@ -76,12 +76,19 @@ bench_scmedal() {
     measure counterfactuals "${program[@]}" counterfactuals
 }
 
+# All methods of the cards on simulations and sections, an hour at most; needs the extras (LIGER's too) and Seurat
+bench_peers() {
+    dlpfc_sheet
+    preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
+    measure peers "${PYTHON:-$root/.venv/bin/python}" -W ignore "$root/benchmarks/peers.py" run "$scratch/peers" --dlpfc "$scratch/dlpfc.h5ad"
+}
+
 dlpfc_sheet() {
     [[ -d $dlpfc ]] || { echo "no folder $dlpfc: set DLPFC to that of the four sections" >&2; exit 2; }
     { echo sample,path; for f in "$dlpfc"/*.h5ad; do echo "$(basename "$f" .h5ad),$(realpath "$f")"; done; } > "$scratch/dlpfc.csv"
 }
 
-for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal}"; do
+for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal peers}"; do
     for part in $name; do "bench_$part"; done
 done
 echo "files are in $scratch"

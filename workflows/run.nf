@@ -51,9 +51,9 @@ def fitPlan(given, variants) {
     }
 }
 
-// The image of a method's tasks, of the same registry and version as the common one; null for the common one itself
+// The image of a method's tasks: the common one, or one of its own with the same registry and version
 def imageOf(card, common) {
-    card.image ? common.replaceFirst(/[^\/:]+(?=(:[^\/:]*)?$)/, card.image) : null
+    card.image ? common.replaceFirst(/[^\/:]+(?=(:[^\/:]*)?$)/, card.image) : common
 }
 
 // The files that a samplesheet names, in the order of its rows; its own checks are preprocess's, before any reading

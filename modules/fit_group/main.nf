@@ -3,7 +3,7 @@ include { fitCommand ; quote } from '../arguments'
 process FIT_GROUP {
     tag "${meta.id}"
     label 'process_fit'
-    container "${options.image ?: params.container}"
+    container "${options.image}"
 
     input:
     // jobs: list of [id:, dataset: name of one of the datasets, seed:], all with the same method and parameters

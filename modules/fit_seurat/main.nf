@@ -3,7 +3,7 @@ include { quote } from '../arguments'
 process FIT_SEURAT {
     tag "${meta.id}"
     label 'process_fit'
-    container "${options.image ?: params.container}"
+    container "${options.image}"
 
     input:
     tuple val(meta), path(dataset), val(method_params), val(options)

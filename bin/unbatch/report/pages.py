@@ -302,7 +302,7 @@ def _scaled(result: Result, number: int, where: str) -> dict[str, Any] | None:
     page = make_page("scores", f"{where}Scaled between controls", "", f"{number}_scaled")
     return page | {
         "plot_type": "table",
-        "description": f"Every metric with 0 at the worst and 1 at the best of the controls ({controls}), then averaged: "
+        "description": f"Every metric, 0 at the worst and 1 at the best of the controls ({controls}), then averaged: "
         "what a score is worth on this data. Below 0 is worse than every control. Empty: the controls do not differ in "
         "it, or it does not apply to the method.",
         "pconfig": {

@@ -1,0 +1,248 @@
+"""Every method beside every other: the table of all cards on simulated data and on tissue sections.
+
+    python benchmarks/peers.py run OUT [--dlpfc DATA.h5ad] [--methods A,B] [--seeds 50,51] [--cells 1200] [--minutes 58]
+    python benchmarks/peers.py table OUT
+
+`run` simulates the thesis preset (2 batches x 225 cells, 100 genes; a dataset per seed, 50 to 54, on which nothing was
+tuned) and draws CELLS labelled spots per section of DATA.h5ad, a dataset that `preprocess` wrote, anew for each seed.
+Every method runs with the defaults of its card and the same seed, by its own program, a process each, one thread each,
+two at a time. OUT/fits.csv gets a row as soon as a fit ends, well or not; OUT/DATASET.scores.json one of
+every fit when all of a dataset have ended. `run` with the same OUT goes on where it was; what failed is not tried again
+unless its row is taken out. Fits after MINUTES are rows, too ("not run").
+`table` prints both tables from these files, failures beneath.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
+
+import numpy as np
+import pandas as pd
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+SEEDS = (50, 51, 52, 53, 54)
+FIELDS = ("dataset", "method", "seed", "status", "exit_code", "wall_s", "message")
+LIMIT_S = 900
+"""After which a fit is ended."""
+ENVIRONMENT = os.environ | {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+
+
+def command(program: str, *arguments: object) -> list[str]:
+    """Of the program in `bin/` by this interpreter, or, of a program that is not in Python, by itself."""
+    path = ROOT / "bin" / program
+    own = "python" in path.read_text(encoding="utf-8").splitlines()[0]
+    return [*([sys.executable, "-W", "ignore"] if own else []), str(path), *map(str, arguments)]
+
+
+def fit_command(method: str, data: Path, out: Path, seed: int) -> list[str]:
+    program = CARDS[method]["program"]
+    named = {"fit-baseline": ["--method", method], "fit-batchblend": ["--mode", method]}.get(program, [])
+    return command(program, data, *named, "--seed", seed, "--threads", 1, "-o", out)
+
+
+def simulate(path: Path, seed: int) -> None:
+    raw = path.with_suffix(".raw.h5ad")
+    subprocess.run(command("simulate", "--quiet", "--seed", seed, "-o", raw), check=True, env=ENVIRONMENT)
+    options = ("--quiet", "--label-key", "cell_type", "--allow-continuous", "-o", path)
+    subprocess.run(command("preprocess", raw, *options), check=True, env=ENVIRONMENT)
+    raw.unlink()
+
+
+def draw(source: Path, path: Path, cells: int, seed: int) -> None:
+    """Write so many labelled spots of every section, in their order."""
+    import anndata
+
+    from unbatch.data.io import write_h5ad
+
+    data = anndata.read_h5ad(source)
+    rng = np.random.default_rng(seed)
+    known = data.obs["label"].notna().to_numpy() & (data.obs["label"].astype(str) != "NA").to_numpy()
+    chosen = [
+        rng.permutation(np.flatnonzero(known & (data.obs["batch"] == batch).to_numpy()))[:cells]
+        for batch in data.obs["batch"].cat.categories
+    ]
+    part = data[np.sort(np.concatenate(chosen))].copy()
+    part.obs["label"] = part.obs["label"].cat.remove_unused_categories()
+    write_h5ad(part, path)
+
+
+def datasets(given: argparse.Namespace) -> Iterator[tuple[str, Path, int]]:
+    """Make what is missing, and name each: all seeds of the simulation, then those of the sections."""
+    for seed in given.seeds:
+        path = given.out / f"thesis.{seed}.h5ad"
+        if not path.exists():
+            simulate(path, seed)
+        yield f"thesis.{seed}", path, seed
+    for seed in given.seeds if given.dlpfc else ():
+        path = given.out / f"dlpfc.{seed}.h5ad"
+        if not path.exists():
+            draw(given.dlpfc, path, given.cells, seed)
+        yield f"dlpfc.{seed}", path, seed
+
+
+def run(given: argparse.Namespace) -> None:
+    given.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * given.minutes
+    book, lock = given.out / "fits.csv", threading.Lock()
+    rows = read_rows(book)
+
+    def fit(name: str, data: Path, method: str, seed: int) -> None:
+        out = given.out / f"{name}.{method}.fit.h5ad"
+        if time.monotonic() > end:
+            row = {"status": "not run", "message": f"the {given.minutes:g} minutes were over"}
+        else:
+            row = attempt(fit_command(method, data, out, seed), out)
+        row = {"dataset": name, "method": method, "seed": seed, **row}
+        with lock:
+            rows[name, method] = row
+            write_rows(book, rows)
+        print(name, method, row["status"], row.get("wall_s"), flush=True)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for name, data, seed in datasets(given):
+            waiting = [m for m in given.methods if rows.get((name, m), {}).get("status") in (None, "not run")]
+            # the longest first, so that none is left alone at the end
+            waiting.sort(key=lambda m: CARDS[m]["run"] == "default")
+            list(pool.map(lambda m, name=name, data=data, seed=seed: fit(name, data, m, seed), waiting))
+            scores = given.out / f"{name}.scores.json"
+            if waiting or not scores.exists():
+                grade(given.out, name, data, [rows[name, m] for m in CARDS if (name, m) in rows], scores)
+    table(given)
+
+
+def attempt(arguments: list[str], out: Path) -> dict[str, Any]:
+    start = time.monotonic()
+    try:
+        done = subprocess.run(
+            arguments, capture_output=True, text=True, errors="replace", env=ENVIRONMENT, timeout=LIMIT_S, check=False
+        )
+        code, said = done.returncode, [line for line in done.stderr.splitlines() if line.strip()]
+    except subprocess.TimeoutExpired:
+        code, said = 124, [f"ended after {LIMIT_S} s"]
+    status = {0: "ok", 99: "not applicable"}.get(code, "failed")
+    if code == 0 and not out.exists():
+        status, said = "failed", ["it wrote no fit"]
+    message = "" if status == "ok" else said[-1] if said else "no message"
+    return {
+        "status": status,
+        "exit_code": code,
+        "wall_s": round(time.monotonic() - start, 1),
+        "message": message[:300],
+    }
+
+
+def grade(folder: Path, name: str, data: Path, rows: list[dict[str, Any]], scores: Path) -> None:
+    """Score all fits of a dataset, those without a result as rows."""
+    outcomes = []
+    for row in rows:
+        fit = f"{name}.{row['method']}.fit.h5ad"
+        status = "failed" if row["status"] == "not run" else row["status"]
+        outcomes.append(
+            {
+                "id": f"{name}.{row['method']}",
+                "method": row["method"],
+                "seed": int(row["seed"]),
+                "status": status,
+                "exit_code": row.get("exit_code") or None,
+                "message": row.get("message") or None,
+                "fit": fit if status == "ok" else None,
+            }
+        )
+    plan = folder / f"{name}.outcomes.json"
+    plan.write_text(json.dumps(outcomes), encoding="utf-8")
+    fits = [folder / outcome["fit"] for outcome in outcomes if outcome["fit"]]
+    options = ("--quiet", "--no-evidence", "--threads", 2, "--outcomes", plan, "--name", name, "-o", scores)
+    subprocess.run(command("score", data, *fits, *options), check=True, env=ENVIRONMENT)
+
+
+def read_rows(book: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    if not book.exists():
+        return {}
+    with book.open(encoding="utf-8", newline="") as file:
+        return {(row["dataset"], row["method"]): dict(row) for row in csv.DictReader(file)}
+
+
+def write_rows(book: Path, rows: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """Whole or not at all, so that it can be stopped at any time."""
+    partial = book.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows.values())
+    partial.replace(book)
+
+
+def table(given: argparse.Namespace) -> None:
+    for kind in ("thesis", "dlpfc"):
+        files = sorted(given.out.glob(f"{kind}.*.scores.json"))
+        if files:
+            print_table(kind, [json.loads(file.read_text(encoding="utf-8")) for file in files])
+
+
+def print_table(kind: str, found: list[dict[str, Any]]) -> None:
+    first = found[0]["dataset"]
+    spots = ", ".join(str(n) for n in first["batches"].values())
+    print(f"\n### {kind}: {len(found)} seeds, {first['cells']} cells ({spots} a batch), {first['genes']} genes\n")
+    rows = pd.DataFrame([{**row, **row["metrics"]} for scores in found for row in scores["rows"]])
+    ok = rows[rows["status"] == "ok"]
+    kinds = found[0]["metrics"]
+    columns = [*kinds["batch"], *kinds["bio"], "batch", "bio", "total", "wall_s", "peak_mb"]
+    mean = ok.groupby("method")[columns].mean()
+    spread = ok.groupby("method")["total"].std()
+    fits = ok.groupby("method").size()
+    whole = mean[[*kinds["batch"], *kinds["bio"]]].notna().all(axis=1)
+    order = sorted(mean.index, key=lambda m: (CARDS[m]["kind"] == "control", not whole[m], -mean.loc[m, "total"]))
+    heads = ["method", "library", *columns, "sd of total", "seeds"]
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for method in order:
+        card = CARDS[method]
+        library = card["package"] or "unbatch"
+        version = ok[ok["method"] == method]["versions"].iloc[0].get(library, "")
+        name = card["label"] + (
+            " (control)" if card["kind"] == "control" else "" if whole[method] else " (fewer scores)"
+        )
+        means = {
+            c: v if c not in ("batch", "bio", "total") or whole[method] else np.nan for c, v in mean.loc[method].items()
+        }
+        written = [
+            "n/a" if pd.isna(v) else f"{v:.0f}" if c == "peak_mb" else f"{v:.1f}" if c == "wall_s" else f"{v:.3f}"
+            for c, v in means.items()
+        ]
+        sd = "" if pd.isna(spread[method]) or not whole[method] else f"{spread[method]:.4f}"
+        print("| " + " | ".join([name, f"{library} {version}".strip(), *written, sd, str(fits[method])]) + " |")
+    for row in rows[rows["status"] != "ok"].to_dict("records"):
+        print(f"- {row['id']}: {row['status']}: {row['message']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--dlpfc", type=Path, help="dataset of the sections; without it, only the simulation")
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(CARDS))
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=list(SEEDS))
+    parser.add_argument("--cells", type=int, default=1200, help="spots of each section")
+    parser.add_argument("--minutes", type=float, default=58.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    unknown = [method for method in given.methods if method not in CARDS]
+    if unknown:
+        parser.error(f"--methods: no method {unknown[0]}; there are {', '.join(CARDS)}")
+    {"run": run, "table": table}[given.what](given)
+
+
+if __name__ == "__main__":
+    main()
