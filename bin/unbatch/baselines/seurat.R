@@ -1,4 +1,3 @@
-#!/usr/bin/env Rscript
 # `fit-seurat`: Seurat v4's anchors by canonical correlation (Stuart et al. 2019), by Seurat itself.
 # It reads a dataset and writes a fit as the Python programs do (bin/unbatch/data/schema_h5ad.yml): no file in between.
 # Exit codes as theirs: 2 wrong usage or input, 99 not applicable, 1 anything else.
@@ -14,7 +13,7 @@ fail <- function(message, code = 2L) {
 # --version is asked of every program
 own <- sub("^--file=", "", grep("^--file=", commandArgs(FALSE), value = TRUE)[1])
 unbatch_version <- sub(".*\"(.*)\".*", "\\1", grep("^__version__", readLines(
-  file.path(dirname(normalizePath(own)), "unbatch", "__init__.py")), value = TRUE))
+  file.path(dirname(dirname(normalizePath(own))), "__init__.py")), value = TRUE))
 packages <- c("Seurat", "SeuratObject", "rhdf5")
 
 versions <- function() {
