@@ -39,7 +39,7 @@ def main(
     if run.device == "cuda":
         log.warning("%s runs on the CPU; --device cuda changes nothing", method)
 
-    adata, cells = read_cells(dataset)
+    adata, cells = read_cells(dataset, baselines.least_batches(method))
     start = time.perf_counter()
     result = fit(cells, seed=run.seed, **settings)
     wall_s = time.perf_counter() - start

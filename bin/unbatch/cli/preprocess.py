@@ -98,6 +98,13 @@ def main(
     obs, batch, group = obs[cells], batch[cells], group[cells]
     preprocess.require_batches(batch, batch_key, source, " left by the filters")
     preprocess.require_expressed(counts, obs.index, group, source)
+    if len(batch.categories) == 1:
+        log.warning(
+            "%s: %s has one batch only (%s): there is nothing to correct, methods that need two are not applicable",
+            source,
+            batch_key,
+            batch.categories[0],
+        )
 
     obs, renamed = preprocess.free_reserved(preprocess.tidy(obs), batch_key, label_key)
     for old, new in renamed.items():

@@ -108,10 +108,14 @@ def main(
     known = integration.metrics(batch_silhouette, labelled)
     probing = _evidence(adata, cells, batch, label, columns, run.seed) if evidence else None
     known += probing.metrics if probing else []
-    wanted = [m for m in known if labelled or not m.needs_label]
-    missing = {m.name: reason for m in known if m not in wanted}
+    single = adata.obs["batch"].nunique() < 2
+    missing = {m.name: reason for m in known if m.needs_label and not labelled}
     if missing:
         log.warning("no scores of biology: %s; missing are %s", reason, ", ".join(missing))
+    if single:
+        missing |= {m.name: "obs/batch holds one batch" for m in known if m.of_batches}
+        log.warning("no scores of mixing: obs/batch holds one batch, of which there is nothing to mix")
+    wanted = [m for m in known if m.name not in missing]
     fitted = {file: _read_fit(path, adata, cells) for file, path in files.items()}
     reference = _reference(adata, cells)
 
@@ -171,8 +175,6 @@ def _read_dataset(path: Path) -> "AnnData":
     adata = io.read_h5ad(path, ["X", "layers/counts", "obsm/spatial", "uns/unbatch"])
     schema.validate(adata, "dataset", path)
     del adata.layers["counts"]
-    if adata.obs["batch"].nunique() < 2:
-        raise InputError(f"{path}: obs/batch holds one batch, mixing of two or more is what is scored")
     return adata
 
 
@@ -183,7 +185,7 @@ def _no_labels(adata: "AnnData") -> str | None:
     has_label = adata.obs["label"].notna()
     if adata.obs["label"].nunique() < 2:
         return "obs/label holds fewer than two labels"
-    if adata.obs.loc[has_label, "batch"].nunique() < 2:
+    if adata.obs.loc[has_label, "batch"].nunique() < min(2, adata.obs["batch"].nunique()):
         return "all cells that have a label are of one batch"
     return None
 

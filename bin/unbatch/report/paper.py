@@ -1,5 +1,7 @@
 """Text for the methods of a paper, with references."""
 
+from typing import Any
+
 from unbatch.report import embedding
 from unbatch.report.model import Report
 from unbatch.report.names import join, title, written
@@ -33,6 +35,10 @@ _SOFTWARE = {
 def weights(result: Result) -> str:
     """Write how the total is weighted."""
     return f"{result.weights['batch']:g} × batch + {result.weights['bio']:g} × biology"
+
+
+def _batches(data: dict[str, Any]) -> str:
+    return f"{len(data['batches'])} batch{'es' if len(data['batches']) > 1 else ''}"
 
 
 def _sweep(report: Report) -> str:
@@ -71,8 +77,8 @@ def paper(report: Report) -> tuple[str, list[str]]:
         name = f"{result.name}: " if report.several else ""
         labels = f" and {len(data['labels'])} labels" if result.labelled else ""
         sentences.append(
-            f"{name}{data['cells']:,} cells with {data['genes']:,} genes from {len(data['batches'])} batches{labels} "
-            "were integrated."
+            f"{name}{data['cells']:,} cells with {data['genes']:,} genes from {_batches(data)}{labels} "
+            f"were {'analysed' if result.single else 'integrated'}."
         )
     methods = []
     for method in dict.fromkeys(e.method for r in report.results for e in r.scored()):
@@ -95,11 +101,12 @@ def paper(report: Report) -> tuple[str, list[str]]:
         for key in ("batch", "bio")
     )
     sources = [_SOFTWARE["scib"], *([_SOFTWARE["bras"]] if "BRAS" in batch else [])]
-    sentences.append(
-        f"Embeddings were scored with scib-metrics{version('scib-metrics')} {cite(*sources)}: batch mixing by "
-        f"{', '.join(batch)}"
-        + (f"; biology by {', '.join(bio)}; the total is {weights(first)} of the means." if bio else ".")
-    )
+    kinds = [f"{what} by {', '.join(names)}" for what, names in (("batch mixing", batch), ("biology", bio)) if names]
+    if kinds:
+        sentences.append(
+            f"Embeddings were scored with scib-metrics{version('scib-metrics')} {cite(*sources)}: {'; '.join(kinds)}"
+            + (f"; the total is {weights(first)} of the means." if len(kinds) > 1 else ".")
+        )
     if first.dataset.get("subsampled"):
         sentences.append(f"Scores are over a stratified random subsample of {first.dataset['scored_cells']:,} cells.")
     drawing = next((d for d in report.drawings.values() if d.umaps), None)
