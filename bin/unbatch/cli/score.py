@@ -96,7 +96,7 @@ def main(
     if len(files) < len(fits):
         doubled = next(file for file, n in Counter(path.name for path in fits).items() if n > 1)
         raise InputError(f"{doubled}: two fits have this file name, give each its own")
-    planned = _read_outcomes(outcomes, files) if outcomes else [{"fit": file} for file in files]
+    planned = _read_outcomes(outcomes, files) if outcomes else _plan(files)
     if not planned:
         raise InputError("no fit was given: name the fits to score after the dataset")
     adata = _read_dataset(dataset)
@@ -214,6 +214,22 @@ def _read_outcomes(path: Path, files: dict[str, Path]) -> list[dict[str, Any]]:
         odd = sorted(named ^ set(files))[0]
         raise InputError(f"{path}: {odd} is {'named there but not given' if odd in named else 'given but not named'}")
     return planned
+
+
+def _plan(files: dict[str, Path]) -> list[dict[str, Any]]:
+    """Plan a row for each fit; where two are of one method and seed, those of this method go by their file names."""
+    from unbatch.data import io
+
+    made = {}
+    for file, path in files.items():
+        about = io.read_h5ad(path, ["uns/unbatch"]).uns.get("unbatch", {})
+        made[file] = str(about.get("method")), str(about.get("seed"))
+    doubled = {method for (method, _), n in Counter(made.values()).items() if n > 1}
+    return [
+        {"fit": file}
+        | ({"params_id": file.removesuffix(".h5ad").removesuffix(".fit")} if made[file][0] in doubled else {})
+        for file in files
+    ]
 
 
 def _cells_to_score(adata: "AnnData", labelled: bool, max_cells: int, seed: int) -> "np.ndarray":
@@ -431,10 +447,11 @@ def _row(
 
     made = made or {}
     method, seed = made.get("method", outcome.get("method")), int(made.get("seed", outcome.get("seed", 0)))
+    variant = f".{outcome['params_id']}" if "params_id" in outcome else ""
     batch, n_batch = integration.mean(scores, kinds["batch"]) if scores else (None, 0)
     bio, n_bio = integration.mean(scores, kinds["bio"]) if scores else (None, 0)
     return {
-        "id": outcome.get("id") or f"{dataset}.{method}.s{seed}",
+        "id": outcome.get("id") or f"{dataset}.{method}{variant}.s{seed}",
         "dataset": dataset,
         "method": method,
         "params_id": outcome.get("params_id", "default"),

@@ -3,6 +3,7 @@
 All lie between 0 and 1, larger is better.
 """
 
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from unbatch.metrics.separability import SCORES
+
+# it writes to the terminal by itself, in colour even where there is none: its messages go where ours do
+_their_log = logging.getLogger("scib_metrics")
+_their_log.handlers.clear()
+_their_log.setLevel(logging.NOTSET)
+_their_log.propagate = True
 
 WEIGHTS = {"batch": 0.4, "bio": 0.6}
 """Weights of the total, after Luecken et al. 2022."""

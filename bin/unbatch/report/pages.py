@@ -107,10 +107,17 @@ def _warnings(report: Report) -> dict[str, Any]:
                 ],
                 "remarks": evidence.warnings(result)
                 + remarks(result, drawing.cells.confined() if drawing else [])
+                + _confounded(drawing)
                 + _omissions(drawing),
             }
         )
     return make_page("warnings", "", render("warnings", several=report.several, datasets=datasets))
+
+
+def _confounded(drawing: Drawing | None) -> list[str]:
+    found = drawing.cells.confined() if drawing else []
+    several = drawing.factorisations if found else []
+    return [f"{entry.label}, {said}" for entry, fit in several for said in effect.confounded(fit, found)]
 
 
 def _omissions(drawing: Drawing | None) -> list[str]:

@@ -1,5 +1,6 @@
 """Text for the methods of a paper, with references."""
 
+from collections.abc import Callable
 from typing import Any
 
 from unbatch.report import embedding
@@ -9,6 +10,11 @@ from unbatch.report.scores import Result
 from unbatch.report.sweep import varied
 
 _SOFTWARE = {
+    # as on the card, so that both have one number
+    "popari": (
+        "Alam et al. Popari: Modeling multisample variation in spatial transcriptomics. bioRxiv (2025). "
+        "doi:10.1101/2025.05.08.652741"
+    ),
     "scib": (
         "Luecken et al. Benchmarking atlas-level data integration in single-cell genomics. "
         "Nat Methods 19, 41-50 (2022). doi:10.1038/s41592-021-01336-8"
@@ -41,13 +47,13 @@ def _batches(data: dict[str, Any]) -> str:
     return f"{len(data['batches'])} batch{'es' if len(data['batches']) > 1 else ''}"
 
 
-def _sweep(report: Report) -> str:
+def _sweep(report: Report, cite: Callable[..., str]) -> str:
     """Write what was simulated, in place of a sentence per dataset."""
     swept = varied([result.dataset["simulation"] for result in report.results])
     lists = [f"{name} ({', '.join(written(value) for value in values)})" for name, values in swept.items()]
     data = report.results[0].dataset
     models = {
-        "thesis": "POPARI's generative model with an additive batch effect",
+        "thesis": f"POPARI's generative model {cite(_SOFTWARE['popari'])} with an additive batch effect",
         "donors": "a log-linear model of cells of donors nested in two conditions, with a batch effect of every donor",
     }
     return (
@@ -71,7 +77,7 @@ def paper(report: Report) -> tuple[str, list[str]]:
     def version(package: str) -> str:
         return f" {versions[package]}" if package in versions else ""
 
-    sentences = [_sweep(report)] if report.sweep else []
+    sentences = [_sweep(report, cite)] if report.sweep else []
     for result in [] if report.sweep else report.results:
         data = result.dataset
         name = f"{result.name}: " if report.several else ""

@@ -127,8 +127,10 @@ def curves(
             for i, look in enumerate(looks):
                 y = means[i, row, column]
                 half = np.nan_to_num(halves[i, row, column])
+                # no score lies beyond 0 and 1, as an interval over two seeds can
+                ends = np.minimum(half, np.maximum([y, 1 - y], 0))
                 axes.errorbar(
-                    places + shifts[i], y, yerr=half, elinewidth=1.1, capsize=0, ms=5,
+                    places + shifts[i], y, yerr=ends, elinewidth=1.1, capsize=0, ms=5,
                     label=_cut(labels[i], 34), zorder=3 if kinds[i] == "correction" else 2, **look,
                 )  # fmt: skip
             axes.set_xticks(places, [_text(v) for v in x[1]])
