@@ -75,14 +75,15 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
             raise InputError(f"{where}: sample {sample} is there twice, expected one line for each sample")
         if not path:
             raise InputError(f"{where}: path is empty, expected the file of sample {sample}")
-        place = os.path.realpath(sheet.parent / path)
+        location = _staged(staged / str(number), sample) if staged else sheet.parent / path
+        # no file has such a name, and resolving it would be an error
+        place = path if "\0" in path else os.path.realpath(location)
         if place in places:
             raise InputError(
                 f"{where}: sample {sample} has the file of sample {places[place]} ({path}), expected a file for each "
                 "sample; one file with several samples is given in place of a sheet"
             )
         places[place] = sample
-        location = _staged(staged / str(number), sample) if staged else sheet.parent / path
         rows.append(Row(sample, location, {key: value.strip() for key, value in values.items()}))
     if not rows:
         raise InputError(f"{sheet}: there is no sample below the header {','.join(header)}")

@@ -87,10 +87,10 @@ def confounded(fit: Factorisation, confined: list[tuple[str, str, int]]) -> list
         if own:
             more = f" and {len(own) - 5} more" if len(own) > 5 else ""
             said.append(
-                f"{join(pair)}: their difference was accepted whole, though composition could make {share:.0%} of it, and "
-                f"they differ in composition: {'; '.join(own[:5])}{more}. Part of what sets these labels apart may have "
-                "been taken off as if it were a batch effect, and their cells drawn to others; with `ambiguous: leave` it "
-                "stays in the data."
+                f"{join(pair)}: their difference was accepted whole, though composition could make {share:.0%} of it, "
+                f"and they differ in composition: {'; '.join(own[:5])}{more}. Part of what sets these labels apart may "
+                "have been taken off as if it were a batch effect, and their cells drawn to others; with "
+                "`ambiguous: leave` it stays in the data."
             )
     return said
 
@@ -288,8 +288,8 @@ def _offsets(fit: Factorisation, cells: Cells) -> str:
 _OFFSET_CAPTION = (
     "Counts that each cell of a batch has on top of its own expression, whatever its type, as from RNA that floats "
     "free. The genes that surely have most (near end of the interval). Bar: estimate; line and ±: 90 % interval; grey "
-    "tick: mean of the other batches. Good: short lines. A line that reaches 0 may be nothing; a tick at the end of the bar "
-    "means that all batches have the same, which is no difference between them. One scale for all batches."
+    "tick: mean of the other batches. Good: short lines. A line that reaches 0 may be nothing; a tick at the end of "
+    "the bar means that all batches have the same, which is no difference between them. One scale for all batches."
 )
 
 _FACTOR_CAPTION = (

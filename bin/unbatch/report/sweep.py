@@ -87,7 +87,7 @@ class Sweep:
 
     @property
     def distinct(self) -> list[int]:
-        """Places of the grid whose data differ: without a batch effect its share changes nothing, and the first counts."""
+        """Places of the grid whose data differ, the first of those alike: without a batch effect its share is void."""
         found = {}
         for position, place in enumerate(self.places):
             setting = {self.x.name: self.x.values[place[2]], self.y.name: self.y.values[place[1]]}
