@@ -121,7 +121,7 @@ def test_popari_has_a_random_field_and_no_batch_effect(run, tmp_path: Path) -> N
     assert np.isnan(about["batch_effect"]["total_offset_se"]).all()
     assert "states, round 1 of 4" in said
     assert "batch effect, round" not in said
-    assert "neighbours: delaunay in 2 batches; " in said
+    assert "neighbours: delaunay in 2 of 2 batches; " in said
 
 
 def test_the_same_seed_gives_the_same_fit(run, tmp_path: Path) -> None:
