@@ -50,8 +50,8 @@ def affinity(estimate: np.ndarray, permuted: np.ndarray, marked: np.ndarray, nam
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, 2, sharey=True)
         top = max(np.abs(estimate).max(), np.abs(permuted).max(), np.finfo(float).tiny)
-        # a panel is 3.6 inches wide: two digits fit beside one another at this size
-        size = np.clip(190 / len(names), 5.5, 10)
+        # a panel is 3 inches wide: two digits fit beside one another at this size
+        size = np.clip(160 / len(names), 5, 10)
         for axes, values, label in zip(panels, (estimate, permuted), ("Estimated", "Cells permuted"), strict=True):
             image = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
             axes.set_title(label, fontsize=11.5, loc="left")
