@@ -96,10 +96,12 @@ def main(
     if len(files) < len(fits):
         doubled = next(file for file, n in Counter(path.name for path in fits).items() if n > 1)
         raise InputError(f"{doubled}: two fits have this file name, give each its own")
-    planned = _read_outcomes(outcomes, files) if outcomes else _plan(files)
-    if not planned:
+    if not files and not outcomes:
         raise InputError("no fit was given: name the fits to score after the dataset")
     adata = _read_dataset(dataset)
+    planned = _read_outcomes(outcomes, files) if outcomes else _plan(files)
+    if not planned:
+        raise InputError(f"{outcomes}: the list is empty, expected an entry for each planned fit")
     columns = _read_targets(adata, targets, dataset)
     reason = _no_labels(adata)
     labelled = reason is None
