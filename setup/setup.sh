@@ -149,6 +149,7 @@ main() {
     check_compiler
     make_tools
     make_venv
+    ln -sfn ../../setup/unbatch "$venv/bin/unbatch"
     make_nextflow
     state >"$stamp" # last: an interrupted set-up is not taken for a whole one
     say "done in $SECONDS s: .venv takes $(du -sh "$venv" | cut -f 1), .tools $(du -sh "$tools" | cut -f 1)"

@@ -1,6 +1,6 @@
 // The grid of a sweep: its file read and checked, then every combination of the values that it lists.
 
-include { describedParameters ; isContinuous ; methodNames ; readCards ; suggestion ; valueError } from './parameters'
+include { describedParameters ; isContinuous ; methodError ; methodNames ; readCards ; suggestion ; valueError } from './parameters'
 
 def sweepFile(given) {
     given.sweep == 'thesis' ? file("${projectDir}/assets/sweep_thesis.yml") : file(given.sweep.toString(), glob: false)
@@ -78,12 +78,13 @@ def methodErrors(methods) {
         if (!cards.containsKey(method)) {
             return ["methods.${method}: no such method${suggestion(method.toString(), cards.keySet(), '')}; there are ${cards.keySet().join(', ')}"]
         }
-        def known = cards[method].defaults.keySet()
         settings.collectMany { name, values ->
             def where = "methods.${method}.${name}"
-            known.contains(name)
-                ? listErrors(where, values)
-                : ["${where}: no such parameter${suggestion(name.toString(), known, '')}; there are ${known.join(', ')}"]
+            def wrong = listErrors(where, values)
+            wrong ?: listed(values)
+                .collect { value -> methodError(where, cards[method], name, value) }
+                .findAll { message -> message != null }
+                .unique()
         }
     }
 }

@@ -39,6 +39,22 @@ Methods: ${readCards().keySet().join(', ')}
 """
 }
 
+// What is wrong with a parameter of a method, by its card; null when nothing is
+def methodError(where, card, name, value) {
+    if (!card.defaults.containsKey(name)) {
+        return "${where}: no such parameter${suggestion(name.toString(), card.defaults.keySet(), '')}; there are ${card.defaults.keySet().join(', ') ?: 'none'}"
+    }
+    def choices = card.choices[name]
+    if (choices) {
+        return choices.contains(value) ? null : "${where}: found '${value}', expected one of ${choices.join(', ')}${suggestion(value.toString(), choices, '')}"
+    }
+    def usual = card.defaults[name]
+    def fits = usual == null || (usual instanceof Boolean && value instanceof Boolean) ||
+        (usual instanceof Integer && value instanceof Integer) || (usual instanceof Double && value instanceof Number) ||
+        (usual instanceof CharSequence && value instanceof CharSequence) || (usual instanceof Map && value instanceof Map)
+    fits ? null : "${where}: found '${value}', expected a value like ${usual}"
+}
+
 // What is wrong with the parameters, one sentence each; an empty list when nothing is
 def parameterErrors(given, schema) {
     def known = describedParameters(schema)

@@ -1,6 +1,6 @@
 // What a run is made of, from its parameters: the input, the plan of fits, the options of every step, the last message.
 
-include { isContinuous ; plannedMethods ; readCards ; simulates ; stop ; suggestion } from './parameters'
+include { isContinuous ; methodError ; plannedMethods ; readCards ; simulates ; stop ; suggestion } from './parameters'
 
 // Parameters of each method from the YAML file: method -> name -> value
 def methodParameters(path, methods) {
@@ -14,6 +14,14 @@ def methodParameters(path, methods) {
     def unknown = content.keySet().find { method -> !readCards().containsKey(method) }
     if (unknown) {
         stop("${path}: no method '${unknown}'${suggestion(unknown.toString(), readCards().keySet(), '')}")
+    }
+    def wrong = content.collectMany { method, settings ->
+        settings
+            .collect { name, value -> methodError("${method}.${name}", readCards()[method], name, value) }
+            .findAll { message -> message != null }
+    }
+    if (wrong) {
+        stop("${path}: ${wrong.join('; ')}")
     }
     def unused = content.keySet().findAll { method -> !methods.contains(method) }
     if (unused) {
@@ -93,7 +101,7 @@ def closingMessage(success, outdir, planned, fits) {
 
 // One hash over the package: Nextflow hashes only what a script names, so that -resume would miss an edited import
 def codeFingerprint() {
-    def sources = files("${projectDir}/bin/**").findAll { source -> !source.toString().contains('__pycache__') }
+    def sources = files("${projectDir}/bin/**").findAll { source -> !(source.toString() =~ /__pycache__|\.egg-info/) }
     sources.sort { source -> source.toString() }.collect { source -> source.text }.join('\n').md5().take(12)
 }
 

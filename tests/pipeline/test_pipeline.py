@@ -331,6 +331,7 @@ simulate:
 methods:
   harmny: {n_components: [10]}
   none: {n_component: 10}
+  batchblend: {spatial: [linaer, none], iterations: [many]}
 """
 
 
@@ -349,6 +350,8 @@ methods:
                 "grid.yml: simulate.preset: found several, expected one",
                 "grid.yml: methods.harmny: no such method, did you mean harmony?",
                 "grid.yml: methods.none.n_component: no such parameter, did you mean n_components?",
+                "grid.yml: methods.batchblend.spatial: found 'linaer', expected one of auto, none, linear, hmrf",
+                "grid.yml: methods.batchblend.iterations: found 'many', expected a value like 40",
             ],
         ),
         ("- sigma_beta", ["grid.yml: expected lists of values under simulate and methods"]),

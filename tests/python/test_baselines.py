@@ -95,13 +95,15 @@ def test_a_card_is_complete(method: str):
     card = CARDS[method]
     assert set(card) == {
         "label", "program", "kind", "summary", "needs", "package", "licence", "citation", "doi", "extra", "image",
-        "run", "defaults",
+        "run", "choices", "defaults",
     }  # fmt: skip
     assert card["run"] in {"default", "asked"}
     assert card["citation"]
     assert card["extra"] == baselines.EXTRAS.get(method)
     assert card["kind"] in {"control", "reference", "correction"}
     assert set(card["needs"]) <= {"labels", "coordinates", "integers", "gpu"}
+    known = {"fit-batchblend": fit_batchblend.CHOICES, "fit-scmedal": fit_scmedal.CHOICES}.get(card["program"], {})
+    assert card["choices"] == {name: list(known[name]) for name in card["defaults"] if name in known}
 
 
 def test_documentation_and_citations_say_what_the_cards_say():
@@ -228,15 +230,29 @@ def test_fit_baseline_writes_cells_in_order_and_how_it_was_made(dataset_path: Pa
     assert (tmp_path / "model" / "weights.safetensors").stat().st_size > 0
 
 
-def test_fit_baseline_says_that_one_batch_is_not_applicable(dataset_path: Path, tmp_path: Path):
+def test_a_model_is_not_written_without_its_fit(dataset_path: Path, tmp_path: Path):
+    out, params = tmp_path / "fit.h5ad", tmp_path / "params.yml"
+    arguments = [str(dataset_path), "-o", str(out), "--model", str(tmp_path / "model"), "--method"]
+    result = CliRunner().invoke(fit_baseline.main, [*arguments, "pca"])
+    assert result.exit_code == 2
+    assert "pca embeds only the cells it was fitted to" in result.stderr
+    params.write_text("n_components: 0\n")
+    assert CliRunner().invoke(fit_baseline.main, [*arguments, "none", "--params", str(params)]).exit_code
+    assert not out.exists()
+    assert not (tmp_path / "model").exists()
+
+
+def test_one_batch_is_for_methods_that_correct_nothing(dataset_path: Path, tmp_path: Path):
     dataset = ad.read_h5ad(dataset_path)
     dataset = dataset[dataset.obs["batch"] == dataset.obs["batch"].iloc[0]].copy()
     dataset.write_h5ad(tmp_path / "one.h5ad")
     out = tmp_path / "fit.h5ad"
-    result = CliRunner().invoke(fit_baseline.main, [str(tmp_path / "one.h5ad"), "--method", "pca", "-o", str(out)])
+    arguments = [str(tmp_path / "one.h5ad"), "-o", str(out), "--method"]
+    result = CliRunner().invoke(fit_baseline.main, [*arguments, "combat"])
     assert result.exit_code == 99
     assert "one.h5ad: obs/batch holds one batch" in result.stderr
     assert not out.exists()
+    assert CliRunner().invoke(fit_baseline.main, [*arguments, "none"]).exit_code == 0
 
 
 def test_an_embedding_that_breaks_the_contract_is_the_methods_fault(

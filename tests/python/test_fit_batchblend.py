@@ -109,13 +109,19 @@ def test_corrected_expression_is_counts_without_offset_and_factors(run, tmp_path
 
 
 def test_popari_has_a_random_field_and_no_batch_effect(run, tmp_path: Path) -> None:
-    assert run("--mode", "popari", "--metagenes", "6").exit_code == 0
+    result = run("--mode", "popari", "--metagenes", "6")
+    assert result.exit_code == 0
+    said = result.output
     fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
     about = fit.uns["unbatch"]
     assert "X_popari" in fit.obsm
     assert about["spatial"]["mode"] == "hmrf"
     assert not about["batch_effect"]["offset"].any()
     assert (about["batch_effect"]["factor"] == 1).all()
+    assert np.isnan(about["batch_effect"]["total_offset_se"]).all()
+    assert "states, round 1 of 4" in said
+    assert "batch effect, round" not in said
+    assert "neighbours: delaunay in 2 of 2 batches; " in said
 
 
 def test_the_same_seed_gives_the_same_fit(run, tmp_path: Path) -> None:
@@ -209,6 +215,38 @@ def test_a_saved_model_embeds_the_same_cells_alike_and_a_new_batch_among_them(ru
     assert list(about["batches"]) == ["batch1", "batch2", "another"]
     assert about["batch_effect"]["offset"].shape == (3, 60)
     assert any("another" in name for name in about["evidence"]["batch"])
+
+
+def test_a_model_of_one_batch_takes_no_other_unless_it_is_without_offset(run, changed, tmp_path: Path) -> None:
+    data = changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy())
+    options = ["--metagenes", "6", "--spatial", "none", "--max-epochs", "2", "--model"]
+    for name, more in (("rays", []), ("none", ["--offset", "none"])):
+        assert run(*options, str(tmp_path / name), *more, dataset=data).exit_code == 0
+    result = run("--apply", str(tmp_path / "rays"))
+    assert result.exit_code == 2
+    assert "batch2 is a new batch, and the model in" in result.output
+    assert "is of one batch (batch1), whose own offset cannot be told" in result.output
+    assert run("--apply", str(tmp_path / "rays"), dataset=data).exit_code == 0
+    assert run("--apply", str(tmp_path / "none")).exit_code == 0
+
+
+def test_without_a_spatial_phase_affinities_are_of_a_graph_that_was_asked_for(run, tmp_path: Path) -> None:
+    for options, there in (([], False), (["--graph", "knn", "--neighbours", "4"], True)):
+        assert run("--metagenes", "6", "--max-epochs", "2", "--spatial", "none", *options).exit_code == 0
+        assert ("spatial" in anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]) == there
+
+
+def test_a_batch_of_few_cells_is_not_compared_gene_by_gene(run, changed, tmp_path: Path) -> None:
+    def few(adata: anndata.AnnData) -> anndata.AnnData:
+        second = np.flatnonzero(adata.obs["batch"] == "batch2")
+        return adata[np.setdiff1d(np.arange(adata.n_obs), second[6:])].copy()
+
+    assert run("--metagenes", "5", "--spatial", "none", dataset=changed(few)).exit_code == 0
+    about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
+    assert (about["batch_effect"]["factor"] == 1).all()
+    last = {name: column[-1] for name, column in about["evidence"].items()}
+    assert (last["step"], last["accepted"], last["refused"]) == ("factors", False, True)
+    assert last["reason"] == "Left alone: one of them has 6 cells, fewer than 20 tell nothing of genes."
 
 
 def test_a_model_that_cannot_be_written_is_refused_before_the_fit(run, tmp_path: Path) -> None:

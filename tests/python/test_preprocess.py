@@ -192,6 +192,46 @@ def test_continuous_values_are_taken_when_allowed(one_file):
     assert dataset.layers["counts"][0, 0] == 2.5
 
 
+def _draw(genes: int, depth: float) -> np.ndarray:
+    """Counts of 150 cells of six types, whose sizes vary."""
+    rng = np.random.default_rng(0)
+    profiles = rng.dirichlet(np.full(genes, 0.3), 6)[rng.integers(0, 6, 150)]
+    counts = rng.poisson(profiles * depth * rng.lognormal(0, 0.4, (150, 1))).astype(float)
+    return counts[counts.sum(1) > 0]
+
+
+@pytest.mark.parametrize(("genes", "depth"), [(100, 60), (100, 20_000), (500, 800)])
+def test_logarithms_of_counts_are_told_from_counts_and_from_values_that_were_corrected(genes: int, depth: float):
+    counts = _draw(genes, depth)
+    total, rng = counts.sum(1, keepdims=True), np.random.default_rng(1)
+    ambient = counts.sum(0) / counts.sum()
+    made = {
+        "log1p": [np.log1p(counts), np.log1p(counts / total * 1e4), np.log1p(counts / total * total.mean())[:, ::2]],
+        "log2(1 + x)": [np.log2(1 + counts), np.log2(1 + counts / total * 1e4)],
+        "log10(1 + x)": [np.log10(1 + counts)],
+        None: [
+            counts,
+            np.maximum(counts - 0.1 * total * ambient, 0),
+            counts * rng.uniform(0.8, 1, genes),
+            counts / total * 1e4,
+            counts / total,
+            rng.gamma(2, 0.1, counts.shape),
+        ],
+    }
+    for name, several in made.items():
+        assert [sparse.logarithm(csr_matrix(values.astype(np.float32))) for values in several] == [name] * len(several)
+
+
+def test_continuous_values_are_described(one_file):
+    adata = make(40, 30)
+    adata.X = csr_matrix(adata.X).log1p()
+    said = run(one_file(adata), "--allow-continuous").stderr
+    assert "values are not whole numbers, as --allow-continuous lets pass: 0 to " in said
+    assert "these are logarithms of counts (log1p)" in said
+    adata.X = csr_matrix(adata.X.toarray() * np.random.default_rng(0).uniform(0.5, 1, 30).astype("float32"))
+    assert "not recognised as logarithms" in run(one_file(adata), "--allow-continuous").stderr
+
+
 def test_labels_that_mean_nothing_are_missing_and_the_cells_stay(one_file):
     adata = make()
     adata.obs["type"] = ["", "NA", "nan", "NaN", "None", "Unknown", None, "b", "a", "b", "10", "native"]
@@ -436,7 +476,6 @@ def _only(adata: ad.AnnData, column: str, values: list[str | None]) -> None:
         ),
         (lambda a: _rename(a, "obs_names"), (), "1 cell names are there more than once (c0)"),
         (lambda a: _rename(a, "var_names"), (), "1 gene names are there more than once (g0)"),
-        (lambda a: _only(a, "sample", ["s1"] * 12), (), "sample has one batch only (s1)"),
         (
             lambda a: _only(a, "sample", ["s1"] * 10 + ["s2"] * 2),
             (),
@@ -463,6 +502,15 @@ def test_bad_content_of_a_file_is_refused(one_file, change, options: tuple[str, 
     sentence = refused(one_file(adata), *options)
     assert message in sentence
     assert "in.h5ad: " in sentence or sentence.startswith("--")
+
+
+def test_one_batch_is_taken_and_said_to_need_no_correction(one_file):
+    adata = make()
+    adata.obs["sample"] = "s1"
+    source = one_file(adata)
+    result = run(source)
+    assert result.exit_code == 0, result.output
+    assert "sample has one batch only (s1): there is nothing to correct" in result.stderr
 
 
 @pytest.mark.parametrize(("shape", "what"), [((0, 5), "cell"), ((5, 0), "gene")])
@@ -503,6 +551,7 @@ def test_all_files_are_looked_at_before_any_is_read(tmp_path: Path, monkeypatch:
         (b"sample,path\nA,one.h5ad,extra\n", "line 2 has 3 columns, the header has 2"),
         (b"sample,path\nA\n", "line 2 has 1 columns"),
         (b"sample,path\nA,\n", "line 2: path is empty"),
+        (b"sample,path\nA,one.h5ad\nB,./one.h5ad\n", "line 3: sample B has the file of sample A (./one.h5ad)"),
         (b"sample,path\nA,one.h5ad\n\nA,two.h5ad\n", "line 4: sample A is there twice"),
         (b'sample,path\n"A,one.h5ad\n', "not a valid CSV file"),
         (b"sample,path\n\xff\xfe,one.h5ad\n", "not a UTF-8 text"),

@@ -1,6 +1,7 @@
 """What all programs share: help, versions, messages, and `attempt`, which records how one ended."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,30 @@ def test_heavy_libraries_are_not_imported_for_help():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "expected"),
+    [
+        (None, {"OMP_NUM_THREADS": "3"}, {"OMP": "3", "OPENBLAS": "3", "NUMBA": "3"}),
+        (None, {"OMP_NUM_THREADS": "2,1", "NUMBA_NUM_THREADS": "1"}, {"OMP": "2,1", "OPENBLAS": "2", "NUMBA": "1"}),
+        (5, {"OMP_NUM_THREADS": "3"}, {"OMP": "5", "OPENBLAS": "5", "NUMBA": "5"}),
+    ],
+)
+def test_threads_are_those_asked_for_then_those_of_the_environment(given, environment, expected):
+    code = (
+        "import os, sys; sys.path.insert(0, 'bin'); from unbatch.cli import common;"
+        "program = common.program()(lambda run: print(run.threads, *(os.environ[f'{n}_NUM_THREADS'] for n in "
+        "('OMP', 'OPENBLAS', 'NUMBA'))));"
+        "program.main(sys.argv[1:])"
+    )
+    unset = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    options = [] if given is None else ["--threads", str(given)]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *options], env=unset | environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [expected["OPENBLAS"], *expected.values()]
 
 
 def test_versions_are_json():

@@ -266,6 +266,16 @@ def test_the_weights_of_the_total_are_those_of_the_scores(result):
     assert lines[0] != lines[1]
 
 
+def test_one_batch_has_no_best_method_and_a_biology_score(result, tmp_path):
+    alone = result([row("none", bio=0.4), row("batchblend", bio=0.6)], batches=("a",))
+    for entry in alone.entries:
+        entry.batch = entry.total = None
+    said = verdict(alone)
+    assert said[0] == "There is one batch, so there is nothing to correct and no best method can be named."
+    assert said[1].startswith("Biology is kept best by BatchBlend, biology score 0.60")
+    assert remarks(alone, [])[0] == "There is one batch: mixing is not scored, and there is no total."
+
+
 def test_failures_come_before_what_is_not_applicable_and_alike_seeds_together(result):
     found = troubles(
         result([fallen("pca", 0, "not applicable", 99), fallen("harmony", 0), fallen("harmony", 1), row("none")])

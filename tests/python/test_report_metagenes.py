@@ -15,7 +15,7 @@ from test_report import Tags, content, pages_of, row
 from unbatch.cli.report import main
 from unbatch.errors import InputError
 from unbatch.report import effect, metagenes
-from unbatch.report.effect import sentences
+from unbatch.report.effect import confounded, sentences
 from unbatch.report.factorisation import Affinity, Effect, Factorisation, read_factorisation
 from unbatch.report.inputs import Cells, read_cells
 from unbatch.report.metagenes import amount, gloss, share, telling, times
@@ -251,6 +251,22 @@ def test_nothing_found_is_no_refusal(dataset, tmp_path):
     assert f"No additive offset was found: {REASON}." in page
 
 
+def test_labels_of_one_batch_are_named_where_they_may_have_been_taken_for_its_effect():
+    whole = "Accepted whole, though composition could make 36% of it and 9% of cells meet."
+    evidence = {
+        "batch": np.array(["one", "one | two", "one | three"]),
+        "step": np.array(["offset", "factors", "factors"]),
+        "accepted": np.array([True] * 3),
+        "composition": np.array([np.nan, 0.36, 0.1]),
+        "reason": np.array(["", whole, "Accepted but for the 10% of it that composition could make."]),
+    }
+    fit = small(evidence=evidence)
+    (said,) = confounded(fit, [("Glia", "two", 12), ("Neurons", "three", 30)])
+    assert said.startswith("one and two: their difference was accepted whole, though composition could make 36% of it")
+    assert "differ in composition: Glia (only in two, 12 cells)." in said
+    assert confounded(fit, [("Neurons", "three", 30)]) == []
+
+
 def test_a_model_without_a_term_for_the_batch_says_so(dataset, tmp_path):
     fit = fit_of(dataset, offset=False)
     about = fit.uns["unbatch"]
@@ -260,6 +276,7 @@ def test_a_model_without_a_term_for_the_batch_says_so(dataset, tmp_path):
     about["batch_effect"]["factor"][:] = 1
     pages = report(tmp_path, dataset, fit)
     assert "This model has no term for the batch" in pages["effect_0_0_1"]
+    assert "once the batch effect is taken off" not in pages["metagenes_0_0_1"]
     assert "Evidence" not in pages["effect_0_0_1"]
 
 

@@ -1,14 +1,18 @@
 """Scores against independent implementations, and `score` on whole datasets."""
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 from click.testing import CliRunner
 from scib_metrics import nearest_neighbors
 from scipy.optimize import brentq
+from scipy.sparse.linalg import eigsh
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_samples
@@ -108,6 +112,25 @@ def test_clusters_are_compared_with_labels_as_scikit_learn_does():
 def test_kbet_rejects_batches_that_lie_apart_and_accepts_mixed_ones():
     assert scores(mixed_types(batch_shift=4.0))["kbet"] < 0.1
     assert scores(mixed_types())["kbet"] > 0.8
+
+
+def test_kbet_of_the_same_embedding_is_the_same(monkeypatch: pytest.MonkeyPatch):
+    starts = []
+
+    def noted(*arguments: object, rng: object = None, **keywords: object) -> object:
+        starts.append(rng)
+        return eigsh(*arguments, rng=rng, **keywords)
+
+    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", noted)
+    scene = mixed_types()
+    integration.kbet_per_label(scene.nearest(50), scene.batch, scene.label)
+    assert starts == [0, 0, 0]
+
+
+def test_the_library_of_scores_has_no_log_of_its_own(caplog: pytest.LogCaptureFixture):
+    assert not logging.getLogger("scib_metrics").handlers
+    logging.getLogger("scib_metrics.metrics").warning("said")
+    assert "said" in caplog.text
 
 
 def test_kbet_uses_the_exact_search(monkeypatch: pytest.MonkeyPatch):
@@ -213,6 +236,32 @@ def test_score_works_without_labels_and_says_what_is_missing(dataset_path: Path,
     assert table["metrics"]["missing"]["nmi"] == "obs/label is missing"
     row = table["rows"][0]
     assert (row["n_batch"], row["bio"], row["total"]) == (3, None, None)
+
+
+def test_one_batch_is_scored_for_biology_only(dataset_path: Path, tmp_path: Path):
+    dataset = ad.read_h5ad(dataset_path)
+    dataset = dataset[dataset.obs["batch"] == "batch1"].copy()
+    dataset.write_h5ad(tmp_path / "one.h5ad")
+    arguments = [str(tmp_path / "one.h5ad"), "--method", "none", "-o", str(tmp_path / "none.fit.h5ad")]
+    assert CliRunner().invoke(fit_baseline.main, arguments).exit_code == 0
+    table = run_score(tmp_path / "one.h5ad", tmp_path / "none.fit.h5ad", tmp_path / "scores.json")
+    assert table["metrics"]["batch"] == []
+    assert table["metrics"]["bio"] == ["nmi", "ari", "silhouette_label", "clisi"]
+    assert table["metrics"]["missing"]["graph_connectivity"] == "obs/batch holds one batch"
+    row = table["rows"][0]
+    assert (row["batch"], row["n_bio"], row["total"], row["reasons"]) == (None, 4, None, {})
+    assert set(table["evidence"]["levels"]) == {"label_probe_within", "label_knn"}
+
+
+def test_fits_of_one_method_and_seed_have_rows_of_their_own(dataset_path: Path, fits: list[Path], tmp_path: Path):
+    shutil.copy(fits[0], tmp_path / "other.fit.h5ad")
+    arguments = [dataset_path, *fits, tmp_path / "other.fit.h5ad", "--no-evidence", "--max-cells", 120]
+    table = run_score(*arguments, tmp_path / "scores.json")
+    assert [(row["id"], row["params_id"]) for row in table["rows"]] == [
+        ("dataset.none.none.s0", "none"),
+        ("dataset.shuffled.s0", "default"),
+        ("dataset.none.other.s0", "other"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,20 @@ def test_nextflow_on_path_must_be_new_enough(tools, version, accepted):
 def test_launcher_of_a_clone_is_no_nextflow_of_the_machine(tools):
     (tools / "nextflow").symlink_to(ROOT / "setup/nextflow")
     assert call("find_nextflow", tools) == ""
+
+
+def test_unbatch_runs_the_package_where_it_is(tools, clone, tmp_path):
+    (clone / ".venv/bin").mkdir(parents=True)
+    (clone / ".venv/bin/python").symlink_to(sys.executable)
+    (clone / ".venv/bin/unbatch").symlink_to("../../setup/unbatch")
+    (clone / "bin").mkdir()
+    (clone / "bin/unbatch").symlink_to(ROOT / "bin/unbatch")
+    result = run(f"cd {tmp_path} && {clone}/.venv/bin/unbatch simulate --help", tools, PYTHONPATH=_packages())
+    assert result.stdout.startswith("Usage: unbatch simulate [OPTIONS]"), result.stderr
+
+
+def _packages() -> str:
+    return str(Path(click.__file__).parents[1])
 
 
 def test_does_nothing_until_a_lock_changes(tools, clone):

@@ -13,6 +13,7 @@ from unbatch.cli import each
 from unbatch.cli.report import main
 from unbatch.errors import InputError
 from unbatch.report import sweep_figures
+from unbatch.report.model import parameters_of_fits
 from unbatch.report.scores import read_cards, read_scores
 from unbatch.report.sweep import collect, curve, failures, grid, interval, means, standings
 from unbatch.report.sweep_pages import verdict
@@ -160,25 +161,49 @@ def test_a_curve_averages_only_over_seeds_that_have_all_settings():
 
 def test_wins_are_counted_among_corrections_and_against_no_correction(swept):
     found = {s.line.method: s for s in standings(swept)}
-    # of 8 settings harmony loses where sigma_beta 2 meets share_beta 1, and ties none there
-    assert (found["harmony"].first, found["combat"].first, found["shuffled"].first) == (6, 2, 0)
-    assert (found["harmony"].surely, found["harmony"].below, found["combat"].below) == (4, 2, 0)
+    # of 6 settings harmony loses where sigma_beta 2 meets share_beta 1, and ties none there
+    assert (found["harmony"].first, found["combat"].first, found["shuffled"].first) == (4, 2, 0)
+    assert (found["harmony"].surely, found["harmony"].below, found["combat"].below) == (2, 2, 0)
     value, setting = found["harmony"].worst
     assert value == pytest.approx(0.51)
     assert (setting["sigma_beta"], setting["share_beta"]) == (2.0, 1.0)
     sentences = verdict(swept, list(found.values()))
-    assert sentences[0] == "Harmony has the best total of the corrections in 6 of 8 settings."
+    assert sentences[0] == "Harmony has the best total of the corrections in 4 of 6 settings."
     assert any("ComBat in 2" in sentence for sentence in sentences)
 
 
 def test_a_mean_over_fewer_settings_does_not_lead(tmp_path):
     paths = write_scores(
         tmp_path,
-        {"harmony": lambda s: 0.6, "combat": lambda s: 0.9 if s == {**s, "sigma_beta": 0.0, "share_beta": 1} else None},
+        {"harmony": lambda s: 0.6, "combat": lambda s: 0.9 if s == {**s, "sigma_beta": 2.0, "share_beta": 1} else None},
     )
     found = collect(read(paths))
-    assert "combat" in {s.line.method for s in standings(found) if s.lost == 3}
+    assert "combat" in {s.line.method for s in standings(found) if s.lost == 2}
     assert not any("highest mean total" in sentence for sentence in verdict(found, standings(found)))
+
+
+def test_without_a_batch_effect_its_share_makes_no_setting_of_its_own(swept):
+    assert (len(swept.places), swept.settings) == (8, 6)
+    # sigma_beta 0 at share_beta .5, in each of the two mixes
+    assert [swept.places[i] for i in swept.distinct] == [(m, y, x) for m in (0, 1) for y, x in ((0, 0), (0, 1), (1, 1))]
+
+
+def test_parameters_that_the_fits_chose_have_their_range(tmp_path):
+    paths = write_scores(tmp_path, {"harmony": lambda s: 0.5}, seeds=(0, 1))
+    for number, path in enumerate(paths):
+        scores = json.loads(path.read_text())
+        offset = ["rays", "none"][number % 2]
+        scores["rows"][0]["params"] = {"metagenes": 11 + number % 3, "spatial": "auto", "offset": offset}
+        path.write_text(json.dumps(scores))
+    found = parameters_of_fits(read(paths))
+    assert found == {
+        ("harmony", "default"): {"metagenes": "11 to 13, by fit", "spatial": "auto", "offset": "rays, none, by fit"}
+    }
+
+
+def test_bars_end_where_scores_do():
+    values, halves = np.array([0.9, 0.1, np.nan]), np.array([0.3, np.nan, np.nan])
+    np.testing.assert_allclose(sweep_figures.whiskers(values, halves), [[0.3, 0, np.nan], [0.1, 0, np.nan]])
 
 
 def test_the_table_has_a_row_for_every_setting_and_method(swept):

@@ -2,7 +2,8 @@
 
 A method is a module of this package with ``PACKAGES``, the libraries it calls, and one function
 ``fit(cells, *, seed, ...)`` that takes `Cells` and returns a `Fit`; its keyword arguments are its parameters and
-their defaults those of its card in ``assets/methods.yml``. One that can use a GPU has a keyword ``device``.
+their defaults those of its card in ``assets/methods.yml``. One that can use a GPU has a keyword ``device``; one that
+says something of a single batch, too, has ``LEAST_BATCHES = 1``.
 """
 
 import importlib
@@ -27,6 +28,11 @@ def names() -> list[str]:
 def packages(method: str) -> tuple[str, ...]:
     """Libraries that a method calls, whose versions belong beside its result."""
     return importlib.import_module(f"{__name__}.{method}").PACKAGES
+
+
+def least_batches(method: str) -> int:
+    """Fewest batches that a method can use: two, unless its module says otherwise."""
+    return getattr(importlib.import_module(f"{__name__}.{method}"), "LEAST_BATCHES", 2)
 
 
 def load(method: str) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ from unbatch.baselines.cells import Cells, Fit
 from unbatch.errors import NotApplicable
 
 PACKAGES = ("numpy",)
+LEAST_BATCHES = 1
 
 
 def fit(cells: Cells, *, seed: int, noise: float = 0.1) -> Fit:

@@ -3,6 +3,7 @@
 from unbatch.baselines.cells import Cells, Fit, principal_components
 
 PACKAGES = ("scikit-learn",)
+LEAST_BATCHES = 1
 
 
 def fit(cells: Cells, *, seed: int, n_components: int = 30) -> Fit:

@@ -6,6 +6,7 @@ import scanpy as sc
 from unbatch.baselines.cells import Cells, Fit, principal_components
 
 PACKAGES = ("scikit-learn",)
+LEAST_BATCHES = 1
 
 
 def fit(cells: Cells, *, seed: int, n_components: int = 30, max_value: float = 10.0) -> Fit:

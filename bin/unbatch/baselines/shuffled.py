@@ -5,6 +5,7 @@ import numpy as np
 from unbatch.baselines.cells import Cells, Fit, principal_components
 
 PACKAGES = ("scikit-learn",)
+LEAST_BATCHES = 1
 
 
 def fit(cells: Cells, *, seed: int, n_components: int = 30) -> Fit:

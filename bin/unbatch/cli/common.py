@@ -61,8 +61,8 @@ def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def wrapped(seed: int, device: str, threads: int | None, verbosity: str, debug: bool, **options: Any) -> None:
-            run = Run(seed, device, threads or len(os.sched_getaffinity(0)), debug)
-            _limit_threads(run.threads)
+            run = Run(seed, device, threads or _usual_threads(), debug)
+            _limit_threads(run.threads, stated=threads is not None)
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(_SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
             logging.basicConfig(handlers=[handler], force=True)
@@ -114,7 +114,7 @@ def _common_options(packages: tuple[str, ...]) -> list[Callable]:
             "--threads",
             type=click.IntRange(1),
             help="Threads to use.",
-            show_default="all this process may use",
+            show_default="OMP_NUM_THREADS, else all this process may use",
         ),
         click.option("--verbose", "verbosity", flag_value="DEBUG", help="Say more.", show_default=False),
         click.option("--quiet", "verbosity", flag_value="WARNING", help="Say less.", show_default=False),
@@ -132,12 +132,20 @@ def _common_options(packages: tuple[str, ...]) -> list[Callable]:
     ]
 
 
-def _limit_threads(threads: int) -> None:
-    """Tell the numerical libraries, before the first of them is imported."""
+def _usual_threads() -> int:
+    """Threads of a run without --threads: what the environment says, else as many as there are."""
+    # OpenMP takes a list, with a number for each level of nesting
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else len(os.sched_getaffinity(0))
+
+
+def _limit_threads(threads: int, stated: bool) -> None:
+    """Tell the numerical libraries, before the first of them is imported; unless `stated`, the environment wins."""
     for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR"):
+        variable = f"{name}_NUM_THREADS"
         # numba takes another number, once it runs, for an error
-        if name != "NUMBA" or "numba" not in sys.modules:
-            os.environ[f"{name}_NUM_THREADS"] = str(threads)
+        if (stated or not os.environ.get(variable)) and (name != "NUMBA" or "numba" not in sys.modules):
+            os.environ[variable] = str(threads)
     # XLA takes one thread per core or one; there is no setting between the two
     if threads == 1:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")

@@ -3,7 +3,6 @@
 import functools
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +10,6 @@ from unbatch import baselines
 from unbatch.cli.common import Run, log, program
 from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, torch_device, write_fit
 from unbatch.errors import InputError
-
-if TYPE_CHECKING:
-    from unbatch.baselines.cells import Cells
 
 
 @program()
@@ -32,6 +28,8 @@ def main(
     from unbatch.data import io
 
     io.require_place(output, [dataset])
+    if model is not None:
+        io.require_model_place(model)
     given = read_parameters(params)
     fit = baselines.load(method)
     if max_epochs is not None and "max_epochs" in baselines.parameters(fit):
@@ -44,12 +42,12 @@ def main(
     elif run.device == "cuda":
         log.warning("%s runs on the CPU; --device cuda changes nothing", method)
 
-    adata, cells = read_cells(dataset)
+    adata, cells = read_cells(dataset, baselines.least_batches(method))
     start = time.perf_counter()
     result = fit(cells, seed=run.seed, **settings)
     wall_s = time.perf_counter() - start
-    if model is not None:
-        write_model(model, method, settings, cells, result.weights)
+    if model is not None and not result.weights:
+        raise InputError(f"--model: {method} embeds only the cells it was fitted to, it has no model to write")
     write_fit(
         output,
         adata,
@@ -62,18 +60,5 @@ def main(
         packages=baselines.packages(method),
         graph=result.graph,
     )
-
-
-def write_model(folder: Path, method: str, params: dict, cells: "Cells", weights: dict) -> None:
-    """Write the model folder of a method that can embed new cells.
-
-    Raises
-    ------
-    InputError
-        If the method knows only the cells it saw.
-    """
-    from unbatch.data import io
-
-    if not weights:
-        raise InputError(f"--model: {method} embeds only the cells it was fitted to, it has no model to write")
-    io.write_model(folder, {"method": method, "params": params, "genes": cells.genes}, weights)
+    if model is not None:
+        io.write_model(model, {"method": method, "params": settings, "genes": cells.genes}, result.weights)

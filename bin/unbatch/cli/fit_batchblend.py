@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -47,7 +48,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Parameters by mode; ``metagenes: null`` chooses their number by held-out entries; ``sparsity: null`` and
 ``spatial_weight: null`` are what suits cells, or spots on a Visium array, which hold several."""
 
-_OF_A_FIT = ("mode", "metagenes", "offset", "factors", "ambiguous", "spatial", "graph", "params", "max_epochs")
+_OF_A_FIT = (
+    "mode", "metagenes", "offset", "factors", "ambiguous", "spatial", "graph", "neighbours", "radius", "spatial_weight",
+    "params", "max_epochs",
+)  # fmt: skip
 """Options that change nothing where a model is applied."""
 
 _SHAPES = {
@@ -109,6 +113,9 @@ class _Saved:
 )
 @click.option("--spatial", type=click.Choice(CHOICES["spatial"]), help="Phase after the factorisation.")
 @click.option("--graph", type=click.Choice(CHOICES["graph"]), help="Which cells are neighbours.")
+@click.option("--neighbours", type=click.IntRange(1), help="Nearest cells, of --graph knn.")
+@click.option("--radius", type=float, help="Of --graph radius, in the unit of the coordinates.")
+@click.option("--spatial-weight", type=click.FloatRange(0), help="Of the neighbours against the counts; more smooths.")
 @click.option("--apply", type=Folder, help="Embed the cells with the model in this folder, instead of fitting one.")
 @click.option("--corrected", is_flag=True, help="Also write layers/corrected: expression without the batch effect.")
 def main(
@@ -125,7 +132,8 @@ def main(
 ) -> None:
     """Fit BatchBlend, or POPARI, to the counts of the highly variable genes of DATASET.
 
-    Options win over --params, which wins over the defaults of the mode.
+    Options win over --params, which wins over the defaults of the mode. Only --params has rounds, iterations, sparsity
+    and shared_affinity.
     """
     from unbatch.data import io
 
@@ -147,7 +155,7 @@ def main(
     names = [str(name) for name in adata.obs["batch"].cat.remove_unused_categories().cat.categories]
     start = time.perf_counter()
     if saved is None:
-        _check_counts(dataset, cells, names, settings)
+        _check_counts(dataset, cells, names, settings, adata.layers["counts"])
         fitted, graphs = _fit(dataset, cells, names, mode, settings, run.seed, device)
     else:
         cells = replace(cells, counts=_counts_of(dataset, adata, apply, saved.genes), genes=saved.genes)
@@ -201,7 +209,8 @@ def _applied(
     Raises
     ------
     InputError
-        If a new batch has too few cells, or the model is one that takes no new batch.
+        If a new batch has too few cells, or the model is one that takes no new batch: one that finds offsets by a
+        prior, or of one batch, whose offset is in its metagenes, so that the new one's would be taken off against it.
     """
     import numpy as np
 
@@ -216,6 +225,12 @@ def _applied(
             raise InputError(
                 f"{path}: obs/batch: {name} is a new batch, and the model in {folder} finds offsets by a prior "
                 f"({settings.offset}), which takes all batches in one fit; expected {' and '.join(known)} only"
+            )
+        if len(saved.batches) == 1 and settings.offset != "none":
+            raise InputError(
+                f"{path}: obs/batch: {name} is a new batch, and the model in {folder} is of one batch "
+                f"({saved.batches[0]}), whose own offset cannot be told from its cells; expected cells of that batch, "
+                "a model of two batches or more, or one that was fitted with --offset none"
             )
         counts = cells.counts[cells.batch == code]
         usable = int(_usable(counts, np.zeros(counts.shape[0], dtype=int), 1)[0])
@@ -396,14 +411,15 @@ def _is_number(value: Any, kind: Any) -> bool:
     return isinstance(value, int) or math.isfinite(value)
 
 
-def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any]) -> None:
-    """Check that the model can be fitted to these counts.
+def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any], counts: Any) -> None:
+    """Check that the model can be fitted to these counts; `counts` are those of all genes.
 
     Raises
     ------
     InputError
         If there are no more genes than metagenes, or a batch has fewer cells that can be used.
     """
+    from unbatch.data.sparse import logarithm
     from unbatch.models.batchblend import SMALLEST
 
     wanted = settings["metagenes"] or 2
@@ -415,37 +431,14 @@ def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[s
             f"{path}: obs/batch: {names[int(sizes.argmin())]} has {sizes.min()} cells whose layers/counts sum to more "
             f"than {SMALLEST:.0%} of the mean cell's, {wanted} metagenes need as many or more in every batch"
         )
-    if looks_logarithmic(cells.counts):
+    made = logarithm(counts)
+    if made:
         log.warning(
-            "%s: layers/counts look like logarithms of counts; an offset is defined on counts, and rays bend on a "
+            "%s: layers/counts look like logarithms of counts (%s); an offset is defined on counts, and rays bend on a "
             "logarithmic scale",
             path,
+            made,
         )
-
-
-def looks_logarithmic(counts: Any, rows: int = 50) -> bool:
-    """Tell whether values are log(1 + c x count): exp(x) - 1 of a cell are then whole multiples of some number.
-
-    Parameters
-    ----------
-    counts
-        n x g CSR matrix.
-    rows
-        Cells that are looked at.
-    """
-    import numpy as np
-
-    answers = []
-    smallest_counts = np.arange(1, 31)[:, None]
-    for row in range(min(rows, counts.shape[0])):
-        values = counts.data[counts.indptr[row] : counts.indptr[row + 1]]
-        values = np.unique(values[values > 0].astype(np.float64))
-        if len(values) < 6 or values.max() > 30 or np.all(values == np.round(values)):
-            continue
-        found = smallest_counts * (np.expm1(values) / np.expm1(values[0]))
-        whole = np.abs(found - np.round(found)) < 0.02 + 1e-5 * found
-        answers.append(whole.mean(axis=1).max() > 0.95)
-    return len(answers) >= 5 and float(np.mean(answers)) > 0.5
 
 
 def _fit(
@@ -465,9 +458,14 @@ def _fit(
     usual = batchblend.OF_SPOTS if spots else batchblend.OF_CELLS
     if settings["spatial"] == "hmrf":
         usual = usual | {"spatial_weight": 1.0}
-    settings |= {name: usual[name] for name in usual if name in settings and settings[name] is None}
+    chosen = {name: usual[name] for name in usual if name in settings and settings[name] is None}
+    settings |= chosen
+    if chosen:
+        what = "spots of an array, several cells each" if spots else "single cells"
+        log.info("for %s: %s", what, ", ".join(f"{name} {value:g}" for name, value in chosen.items()))
     edges = wide = None
-    if graph is not None:
+    # affinities take longer than all the rest: without a spatial phase, of a graph that was asked for only
+    if graph is not None and (settings["spatial"] != "none" or settings["graph"] != "auto"):
         edges = (graph.source, graph.target)
         if settings["spatial"] == "linear":
             wider = widened(graph, len(cells.batch))
@@ -547,6 +545,13 @@ def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any
         return None
     if settings["spatial"] == "auto":
         settings["spatial"] = "linear"
+    kinds = Counter(graph.kinds.values())
+    log.info(
+        "neighbours: %s; %.1f a cell, spatial phase: %s",
+        ", ".join(f"{kind} in {count} of {len(names)} batches" for kind, count in kinds.items()),
+        len(graph.source) / len(cells.batch),
+        settings["spatial"],
+    )
     return graph
 
 
@@ -557,7 +562,8 @@ def _report(fitted: "Fitted", names: list[str]) -> None:
         log.info("%s, %s %s: %s", where, item.step, "taken" if item.accepted else "not taken", item.reason)
     dead = int(_dead(fitted.amounts).sum())
     if dead:
-        log.warning("%d metagenes are dead (below 0.1 %% of all amounts): fewer metagenes would do", dead)
+        are = "metagene is" if dead == 1 else "metagenes are"
+        log.warning("%d %s dead (below 0.1 %% of all amounts): fewer metagenes would do", dead, are)
 
 
 def _dead(amounts: "np.ndarray") -> "np.ndarray":

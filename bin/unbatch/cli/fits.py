@@ -110,7 +110,7 @@ def read_cells(path: Path, least_batches: int = 2, *, normalised: bool = True) -
     schema.validate(adata, "dataset", path, unread=() if normalised else ("X",))
     batch = adata.obs["batch"].cat.remove_unused_categories()
     if len(batch.cat.categories) < least_batches:
-        raise NotApplicable(f"{path}: obs/batch holds one batch, there is nothing to integrate")
+        raise NotApplicable(f"{path}: obs/batch holds one batch, this method needs two or more")
     variable = adata.var["highly_variable"].to_numpy()
     if not variable.any():
         raise InputError(f"{path}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")

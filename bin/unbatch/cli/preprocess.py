@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
     from unbatch.data.samples import Sample
 
@@ -91,6 +92,9 @@ def main(
 
     reading = progress(files, "reading", name=lambda file: file.name)
     counts = join.counts(reading, genes, allow_continuous)
+    whole = sparse.are_whole(counts)
+    if not whole:
+        _report_continuous(counts, source)
     cells, found = preprocess.filters(counts, min_counts, min_genes, min_cells)
     losses = preprocess.losses(group, cells, sizes, len(genes))
     _report_losses(losses, found)
@@ -98,6 +102,13 @@ def main(
     obs, batch, group = obs[cells], batch[cells], group[cells]
     preprocess.require_batches(batch, batch_key, source, " left by the filters")
     preprocess.require_expressed(counts, obs.index, group, source)
+    if len(batch.categories) == 1:
+        log.warning(
+            "%s: %s has one batch only (%s): there is nothing to correct, methods that need two are not applicable",
+            source,
+            batch_key,
+            batch.categories[0],
+        )
 
     obs, renamed = preprocess.free_reserved(preprocess.tidy(obs), batch_key, label_key)
     for old, new in renamed.items():
@@ -121,14 +132,16 @@ def main(
         "source": source.name,
         "parameters": _parameters(run.seed),
         "versions": versions(*PACKAGES),
-        "counts": "integer" if sparse.are_whole(counts) else "continuous",
+        "counts": "integer" if whole else "continuous",
         "losses": losses,
     }
     if one_file:
         _add_truth(adata, samples.read_truth(files[0]), cells, found)
     schema.validate(adata, "dataset", output)
     io.write_h5ad(adata, output)
-    log.info("wrote %s: %d cells, %d genes, %d batches", output, *counts.shape, len(batch.categories))
+    batches = len(batch.categories)
+    several = "es" if batches > 1 else ""
+    log.info("wrote %s: %d cells, %d genes, %d batch%s", output, *counts.shape, batches, several)
 
 
 def _is_h5ad(source: Path) -> bool:
@@ -149,6 +162,26 @@ def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tup
     rows = read_samplesheet(source, staged)
     files = join.name_genes([samples.inspect(row.path, row.sample, counts_from) for row in rows])
     return files, join.cells(files, rows)
+
+
+def _report_continuous(counts: "csr_matrix", source: Path) -> None:
+    """Say what stands where whole numbers were expected."""
+    from unbatch.data import sparse
+
+    made = sparse.logarithm(counts)
+    log.info(
+        "%s: values are not whole numbers, as --allow-continuous lets pass: 0 to %.4g%s",
+        source,
+        counts.data.max(initial=0),
+        "" if made else ", not recognised as logarithms of counts",
+    )
+    if made:
+        log.warning(
+            "%s: these are logarithms of counts (%s), where counts are needed: size factors, log-normalised expression "
+            "and any offset will be wrong; --counts-from names another place",
+            source,
+            made,
+        )
 
 
 def _report_losses(losses: "pd.DataFrame", found: "np.ndarray") -> None:

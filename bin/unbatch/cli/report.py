@@ -84,7 +84,7 @@ def main(
         raise InputError("--sweep: the report on a sweep draws no cells, leave --dataset and --fit out")
 
     from unbatch.report.inputs import match_datasets, match_fits
-    from unbatch.report.model import Report
+    from unbatch.report.model import Report, parameters_of_fits
     from unbatch.report.page import PREFIX
     from unbatch.report.pages import build
     from unbatch.report.sweep_pages import build_sweep
@@ -92,12 +92,7 @@ def main(
     dataset_of = match_datasets(results, datasets)
     fit_of = match_fits(results, fits)
     report = Report(results, cards, parameters=about_run, versions=versions(*PACKAGES), sweep=sweep is not None)
-    report.fit_params = {
-        (entry.method, entry.params_id): entry.compared[0]["params"]
-        for result in results
-        for entry in result.scored()
-        if entry.compared[0].get("params")
-    }
+    report.fit_params = parameters_of_fits(results)
     left, left_factorised, left_trained = MAX_PANELS_IN_ALL, MAX_FACTORISED_IN_ALL, MAX_TRAINED_IN_ALL
     for result in results:
         if result.name in dataset_of:
@@ -111,7 +106,7 @@ def main(
             left_trained -= len(trained)
             drawing = replace(drawing, autoencoders=trained, autoencoders_omitted=omitted)
             report.drawings[result.name] = drawing
-            report.fit_params |= params
+            report.fit_params = params | report.fit_params
     if sweep:
         require_place(sweep, scores)
         pages, table = build_sweep(report)

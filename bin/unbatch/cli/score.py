@@ -98,10 +98,12 @@ def main(
     if len(files) < len(fits):
         doubled = next(file for file, n in Counter(path.name for path in fits).items() if n > 1)
         raise InputError(f"{doubled}: two fits have this file name, give each its own")
-    planned = _read_outcomes(outcomes, files) if outcomes else [{"fit": file} for file in files]
-    if not planned:
+    if not files and not outcomes:
         raise InputError("no fit was given: name the fits to score after the dataset")
     adata = _read_dataset(dataset)
+    planned = _read_outcomes(outcomes, files) if outcomes else _plan(files)
+    if not planned:
+        raise InputError(f"{outcomes}: the list is empty, expected an entry for each planned fit")
     columns = _read_targets(adata, targets, dataset)
     reason = _no_labels(adata)
     labelled = reason is None
@@ -112,10 +114,14 @@ def main(
     known = integration.metrics(batch_silhouette, labelled, graphs)
     probing = _evidence(adata, cells, batch, label, columns, run.seed) if evidence else None
     known += probing.metrics if probing else []
-    wanted = [m for m in known if labelled or not m.needs_label]
-    missing = {m.name: reason for m in known if m not in wanted}
+    single = adata.obs["batch"].nunique() < 2
+    missing = {m.name: reason for m in known if m.needs_label and not labelled}
     if missing:
         log.warning("no scores of biology: %s; missing are %s", reason, ", ".join(missing))
+    if single:
+        missing |= {m.name: "obs/batch holds one batch" for m in known if m.of_batches}
+        log.warning("no scores of mixing: obs/batch holds one batch, of which there is nothing to mix")
+    wanted = [m for m in known if m.name not in missing]
     reference = _reference(adata, cells)
 
     kinds = {kind: [m.name for m in wanted if m.kind == kind] for kind in ("batch", "bio", "other", "evidence")}
@@ -176,8 +182,6 @@ def _read_dataset(path: Path) -> "AnnData":
     adata = io.read_h5ad(path, ["X", "layers/counts", "obsm/spatial", "uns/unbatch"])
     schema.validate(adata, "dataset", path)
     del adata.layers["counts"]
-    if adata.obs["batch"].nunique() < 2:
-        raise InputError(f"{path}: obs/batch holds one batch, mixing of two or more is what is scored")
     return adata
 
 
@@ -188,7 +192,7 @@ def _no_labels(adata: "AnnData") -> str | None:
     has_label = adata.obs["label"].notna()
     if adata.obs["label"].nunique() < 2:
         return "obs/label holds fewer than two labels"
-    if adata.obs.loc[has_label, "batch"].nunique() < 2:
+    if adata.obs.loc[has_label, "batch"].nunique() < min(2, adata.obs["batch"].nunique()):
         return "all cells that have a label are of one batch"
     return None
 
@@ -222,6 +226,22 @@ def _read_outcomes(path: Path, files: dict[str, Path]) -> list[dict[str, Any]]:
         odd = sorted(named ^ set(files))[0]
         raise InputError(f"{path}: {odd} is {'named there but not given' if odd in named else 'given but not named'}")
     return planned
+
+
+def _plan(files: dict[str, Path]) -> list[dict[str, Any]]:
+    """Plan a row for each fit; where two are of one method and seed, those of this method go by their file names."""
+    from unbatch.data import io
+
+    made = {}
+    for file, path in files.items():
+        about = io.read_h5ad(path, ["uns/unbatch"]).uns.get("unbatch", {})
+        made[file] = str(about.get("method")), str(about.get("seed"))
+    doubled = {method for (method, _), n in Counter(made.values()).items() if n > 1}
+    return [
+        {"fit": file}
+        | ({"params_id": file.removesuffix(".h5ad").removesuffix(".fit")} if made[file][0] in doubled else {})
+        for file in files
+    ]
 
 
 def _cells_to_score(adata: "AnnData", labelled: bool, max_cells: int, seed: int) -> "np.ndarray":
@@ -440,10 +460,11 @@ def _row(
 
     made = made or {}
     method, seed = made.get("method", outcome.get("method")), int(made.get("seed", outcome.get("seed", 0)))
+    variant = f".{outcome['params_id']}" if "params_id" in outcome else ""
     batch, n_batch = integration.mean(scores, kinds["batch"]) if scores else (None, 0)
     bio, n_bio = integration.mean(scores, kinds["bio"]) if scores else (None, 0)
     return {
-        "id": outcome.get("id") or f"{dataset}.{method}.s{seed}",
+        "id": outcome.get("id") or f"{dataset}.{method}{variant}.s{seed}",
         "dataset": dataset,
         "method": method,
         "params_id": outcome.get("params_id", "default"),

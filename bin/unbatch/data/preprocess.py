@@ -29,7 +29,7 @@ def batches(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
     Raises
     ------
     InputError
-        If the column or the batch of a cell is missing, there is only one batch, or one has too few cells.
+        If the column or the batch of a cell is missing, or a batch has too few cells.
     """
     batch = _without(_categorical(_column(obs, key, source, "batch-key")), [""])
     lost = batch.isna()
@@ -43,7 +43,7 @@ def batches(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
 
 
 def require_batches(batch: pd.Categorical, key: str, source: Path, dropped: str = "") -> None:
-    """Check that there are two batches or more, each with enough cells.
+    """Check that every batch has enough cells.
 
     Parameters
     ----------
@@ -66,8 +66,6 @@ def require_batches(batch: pd.Categorical, key: str, source: Path, dropped: str 
             f"{source}: batch {small.index[0]} of {key} has {small.iloc[0]} cells{dropped}, expected {MIN_BATCH} or "
             "more"
         )
-    if len(sizes) < 2:
-        raise InputError(f"{source}: {key} has one batch only ({sizes.index[0]}), expected two or more")
 
 
 def labels(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:

@@ -1,6 +1,7 @@
 """Reading a samplesheet: which sample is in which file, and what else is known about it."""
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
     Raises
     ------
     InputError
-        If the sheet is not such a text, or a sample's name is empty, used twice or not safe as part of a file name.
+        If the sheet is not such a text, a sample's name is empty, used twice or not safe as part of a file name, or two
+        samples have one file.
     """
     try:
         with sheet.open(encoding="utf-8-sig", newline="") as file:
@@ -61,6 +63,7 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
         raise InputError(f"{sheet}: the samplesheet is empty, expected a header line with sample,path")
     header = _header(sheet, lines[0][1])
     rows: list[Row] = []
+    places: dict[str, str] = {}
     for number, (line, cells) in enumerate(lines[1:], 1):
         where = f"{sheet}: line {line}"
         if len(cells) != len(header):
@@ -73,6 +76,14 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
         if not path:
             raise InputError(f"{where}: path is empty, expected the file of sample {sample}")
         location = _staged(staged / str(number), sample) if staged else sheet.parent / path
+        # no file has such a name, and resolving it would be an error
+        place = path if "\0" in path else os.path.realpath(location)
+        if place in places:
+            raise InputError(
+                f"{where}: sample {sample} has the file of sample {places[place]} ({path}), expected a file for each "
+                "sample; one file with several samples is given in place of a sheet"
+            )
+        places[place] = sample
         rows.append(Row(sample, location, {key: value.strip() for key, value in values.items()}))
     if not rows:
         raise InputError(f"{sheet}: there is no sample below the header {','.join(header)}")

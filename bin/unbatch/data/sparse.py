@@ -106,3 +106,62 @@ def log_normalise(counts: "csr_matrix", size_factor: np.ndarray) -> "csr_matrix"
     inplace_csr_row_scale(result, (1 / size_factor).astype(np.float32))
     np.log1p(result.data, out=result.data)
     return result
+
+
+def logarithm(values: "csr_matrix", rows: int = 200) -> str | None:
+    """Tell whether values are logarithms of counts, which may have been divided by the sizes of the cells before.
+
+    Parameters
+    ----------
+    values
+        Non-negative, shape (cells, genes), without stored zeros.
+    rows
+        Cells that are looked at, spread over all.
+
+    Returns
+    -------
+    str or None
+        How they were made, such as ``"log1p"``; None for counts, and for values that have no trace of a logarithm.
+
+    Notes
+    -----
+    With b the base, ``b ** value - 1`` is ``count / size``: in a cell these are whole multiples of one number. Values
+    that were divided only are such multiples themselves. Of all genes together, ``b ** value - 1``
+    sums to the same number in every cell, where sizes are their totals; that shows in counts too high for the first
+    test. Logarithms of values that were continuous before show in neither.
+    """
+    if are_whole(values) or not values.nnz or values.data.max() > _LARGEST_LOGARITHM:
+        return None
+    chosen = np.unique(np.linspace(0, values.shape[0] - 1, rows).astype(int))
+    cells = [values.data[values.indptr[i] : values.indptr[i + 1]].astype(np.float64) for i in chosen]
+    cells = [cell[cell > 0] for cell in cells]
+    for name, base in _LOGARITHMS.items():
+        votes = [_is_lattice(np.power(base, cell) - 1, cell) for cell in cells if len(np.unique(cell)) > 1]
+        if len(votes) >= 5 and np.mean(votes) > 0.5:
+            return name
+        sums = np.array([((np.power(base, cell) - 1).sum(), cell.sum()) for cell in cells if len(cell)])
+        if len(sums) >= 5:
+            same, plain = np.ptp(sums, axis=0) / sums.mean(axis=0)
+            # small shares sum to 1 either way
+            if same < 1e-3 and plain > 0.02:
+                return name
+    return None
+
+
+_LOGARITHMS = {"log1p": np.e, "log2(1 + x)": 2.0, "log10(1 + x)": 10.0}
+_LARGEST_LOGARITHM = 30.0
+"""No logarithm of a count is larger."""
+
+
+def _is_lattice(found: np.ndarray, plain: np.ndarray) -> bool:
+    """Whether values of a cell are whole multiples of one number and, as they stood (`plain`), are not."""
+
+    def fits(values: np.ndarray) -> np.ndarray:
+        multiples = least[:, None] * (values / values[0])
+        return (np.abs(multiples - np.round(multiples)) < 0.02 + 1e-5 * multiples).mean(axis=1) > 0.95
+
+    found, plain = np.unique(found), np.unique(plain)
+    # the least count of a cell: of few values, a large one would fit anything
+    least = np.arange(1, 31 if len(found) > 5 else 3)
+    least = np.append(least, max(1, np.round(found[0])))
+    return bool((fits(found) & ~fits(plain)).any())

@@ -254,18 +254,19 @@ def metrics(cells: np.ndarray, fold: np.ndarray, seed: int) -> list[Metric]:
     def add(compute: Callable[..., float], *more: object) -> Callable[..., float]:
         return lambda *given: compute(*given, *more)
 
+    of_batch, by_label = ("embedding", "batch"), ("embedding", "batch", "label")
     return [
-        Metric("batch_probe", "evidence", of(add(logistic_probe, fold), "embedding", "batch"), False),
-        Metric("batch_probe_within", "evidence", of(add(probe_within, fold), "embedding", "batch", "label")),
-        Metric("batch_asw_excess", "evidence", of(add(silhouette_excess, seed), "embedding", "batch", "label")),
-        Metric("batch_asw_within", "evidence", of(silhouette_within, "embedding", "batch", "label")),
+        Metric("batch_probe", "evidence", of(add(logistic_probe, fold), *of_batch), False, needs_batches=True),
+        Metric("batch_probe_within", "evidence", of(add(probe_within, fold), *by_label), needs_batches=True),
+        Metric("batch_asw_excess", "evidence", of(add(silhouette_excess, seed), *by_label), needs_batches=True),
+        Metric("batch_asw_within", "evidence", of(silhouette_within, *by_label), needs_batches=True),
         Metric("label_probe_within", "evidence", of(add(probe_within, fold), "embedding", "label", "batch")),
         Metric("label_knn", "evidence", of(add(neighbour_probe, fold), "embedding", "label")),
     ]
 
 
 def levels(batch: np.ndarray, label: np.ndarray | None, fold: np.ndarray) -> dict[str, Level]:
-    """Compute what the scores of `metrics` are read against, by name.
+    """Compute what the scores of `metrics` are read against, by name; of a single batch, nothing of batches.
 
     Parameters
     ----------
@@ -276,15 +277,22 @@ def levels(batch: np.ndarray, label: np.ndarray | None, fold: np.ndarray) -> dic
     fold
         n codes.
     """
-    by_chance = Level(1 / len(np.unique(batch)))
+    batches = len(np.unique(batch))
+    of_label = {}
+    if label is not None:
+        of_label = {
+            "label_probe_within": Level(chance_within(label, batch)),
+            "label_knn": Level(1 / len(np.unique(label))),
+        }
+    if batches < 2:
+        return of_label
     if label is None:
-        return {"batch_probe": by_chance}
+        return {"batch_probe": Level(1 / batches)}
     one_hot = (label[:, None] == np.unique(label)).astype(np.float64)
     return {
-        "batch_probe": Level(by_chance.chance, logistic_probe(one_hot, batch, fold)),
+        "batch_probe": Level(1 / batches, logistic_probe(one_hot, batch, fold)),
         "batch_probe_within": Level(chance_within(batch, label)),
         "batch_asw_excess": Level(0.0),
         "batch_asw_within": Level(0.0),
-        "label_probe_within": Level(chance_within(label, batch)),
-        "label_knn": Level(1 / len(np.unique(label))),
+        **of_label,
     }

@@ -3,20 +3,28 @@
 All lie between 0 and 1, larger is better.
 """
 
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 from unittest.mock import patch
 
 import numpy as np
 import scib_metrics as scib
+import scipy.sparse.linalg
 from scib_metrics.nearest_neighbors import NeighborsResults
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from unbatch.metrics.separability import SCORES
+
+# it writes to the terminal by itself, in colour even where there is none: its messages go where ours do
+_their_log = logging.getLogger("scib_metrics")
+_their_log.handlers.clear()
+_their_log.setLevel(logging.NOTSET)
+_their_log.propagate = True
 
 WEIGHTS = {"batch": 0.4, "bio": 0.6}
 """Weights of the total, after Luecken et al. 2022."""
@@ -73,6 +81,12 @@ class Metric:
     compute: Callable[[Scene], float]
     needs_label: bool = True
     of_graphs: bool = False
+    needs_batches: bool = False
+
+    @property
+    def of_batches(self) -> bool:
+        """Whether it says nothing of a single batch; the mean of mixing has no part that does."""
+        return self.needs_batches or self.kind == "batch"
 
 
 def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool = False) -> list[Metric]:
@@ -100,7 +114,10 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool 
         else Metric("kbet_all", "batch", lambda s: scib.kbet(s.nearest(KBET_NEIGHBOURS), s.batch)[0], False, True)
     )
     return [
-        *(Metric(name, "batch" if name == batch_silhouette else "other", f) for name, f in silhouettes.items()),
+        *(
+            Metric(name, "batch" if name == batch_silhouette else "other", f, needs_batches=True)
+            for name, f in silhouettes.items()
+        ),
         Metric("ilisi", "batch", lambda s: scib.ilisi_knn(s.nearest(LISI_NEIGHBOURS), s.batch), False, True),
         kbet,
         Metric(
@@ -112,7 +129,9 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool 
         Metric(
             "pcr", "batch", lambda s: scib.pcr_comparison(s.reference, s.embedding, s.batch, categorical=True), False
         ),
-        Metric("isolated_labels", "bio", lambda s: scib.isolated_labels(s.embedding, s.label, s.batch)),
+        Metric(
+            "isolated_labels", "bio", lambda s: scib.isolated_labels(s.embedding, s.label, s.batch), needs_batches=True
+        ),
         Metric("nmi", "bio", lambda s: s.clusters["nmi"]),
         Metric("ari", "bio", lambda s: s.clusters["ari"]),
         Metric("silhouette_label", "bio", lambda s: scib.silhouette_label(s.embedding, s.label)),
@@ -122,7 +141,10 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool 
             for n in ("nmi", "ari")
             if graphs
         ),
-        *(Metric(f"{n}_batch", "other", lambda s, f=f: f(s.embedding, s.batch), False) for n, f in SCORES.items()),
+        *(
+            Metric(f"{n}_batch", "other", lambda s, f=f: f(s.embedding, s.batch), False, needs_batches=True)
+            for n, f in SCORES.items()
+        ),
         *(Metric(f"{n}_label", "other", lambda s, f=f: f(s.embedding, s.label)) for n, f in SCORES.items()),
     ]
 
@@ -131,11 +153,13 @@ def kbet_per_label(neighbours: NeighborsResults, batch: np.ndarray, label: np.nd
     """Compute kBET per label by scib-metrics, with exact neighbours in the diffusion maps that it makes of each label.
 
     Its own search, pynndescent, compiles itself anew in every process (about 80 s of CPU time, at any number of
-    cells) and finds the same neighbours but for the last digits.
+    cells) and finds the same neighbours but for the last digits. ARPACK, which makes the maps, would start at random:
+    in the smaller labels neighbours are tied but for rounding, and kBET of the same embedding would change by .004.
     """
-    # ARPACK, which makes the maps, calls BLAS for many short vectors: a second thread only waits, and waits busily
+    # ARPACK calls BLAS for many short vectors: a second thread only waits, and waits busily
     search = patch.object(scib.nearest_neighbors, "pynndescent", nearest_neighbours)
-    with search, threadpool_limits(1, user_api="blas"):
+    start = patch.object(scipy.sparse.linalg, "eigsh", partial(scipy.sparse.linalg.eigsh, rng=0))
+    with search, start, threadpool_limits(1, user_api="blas"):
         return scib.kbet_per_label(neighbours, batch, label)
 
 

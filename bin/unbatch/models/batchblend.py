@@ -52,6 +52,8 @@ SMALL_AMBIGUITY = 0.2
 """Share of a difference that composition could make up to which that part is left in the data by ``auto``."""
 LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
+FEWEST = 20
+"""Cells of a batch with fewer are not compared with others gene by gene."""
 LEAST_CELLS = 3
 """A state is compared between batches that have so many cells of it."""
 _REFERENCE = 2000
@@ -502,8 +504,8 @@ class _Judge:
     ----------
     composition
         What composition could make.
-    share
-        Largest share of the difference of a pair that composition could make, T x T.
+    share, last
+        Largest share of the difference of a pair that composition could make, and that of the last round, T x T.
     size
         Spread of the log factors between two batches when that was found, T x T.
     meeting
@@ -512,18 +514,24 @@ class _Judge:
         Number of states with cells of both, T x T.
     left
         Batches in which the part that composition could make was left in the data, T.
+    sizes, few
+        Cells of each batch, and whether they are fewer than `FEWEST`, T.
     """
 
-    def __init__(self, composition: _Composition, batches: int) -> None:
+    def __init__(self, composition: _Composition, sizes: Tensor) -> None:
         self.composition = composition
+        self.sizes = sizes.cpu()
+        self.few = self.sizes < FEWEST
+        batches = len(sizes)
         self.share = torch.zeros(batches, batches, dtype=torch.float64)
+        self.last = torch.zeros_like(self.share)
         self.size, self.meeting = torch.zeros_like(self.share), torch.zeros_like(self.share)
         self.shared = torch.ones_like(self.share)
         self.left = torch.zeros(batches, dtype=torch.bool)
 
     @property
     def linked(self) -> Tensor:
-        return self.share <= MOST_AMBIGUOUS
+        return (self.share <= MOST_AMBIGUOUS) & ~(self.few[:, None] | self.few)
 
     def look(self, logs: Tensor, groups: list[list[int]]) -> None:
         """Take note of the factors found, T x G."""
@@ -532,6 +540,7 @@ class _Judge:
                 difference = logs[a] - logs[b]
                 size = float(difference.square().mean().sqrt())
                 share = float(self.composition.ambiguous(difference)) if size > LEAST_SPREAD else 0.0
+                self.last[a, b] = self.last[b, a] = share
                 if share >= self.share[a, b]:
                     self.share[a, b] = self.share[b, a] = share
                     self.size[a, b] = self.size[b, a] = size
@@ -547,8 +556,16 @@ class _Judge:
                 size = float((logs[a] - logs[b]).square().mean().sqrt())
             small = size <= LEAST_SPREAD
             accepted = not small and group_of[a] == group_of[b]
-            nothing = small and bool(self.shared[a, b])
-            if small and not nothing:
+            few = next((batch for batch in (a, b) if self.few[batch]), None)
+            nothing = small and few is None and bool(self.shared[a, b])
+            if accepted and share <= MOST_AMBIGUOUS:
+                # what was decided of an accepted difference was decided of the last one
+                share = float(self.last[a, b])
+            if few is not None:
+                reason = (
+                    f"Left alone: one of them has {self.sizes[few]} cells, fewer than {FEWEST} tell nothing of genes."
+                )
+            elif small and not nothing:
                 reason = "Left alone: no state has cells of both, so that nothing can be compared."
             elif nothing:
                 reason = f"Genes differ by less than {LEAST_SPREAD:.0%}: nothing to correct."
@@ -751,8 +768,8 @@ class _Rounds:
         self.total, self.total_error = self.log_factors[:, 0].clone(), self.log_factors[:, 0].clone()
         self.directions = own
         self.scores, self.totals = _divided(data, noise, data.ones(), own)
-        self.groups = [list(range(data.batches))]
-        self.judge = _Judge(self._composition(), data.batches)
+        self.judge = _Judge(self._composition(), data.sizes)
+        self.groups = _groups(self.judge.linked)
         self.evidence: list[Evidence] = []
         if settings.offset == "rays":
             self._start_without_offset(own)
@@ -790,11 +807,15 @@ class _Rounds:
     def mean_total(self) -> float:
         return float(self.totals.mean())
 
+    @property
+    def _sought(self) -> str:
+        return "batch effect" if self.settings.factors or self.settings.offset != "none" else "states"
+
     def run(self) -> _Effect:
         if self.settings.offset in ("annealed", "cross"):
             return self._shrunken()
         for number in range(self.settings.rounds):
-            self.tell(f"batch effect, round {number + 1} of {self.settings.rounds}")
+            self.tell(f"{self._sought}, round {number + 1} of {self.settings.rounds}")
             if self.settings.factors and self.data.batches > 1:
                 self._find_factors(*self._profiles_by_batch(self.whole))
             factors = self.log_factors.exp()
@@ -851,7 +872,7 @@ class _Rounds:
             self.offset.clamp(min=0),
             _where_any(self.offset, self.offset_error),
             self.total,
-            self.total_error,
+            torch.where(self.offset.any(1), self.total_error, math.nan),
             self.log_factors,
             _where_any(self.log_factors, self.log_error),
             self.state,
@@ -1379,7 +1400,7 @@ class BatchBlend:
         What is added to the expression of every cell of a batch, and its standard error (NaN where no offset was
         taken), T x G.
     total_offset, total_offset_error
-        Sum of the offset over the genes before factors, and its standard error, T.
+        Sum of the offset over the genes before factors, and its standard error (NaN where no offset was taken), T.
     factors, log_error
         What the expression of each gene is multiplied by (T x G, mean logarithm 0 over batches), and the standard
         deviation of its logarithm (NaN where no factors were taken).

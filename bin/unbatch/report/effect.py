@@ -66,6 +66,35 @@ def sentences(fit: Factorisation, cells: Cells) -> list[tuple[str, str]]:
     return said
 
 
+def confounded(fit: Factorisation, confined: list[tuple[str, str, int]]) -> list[str]:
+    """Say where labels that one batch alone has may have been taken for the batch effect, a sentence each; plain text.
+
+    Parameters
+    ----------
+    fit
+        The fit.
+    confined
+        Labels that occur in one batch only: label, batch, cells.
+    """
+    said = []
+    for row in _steps(fit):
+        share = fit.evidence["composition"][row["row"]] if "composition" in fit.evidence else np.nan
+        # what composition could make was left in the data where it was not accepted whole
+        if row["step"] != "factors" or not row["reason"].startswith("Accepted whole, though") or not share > 0:
+            continue
+        pair = row["batch"].split(" | ")
+        own = [f"{label} (only in {batch}, {cells:,} cells)" for label, batch, cells in confined if batch in pair]
+        if own:
+            more = f" and {len(own) - 5} more" if len(own) > 5 else ""
+            said.append(
+                f"{join(pair)}: their difference was accepted whole, though composition could make {share:.0%} of it, "
+                f"and they differ in composition: {'; '.join(own[:5])}{more}. Part of what sets these labels apart may "
+                "have been taken off as if it were a batch effect, and their cells drawn to others; with "
+                "`ambiguous: leave` it stays in the data."
+            )
+    return said
+
+
 def _offset_words(fit: Factorisation, t: int, members: np.ndarray | None) -> str:
     effect = fit.effect
     if not effect.offset[t].any():
@@ -168,6 +197,7 @@ def _found(fit: Factorisation, cells: Cells) -> str:
         "effect",
         sentences=[] if untried else sentences(fit, cells),
         untried=untried,
+        single=len(fit.batches) == 1,
         rows=rows,
         columns=[name.replace("_", " ") for name in numeric],
         meanings=[(name, _NUMBERS[name]) for name in numeric if name in _NUMBERS],
@@ -257,9 +287,9 @@ def _offsets(fit: Factorisation, cells: Cells) -> str:
 
 _OFFSET_CAPTION = (
     "Counts that each cell of a batch has on top of its own expression, whatever its type, as from RNA that floats "
-    "free. The genes that surely have most (near end of the interval). Bar: estimate; line: 90 % interval; grey tick: "
-    "mean of the other batches. Good: short lines. A line that reaches 0 may be nothing; a tick at the end of the bar "
-    "means that all batches have the same, which is no difference between them. One scale for all batches."
+    "free. The genes that surely have most (near end of the interval). Bar: estimate; line and ±: 90 % interval; grey "
+    "tick: mean of the other batches. Good: short lines. A line that reaches 0 may be nothing; a tick at the end of "
+    "the bar means that all batches have the same, which is no difference between them. One scale for all batches."
 )
 
 _FACTOR_CAPTION = (

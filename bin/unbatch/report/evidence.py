@@ -29,7 +29,8 @@ def pages(result: Result, place: int, where: str) -> list[dict[str, Any]]:
     """
     if not result.evidence:
         return []
-    made = [make_page("evidence", f"{where}1. Probes", _probes(result), f"{place}_probes")]
+    probes = _probes(result)
+    made = [make_page("evidence", f"{where}1. Probes", probes, f"{place}_probes")] if probes else []
     for index, (name, target) in enumerate(result.evidence["targets"].items(), 2):
         title = f"{where}{index}. Prediction of " + ("the label" if name == "label" else "a target")
         made.append(make_page("evidence", title, _prediction(result, name, target), f"{place}_target_{index}"))
@@ -71,6 +72,8 @@ def _of(entry: Entry, target: str) -> dict[str, Any] | None:
 
 def _probes(result: Result) -> str:
     names = [name for name in result.metrics["evidence"] if any(entry.metrics.get(name) for entry in result.scored())]
+    if not names:
+        return ""
     levels = result.evidence["levels"]
     rows = []
     for entry in result.scored():
@@ -95,6 +98,7 @@ def _probes(result: Result) -> str:
         cells=f"{result.evidence['cells']:,}",
         permutations=result.evidence["permutations"],
         labelled=len(names) > 1,
+        single=result.single,
         seeds=max((len(entry.compared) for entry in result.scored()), default=1),
         sentence=_reading(result),
     )
@@ -102,13 +106,13 @@ def _probes(result: Result) -> str:
 
 def _reading(result: Result) -> str:
     """Say what the probes found, in a sentence."""
-    level = result.evidence["levels"]["batch_probe"]
+    level = result.evidence["levels"].get("batch_probe", {})
     bar = number(level.get("label")) or number(level.get("chance"))
     against = "the labels alone" if number(level.get("label")) else "chance"
     probed = [(e.label, e.metrics["batch_probe"].mean) for e in result.scored() if e.metrics.get("batch_probe")]
-    kept = [label for label, value in probed if value > bar + 0.02]
     if not probed:
         return ""
+    kept = [label for label, value in probed if value > bar + 0.02]
     if not kept:
         return (
             f"From no embedding can the batch of a held-out cell be told better than from {against} ({bar:.2f}) by "

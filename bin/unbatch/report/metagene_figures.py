@@ -50,7 +50,8 @@ def affinity(estimate: np.ndarray, permuted: np.ndarray, marked: np.ndarray, nam
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, 2, sharey=True)
         top = max(np.abs(estimate).max(), np.abs(permuted).max(), np.finfo(float).tiny)
-        size = np.clip(120 / len(names), 5.5, 10)
+        # a panel is 3 inches wide: two digits fit beside one another at this size
+        size = np.clip(160 / len(names), 5, 10)
         for axes, values, label in zip(panels, (estimate, permuted), ("Estimated", "Cells permuted"), strict=True):
             image = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
             axes.set_title(label, fontsize=11.5, loc="left")
@@ -111,9 +112,11 @@ def course(
         for axes in panels[len(terms) :]:
             axes.set_visible(False)
         if len(starts):
+            # a strip of its own for the names of the phases, which the curve would strike out
+            low, high = panels[0].get_ylim()
+            panels[0].set_ylim(low, high + 0.2 * (high - low))
             for start in (0, *starts):
                 name = phases.get(int(phase[start]), f"phase {int(phase[start])}")
-                # the first curve falls from the left, so that there is room at its right end
                 end = start == 0
                 panels[0].annotate(
                     name, (starts[0] + 0.5 if end else start + 0.5, 1), (-4 if end else 4, -3),

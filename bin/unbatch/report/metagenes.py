@@ -116,7 +116,8 @@ def _genes(fit: Factorisation) -> str:
         for k in [*fit.order, *(k for k in range(len(abundance)) if k not in living)]
     ]
     dead = len(rows) - len(living)
-    return render("metagenes", rows=rows, open=OPEN_ROWS, genes=len(fit.genes), dead=dead)
+    corrects = fit.effect is not None and bool(fit.effect.offset.any() or np.log(fit.effect.factor).any())
+    return render("metagenes", rows=rows, open=OPEN_ROWS, genes=len(fit.genes), dead=dead, corrects=corrects)
 
 
 def _maps(fit: Factorisation, cells: Cells, seed: int) -> str:

@@ -1,5 +1,7 @@
 """All that a report is made of."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +10,8 @@ import numpy as np
 from unbatch.report.autoencoders import Autoencoders
 from unbatch.report.factorisation import Factorisation
 from unbatch.report.inputs import Cells
-from unbatch.report.scores import Card, Entry, Result
+from unbatch.report.names import written
+from unbatch.report.scores import Card, Entry, Result, number
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,31 @@ class Report:
             for row in result.rows:
                 found |= row.get("versions") or {}
         return {str(key): str(value) for key, value in found.items()}
+
+
+def parameters_of_fits(results: Iterable[Result]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Parameters of the fits by method and parameter set; one that each fit chose by itself has its range.
+
+    Parameters
+    ----------
+    results
+        Scores of all datasets.
+    """
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        for entry in result.scored():
+            found[entry.method, entry.params_id] += [row["params"] for row in entry.compared if row.get("params")]
+    return {
+        key: {name: _over_fits([each.get(name) for each in several]) for name in several[0]}
+        for key, several in found.items()
+        if several
+    }
+
+
+def _over_fits(values: list[Any]) -> Any:
+    different = [value for place, value in enumerate(values) if value not in values[:place]]
+    if len(different) == 1:
+        return different[0]
+    if all(number(value) is not None for value in different):
+        return f"{written(min(different))} to {written(max(different))}, by fit"
+    return f"{', '.join(written(value) for value in different[:5])}{', ...' if len(different) > 5 else ''}, by fit"

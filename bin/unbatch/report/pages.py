@@ -58,7 +58,7 @@ def _summary(report: Report) -> dict[str, Any]:
         facts = [
             (f"{data['cells']:,}", "cells"),
             (f"{data['genes']:,}", "genes"),
-            (f"{len(data['batches']):,}", "batches"),
+            (f"{len(data['batches']):,}", "batch" if result.single else "batches"),
             (f"{len(data['labels']):,}" if result.labelled else "none", "labels"),
             (f"{len(result.entries)}", "methods"),
             (f"{len({row['seed'] for row in result.rows})}", "seeds"),
@@ -86,7 +86,10 @@ def _summary(report: Report) -> dict[str, Any]:
         several=report.several,
         datasets=datasets,
         weights=weights(report.results[0]),
-        total=any(entry.total for result in report.results for entry in result.entries),
+        **{
+            key: any(getattr(entry, key) for result in report.results for entry in result.entries)
+            for key in ("batch", "bio", "total")
+        },
     )
     return make_page("summary", "", content)
 
@@ -104,10 +107,17 @@ def _warnings(report: Report) -> dict[str, Any]:
                 ],
                 "remarks": evidence.warnings(result)
                 + remarks(result, drawing.cells.confined() if drawing else [])
+                + _confounded(drawing)
                 + _omissions(drawing),
             }
         )
     return make_page("warnings", "", render("warnings", several=report.several, datasets=datasets))
+
+
+def _confounded(drawing: Drawing | None) -> list[str]:
+    found = drawing.cells.confined() if drawing else []
+    several = drawing.factorisations if found else []
+    return [f"{entry.label}, {said}" for entry, fit in several for said in effect.confounded(fit, found)]
 
 
 def _omissions(drawing: Drawing | None) -> list[str]:
@@ -170,6 +180,8 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         caption=f"Methods in order of their total ({weights(result)})"
         + (f"; every number is the mean over up to {seeds} seeds." if seeds > 1 else "; one seed per method.")
         if any(entry.total for entry in scored)
+        else "Methods in order of their biology score; with one batch there is no total and no rank."
+        if result.single
         else "Methods in order of their batch score; without a biology score there is no total and no rank.",
         groups=groups,
         rows=rows,

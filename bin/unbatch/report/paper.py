@@ -1,5 +1,8 @@
 """Text for the methods of a paper, with references."""
 
+from collections.abc import Callable
+from typing import Any
+
 from unbatch.report import embedding
 from unbatch.report.model import Report
 from unbatch.report.names import join, title, written
@@ -7,6 +10,11 @@ from unbatch.report.scores import Result
 from unbatch.report.sweep import varied
 
 _SOFTWARE = {
+    # as on the card, so that both have one number
+    "popari": (
+        "Alam et al. Popari: Modeling multisample variation in spatial transcriptomics. bioRxiv (2025). "
+        "doi:10.1101/2025.05.08.652741"
+    ),
     "scib": (
         "Luecken et al. Benchmarking atlas-level data integration in single-cell genomics. "
         "Nat Methods 19, 41-50 (2022). doi:10.1038/s41592-021-01336-8"
@@ -35,13 +43,17 @@ def weights(result: Result) -> str:
     return f"{result.weights['batch']:g} × batch + {result.weights['bio']:g} × biology"
 
 
-def _sweep(report: Report) -> str:
+def _batches(data: dict[str, Any]) -> str:
+    return f"{len(data['batches'])} batch{'es' if len(data['batches']) > 1 else ''}"
+
+
+def _sweep(report: Report, cite: Callable[..., str]) -> str:
     """Write what was simulated, in place of a sentence per dataset."""
     swept = varied([result.dataset["simulation"] for result in report.results])
     lists = [f"{name} ({', '.join(written(value) for value in values)})" for name, values in swept.items()]
     data = report.results[0].dataset
     models = {
-        "thesis": "POPARI's generative model with an additive batch effect",
+        "thesis": f"POPARI's generative model {cite(_SOFTWARE['popari'])} with an additive batch effect",
         "donors": "a log-linear model of cells of donors nested in two conditions, with a batch effect of every donor",
     }
     return (
@@ -65,14 +77,14 @@ def paper(report: Report) -> tuple[str, list[str]]:
     def version(package: str) -> str:
         return f" {versions[package]}" if package in versions else ""
 
-    sentences = [_sweep(report)] if report.sweep else []
+    sentences = [_sweep(report, cite)] if report.sweep else []
     for result in [] if report.sweep else report.results:
         data = result.dataset
         name = f"{result.name}: " if report.several else ""
         labels = f" and {len(data['labels'])} labels" if result.labelled else ""
         sentences.append(
-            f"{name}{data['cells']:,} cells with {data['genes']:,} genes from {len(data['batches'])} batches{labels} "
-            "were integrated."
+            f"{name}{data['cells']:,} cells with {data['genes']:,} genes from {_batches(data)}{labels} "
+            f"were {'analysed' if result.single else 'integrated'}."
         )
     methods = []
     for method in dict.fromkeys(e.method for r in report.results for e in r.scored()):
@@ -99,11 +111,12 @@ def paper(report: Report) -> tuple[str, list[str]]:
         for key in ("batch", "bio")
     )
     sources = [_SOFTWARE["scib"], *([_SOFTWARE["bras"]] if "BRAS" in batch else [])]
-    sentences.append(
-        f"Embeddings were scored with scib-metrics{version('scib-metrics')} {cite(*sources)}: batch mixing by "
-        f"{', '.join(batch)}"
-        + (f"; biology by {', '.join(bio)}; the total is {weights(first)} of the means." if bio else ".")
-    )
+    kinds = [f"{what} by {', '.join(names)}" for what, names in (("batch mixing", batch), ("biology", bio)) if names]
+    if kinds:
+        sentences.append(
+            f"Embeddings were scored with scib-metrics{version('scib-metrics')} {cite(*sources)}: {'; '.join(kinds)}"
+            + (f"; the total is {weights(first)} of the means." if len(kinds) > 1 else ".")
+        )
     if first.dataset.get("subsampled"):
         sentences.append(f"Scores are over a stratified random subsample of {first.dataset['scored_cells']:,} cells.")
     drawing = next((d for d in report.drawings.values() if d.umaps), None)

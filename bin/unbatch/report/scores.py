@@ -154,6 +154,11 @@ class Result:
         """Whether the cells have labels."""
         return bool(self.dataset.get("labels"))
 
+    @property
+    def single(self) -> bool:
+        """Whether there is one batch only, so that nothing can mix."""
+        return len(self.dataset["batches"]) < 2
+
     def scored(self, *kinds: str) -> list[Entry]:
         """Entries with scores, of these kinds if any are given."""
         return [e for e in self.entries if e.status == "ok" and (not kinds or e.kind in kinds)]
@@ -289,7 +294,7 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
         entries.append(entry)
 
     def score(entry: Entry) -> float:
-        value = entry.total or entry.batch
+        value = entry.total or entry.batch or entry.bio
         return -value.mean if value else math.inf
 
     def place(entry: Entry) -> tuple[int, float, str]:

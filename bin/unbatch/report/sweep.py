@@ -19,6 +19,9 @@ SCORES = {"batch": "Batch mixing", "bio": "Biology kept", "total": "Total"}
 LEVEL = 0.9
 """Coverage of the intervals over seeds."""
 
+_WITHOUT = {"sigma_beta": ("share_beta",), "sigma_condition": ("share_types", "share_genes")}
+"""Parameters that change nothing where another one is 0."""
+
 _FIRST = ("sigma_beta", "share_beta", "sigma_common", "sigma_type")
 _KINDS = ("correction", "reference", "control")
 
@@ -74,8 +77,24 @@ class Sweep:
 
     @property
     def settings(self) -> int:
-        """Number of settings, each simulated with all seeds."""
-        return len(self.panels) * len(self.y.values) * len(self.x.values)
+        """Number of settings that differ, each simulated with all seeds."""
+        return len(self.distinct)
+
+    @property
+    def places(self) -> list[tuple[int, int, int]]:
+        """Panel, y and x of every place of the grid, in the order of the arrays."""
+        return list(np.ndindex(len(self.panels), len(self.y.values), len(self.x.values)))
+
+    @property
+    def distinct(self) -> list[int]:
+        """Places of the grid whose data differ, the first of those alike: without a batch effect its share is void."""
+        found = {}
+        for position, place in enumerate(self.places):
+            setting = {self.x.name: self.x.values[place[2]], self.y.name: self.y.values[place[1]]}
+            setting |= self.panels[place[0]]
+            idle = {name for other, names in _WITHOUT.items() if setting.get(other) == 0 for name in names}
+            found.setdefault(tuple(item for item in setting.items() if item[0] not in idle), position)
+        return list(found.values())
 
     @property
     def swept(self) -> list[Axis]:
@@ -270,9 +289,9 @@ class Standing:
 
 def standings(sweep: Sweep) -> list[Standing]:
     """Say of every method how it fares over the grid, in the order of the lines."""
-    by_seed = sweep.values["total"].reshape(len(sweep.lines), -1, len(sweep.seeds))
+    by_seed = sweep.values["total"].reshape(len(sweep.lines), -1, len(sweep.seeds))[:, sweep.distinct]
     totals, _, _ = interval(by_seed)
-    places = list(itertools.product(*(range(n) for n in sweep.values["total"].shape[1:4])))
+    places = [sweep.places[number] for number in sweep.distinct]
     corrections = [i for i, line in enumerate(sweep.lines) if line.kind == "correction"]
     idle = [i for i, line in enumerate(sweep.lines) if line.kind == "reference" or line.method == "none"]
     first, surely, below = Counter(), Counter(), Counter()

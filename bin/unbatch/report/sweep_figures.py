@@ -126,9 +126,8 @@ def curves(
         for (row, column), axes in np.ndenumerate(panels):
             for i, look in enumerate(looks):
                 y = means[i, row, column]
-                half = np.nan_to_num(halves[i, row, column])
                 axes.errorbar(
-                    places + shifts[i], y, yerr=half, elinewidth=1.1, capsize=0, ms=5,
+                    places + shifts[i], y, yerr=whiskers(y, halves[i, row, column]), elinewidth=1.1, capsize=0, ms=5,
                     label=_cut(labels[i], 34), zorder=3 if kinds[i] == "correction" else 2, **look,
                 )  # fmt: skip
             axes.set_xticks(places, [_text(v) for v in x[1]])
@@ -147,6 +146,17 @@ def curves(
         beside = int(np.clip(figure.get_figwidth() / widest, 1, min(4, len(names))))
         figure.legend(handles, names, loc="outside upper center", ncols=beside, frameon=False, fontsize=10)
         return figures.svg(figure)
+
+
+def whiskers(values: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """Lengths of bars below and above scores, 2 x n: none lies beyond 0 and 1, as an interval over two seeds can.
+
+    Parameters
+    ----------
+    values, halves
+        Scores and half the widths of their intervals, NaN where there is none; n.
+    """
+    return np.minimum(np.nan_to_num(halves), np.maximum([values, 1 - values], 0))
 
 
 def _looks(kinds: Sequence[str]) -> list[dict[str, Any]]:

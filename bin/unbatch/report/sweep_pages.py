@@ -115,6 +115,7 @@ def _summary(report: Report, sweep: Sweep) -> dict[str, Any]:
         ],
         lost=any(s.lost for s in found),
         settings=sweep.settings,
+        alike=len(sweep.places) - sweep.settings,
         level=f"{LEVEL:.0%}",
         weights=weights(report.results[0]),
     )
@@ -203,7 +204,7 @@ def _curves(sweep: Sweep) -> list[dict[str, Any]]:
         )
     if not parts:
         return []
-    bars = f"Bars: {_INTERVAL}." if len(sweep.seeds) > 1 else "One seed, so no intervals."
+    bars = f"Bars: {_INTERVAL}, cut at 0 and 1." if len(sweep.seeds) > 1 else "One seed, so no intervals."
     content = render(
         "sweep_curves",
         caption=f"{bars} Grey: controls and what corrects nothing. The values stand at equal distances, and methods a "

@@ -82,6 +82,8 @@ def verdict(result: Result) -> list[str]:
 
 
 def _verdict_without_total(result: Result) -> list[str]:
+    if result.single:
+        return _verdict_of_one_batch(result)
     entries = [e for e in result.scored("correction", "reference") if e.batch and e.complete]
     reason = "there are no labels" if not result.labelled else "the biology scores are missing"
     sentences = [f"No best method can be named, as {reason}: only the mixing of batches was scored."]
@@ -93,6 +95,15 @@ def _verdict_without_total(result: Result) -> list[str]:
     shuffled = next((e for e in result.scored("control") if e.method == "shuffled" and e.batch), None)
     if shuffled:
         sentences.append(f"The {shuffled.label} control, in which no biology is left, has {shuffled.batch.mean:.2f}.")
+    return sentences
+
+
+def _verdict_of_one_batch(result: Result) -> list[str]:
+    sentences = ["There is one batch, so there is nothing to correct and no best method can be named."]
+    entries = [e for e in result.scored() if e.bio and e.complete and e.method != "shuffled"]
+    if entries:
+        best = max(entries, key=lambda e: e.bio.mean)
+        sentences.append(f"Biology is kept best by {best.label}, biology score {describe(best.bio)}.")
     return sentences
 
 
@@ -183,6 +194,8 @@ def remarks(result: Result, confined: list[tuple[str, str, int]]) -> list[str]:
         Labels that occur in one batch only: label, batch, cells.
     """
     found = []
+    if result.single:
+        found.append("There is one batch: mixing is not scored, and there is no total.")
     if not result.labelled:
         found.append("There are no labels, so biology is not scored and there is no total.")
     elif result.dataset.get("unlabelled"):
