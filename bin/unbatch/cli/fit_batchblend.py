@@ -9,10 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from unbatch.cli.common import Folder, Run, log, program
-from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, torch_device, write_fit
+from unbatch.cli.fits import (
+    columns_of,
+    fit_arguments,
+    merge_parameters,
+    names_in,
+    read_cells,
+    read_parameters,
+    refuse_options,
+    short,
+    torch_device,
+    write_fit,
+)
 from unbatch.errors import InputError, NotApplicable
 
 if TYPE_CHECKING:
@@ -148,7 +158,7 @@ def main(
         if max_epochs is not None:
             settings["iterations"] = min(settings["iterations"], max_epochs)
     else:
-        _refuse_options_of_a_fit(apply)
+        refuse_options(apply, _OF_A_FIT)
         saved = _read_saved(apply, device)
         mode, settings = saved.mode, {**saved.settings, "spatial": "none"}
     adata, cells = read_cells(dataset, least_batches=1, normalised=False)
@@ -158,7 +168,8 @@ def main(
         _check_counts(dataset, cells, names, settings, adata.layers["counts"])
         fitted, graphs = _fit(dataset, cells, names, mode, settings, run.seed, device)
     else:
-        cells = replace(cells, counts=_counts_of(dataset, adata, apply, saved.genes), genes=saved.genes)
+        place = columns_of(dataset, adata, apply, saved.genes)
+        cells = replace(cells, counts=adata.layers["counts"][:, place], genes=saved.genes)
         fitted, names, cells = _applied(dataset, cells, names, apply, saved, run.seed)
         graphs = {}
     wall_s = time.perf_counter() - start
@@ -181,24 +192,6 @@ def main(
         about = {"method": mode, "params": settings, "genes": cells.genes, "batches": names}
         about["evidence"] = [_row(item) for item in fitted.model.evidence]
         io.write_model(model, about, fitted.model.weights())
-
-
-def _counts_of(path: Path, adata: "AnnData", folder: Path, genes: list[str]) -> Any:
-    """Take the counts of the genes of a model, in its order.
-
-    Raises
-    ------
-    InputError
-        If the dataset lacks some of them.
-    """
-    place = adata.var_names.get_indexer(genes)
-    if (place < 0).any():
-        absent = [gene for gene, found in zip(genes, place, strict=True) if found < 0]
-        raise InputError(
-            f"{path}: var_names lack {len(absent)} of the {len(genes)} genes of the model in {folder}, the first is "
-            f"{absent[0]}; expected all of them"
-        )
-    return adata.layers["counts"][:, place]
 
 
 def _applied(
@@ -246,26 +239,6 @@ def _applied(
     return Fitted(model, model.amounts(cells.counts, batch), {}), known, replace(cells, batch=batch)
 
 
-def _refuse_options_of_a_fit(folder: Path) -> None:
-    """Refuse options that a model has of its own.
-
-    Raises
-    ------
-    InputError
-        If one was given.
-    """
-    context = click.get_current_context()
-    stated = [
-        option.opts[0]
-        for option in context.command.params
-        if option.name in _OF_A_FIT and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
-    ]
-    if stated:
-        raise InputError(
-            f"{', '.join(stated)} cannot be given with --apply: the model in {folder} has parameters of its own"
-        )
-
-
 def _read_saved(folder: Path, device: str) -> _Saved:
     """Read a model that --model wrote.
 
@@ -281,23 +254,17 @@ def _read_saved(folder: Path, device: str) -> _Saved:
     path = folder / "config.json"
     mode = config["method"]
     if mode not in list(DEFAULTS):
-        raise InputError(f"{path}: method is {_short(mode)}, expected one of {', '.join(DEFAULTS)}")
-    for name in ("genes", "batches"):
-        value = config.get(name)
-        if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-            raise InputError(f"{path}: {name} is {_short(value)}, expected a list of names")
-        if len(set(value)) < len(value):
-            raise InputError(f"{path}: {name} holds a name more than once, expected different names")
+        raise InputError(f"{path}: method is {short(mode)}, expected one of {', '.join(DEFAULTS)}")
+    genes, batches = names_in(path, config, "genes"), names_in(path, config, "batches")
     params = config.get("params")
     if not isinstance(params, dict):
-        raise InputError(f"{path}: params is {_short(params)}, expected parameters by name")
+        raise InputError(f"{path}: params is {short(params)}, expected parameters by name")
     try:
         settings = _checked(mode, merge_parameters(mode, DEFAULTS[mode], params))
     except InputError as error:
         raise InputError(f"{path}: params: {error}") from error
     if settings["metagenes"] is None:
         raise InputError(f"{path}: params: metagenes is missing, expected the number of them")
-    genes, batches = config["genes"], config["batches"]
     evidence = _read_evidence(path, config.get("evidence"), len(batches))
     path = folder / "weights.safetensors"
     _check_weights(path, weights, {"T": len(batches), "K": settings["metagenes"], "G": len(genes)})
@@ -306,11 +273,6 @@ def _read_saved(folder: Path, device: str) -> _Saved:
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     return _Saved(mode, settings, genes, batches, model)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _check_weights(path: Path, weights: dict[str, "np.ndarray"], sizes: dict[str, int]) -> None:
@@ -358,7 +320,7 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
     from unbatch.models.batchblend import Evidence
 
     if not isinstance(rows, list):
-        raise InputError(f"{path}: evidence is {_short(rows)}, expected a list")
+        raise InputError(f"{path}: evidence is {short(rows)}, expected a list")
     kinds = {each.name: each.type for each in fields(Evidence)}
 
     def fits(name: str, value: Any) -> bool:
@@ -370,10 +332,10 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
     found = []
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != kinds.keys():
-            raise InputError(f"{path}: evidence {number} is {_short(row)}, expected {', '.join(kinds)}")
+            raise InputError(f"{path}: evidence {number} is {short(row)}, expected {', '.join(kinds)}")
         wrong = [name for name, value in row.items() if not fits(name, value)]
         if wrong:
-            raise InputError(f"{path}: evidence {number}: {wrong[0]} is {_short(row[wrong[0]])}, which it cannot be")
+            raise InputError(f"{path}: evidence {number}: {wrong[0]} is {short(row[wrong[0]])}, which it cannot be")
         values = {name: math.nan if value is None else value for name, value in row.items()}
         found.append(Evidence(**values | {"batches": tuple(row["batches"])}))
     return found

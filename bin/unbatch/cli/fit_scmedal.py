@@ -1,22 +1,34 @@
 """`fit-scmedal`: autoencoders with the batch taken out (fixed effects), the batch alone (random effects), or both."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from unbatch.cli.common import Run, log, program
-from unbatch.cli.fits import fit_arguments, merge_parameters, read_cells, read_parameters, torch_device, write_fit
+from unbatch.cli import counterfactuals
+from unbatch.cli.common import Folder, Run, log, program
+from unbatch.cli.counterfactuals import AVERAGE, WAYS, Data, Models, listed
+from unbatch.cli.fits import (
+    columns_of,
+    fit_arguments,
+    merge_parameters,
+    names_in,
+    read_cells,
+    read_parameters,
+    refuse_options,
+    short,
+    torch_device,
+    write_fit,
+)
 from unbatch.errors import InputError, NotApplicable, UnbatchError
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from unbatch.models.scmedal import Fitted, Settings
+    from unbatch.models.scmedal import Fitted, Projection, Settings
     from unbatch.nn.minibatches import Source
     from unbatch.nn.parts import Parts
 
@@ -47,29 +59,33 @@ DEFAULTS: dict[str, Any] = {
 FEC, and those of RE."""
 CHOICES = {"preset": ("recommended", "paper"), "in_memory": ("auto", "yes", "no")}
 """Values of the parameters that are names."""
-WAYS = ("batch-free", "published", "decoder")
-"""How cells are put into another batch."""
-AVERAGE = "average"
-"""Name of the batch that is the average of all, in `--counterfactual`."""
+_OF_A_FIT = ("mode", "preset", "fold", "held_out_batch", "params", "max_epochs", "model")
+"""Options that change nothing where a model is applied."""
 
 _SHARE_OF_MEMORY = 0.25
 """Expression that takes a larger share of the machine's memory is streamed."""
-_SAMPLES = 30
-_Z90 = 1.645
+_DEPTH_CELLS = 1000
 
 
 @dataclass(frozen=True)
-class _Cells:
-    """What the models see of a dataset; `label` is None without, `names` are those of batches, `labels` of labels."""
+class _Saved:
+    """A model that was read, with its own parameters; `depth` is that of `Data` in its fit."""
 
-    adata: "AnnData"
-    source: "Source"
+    folder: Path
+    method: str
+    params: dict[str, Any]
     genes: list[str]
-    batch: "np.ndarray"
-    names: list[str]
-    label: "np.ndarray | None"
-    labels: list[str]
-    fold: "np.ndarray"
+    batches: list[str]
+    depth: float
+    models: Models
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Fits by kind, and the cells of each part."""
+
+    fits: dict[str, "Fitted"]
+    parts: "Parts"
 
 
 @program("torch")
@@ -82,8 +98,10 @@ class _Cells:
 @click.option("--held-out-batch", help="Name of a batch that no model sees, in place of a fold.")
 @click.option("--in-memory", type=click.Choice(CHOICES["in_memory"]), help="Whether expression is read as a whole.")
 @click.option("--counterfactual", help=f"Batches that cells are put into, A,B,...; '{AVERAGE}' is all in one.")
-@click.option("--cells", "query", help="Cells to put into them, a condition on obs: \"label == 'B' and batch == 'A'\".")
+@click.option("--groups", help="Column of obs with two groups of batches: test between cells put into each batch.")
+@click.option("--cells", "query", help="Cells to put into batches, a condition on obs: \"label == 'B'\".")
 @click.option("--way", type=click.Choice(WAYS), default=WAYS[0], help="How cells are put into another batch.")
+@click.option("--apply", type=Folder, help="Embed the cells with the model in this folder, instead of fitting one.")
 def main(
     run: Run,
     dataset: Path,
@@ -93,8 +111,10 @@ def main(
     max_epochs: int | None,
     mode: str,
     counterfactual: str | None,
+    groups: str | None,
     query: str | None,
     way: str,
+    apply: Path | None,
     **given: Any,
 ) -> None:
     """Fit scMEDAL to the log-normalised expression of the highly variable genes of DATASET.
@@ -106,47 +126,77 @@ def main(
     io.require_place(output, [dataset])
     if model is not None:
         io.require_model_place(model)
-    if query is not None and counterfactual is None:
-        raise InputError("--cells names cells for --counterfactual, which is not given")
+    if query is not None and counterfactual is None and groups is None:
+        raise InputError("--cells names cells for --counterfactual or --groups, neither is given")
     device = torch_device(run)
-    stated = read_parameters(params) | {name: value for name, value in given.items() if value is not None}
-    values = _checked(merge_parameters("scmedal", DEFAULTS, stated))
-    cells = _read(dataset, values["in_memory"], device)
-    if "aec" in MODES[mode] or "fec" in MODES[mode]:
-        _require_labels(dataset, cells, mode)
-    method = mode if mode == "scmedal" else f"scmedal_{mode}"
-    parts, batch = _parts(dataset, cells, values)
-    largest = min(len(cells.genes), len(parts.train))
-    if values["latent"] > largest:
-        log.info("latent space of %d, as there are no more genes or training cells", largest)
-        values["latent"] = largest
-    targets = _targets(dataset, cells, batch, counterfactual)
-    if targets and way != WAYS[0] and "re" not in MODES[mode]:
-        raise InputError(f"--way {way} needs random effects, expected --mode scmedal or re, found {mode}")
-    chosen = _chosen(dataset, cells, query)
+    saved = None
+    if apply is None:
+        stated = read_parameters(params) | {name: value for name, value in given.items() if value is not None}
+        values = _checked(merge_parameters("scmedal", DEFAULTS, stated))
+        method = mode if mode == "scmedal" else f"scmedal_{mode}"
+    else:
+        refuse_options(apply, _OF_A_FIT)
+        saved = _read_saved(apply, device)
+        values = saved.params | {name: value for name, value in given.items() if value is not None}
+        method = saved.method
+    kinds = MODES[method.removeprefix("scmedal_")]
+    data = _read(dataset, values["in_memory"], device, saved)
+    parts = None
+    if saved is None:
+        if "aec" in kinds or "fec" in kinds:
+            _require_labels(dataset, data, mode)
+        parts, data = _parts(dataset, data, values)
+        largest = min(len(data.genes), len(parts.train))
+        if values["latent"] > largest:
+            log.info("latent space of %d, as there are no more genes or training cells", largest)
+            values["latent"] = largest
+    into = counterfactuals.targets(dataset, data, counterfactual)
+    between = counterfactuals.groups(dataset, data, groups)
+    asked = bool(into or between)
+    if asked and way != WAYS[0] and "re" not in kinds:
+        raise InputError(f"--way {way} needs random effects, expected --mode scmedal or re, found {method}")
+    if asked and way == WAYS[0] and saved is not None and saved.models.projection is None:
+        raise InputError(
+            f"{apply}: the model was saved without what --way {way} decodes with; fit it with --counterfactual or "
+            "--groups, or ask for --way published"
+        )
+    chosen = counterfactuals.chosen(dataset, data, query)
     start = time.perf_counter()
-    fits = {}
-    for kind in MODES[mode]:
-        fits[kind] = _fit(dataset, cells, kind, batch, parts, values, max_epochs, run.seed, model, method)
-    shifts = {}
-    if targets:
-        shifts = _shifts(cells, fits, targets, chosen, way, batch, parts, values, max_epochs, run.seed)
+    trained = None
+    if saved is None:
+        arguments = (data, parts, values, max_epochs, run.seed)
+        fits = {kind: _fit(dataset, kind, *arguments, model, method) for kind in kinds}
+        trained = _Trained(fits, parts)
+        projection = _projection(*arguments) if asked and way == WAYS[0] else None
+        models = Models({kind: fitted.model for kind, fitted in fits.items()}, projection)
+    else:
+        models = saved.models
+    embeddings = {kind: each.embed(data.source, data.batch) for kind, each in models.by_kind.items()}
+    # genomaps are of random effects as published, unless something else was asked for
+    way = way if asked else WAYS[1]
+    move = counterfactuals.mover(models, way, run.seed) if asked or "re" in kinds else None
+    found: dict[str, Any] = {}
+    if into:
+        found["counterfactual"] = counterfactuals.shifts(data, move, way, into, chosen)
+    if between:
+        found["groups"] = counterfactuals.tests(data, move, way, between, chosen, run.seed)
+    if move is not None:
+        found["panel"] = counterfactuals.panel(data, models, move, way, embeddings[kinds[0]], run.seed)
     wall_s = time.perf_counter() - start
-    embeddings = {kind: fitted.model.embed(cells.source, batch) for kind, fitted in fits.items()}
     write_fit(
         output,
-        cells.adata,
-        embeddings[MODES[mode][0]],
+        data.adata,
+        embeddings[kinds[0]],
         method=method,
         run=run,
         device=device,
         params=values,
         wall_s=wall_s,
         packages=("torch",),
-        extras=_found(cells, fits, embeddings, parts, shifts),
+        extras=_found(data, trained, embeddings, found),
     )
     if model is not None:
-        _write_model(model, method, values, cells, fits)
+        _write_model(model, method, values, data, models)
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
@@ -177,48 +227,92 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path, in_memory: str, device: str) -> _Cells:
-    """Read the dataset; its expression is left in the file where it is to be streamed.
+def _read(path: Path, in_memory: str, device: str, saved: _Saved | None) -> Data:
+    """Read the dataset, for a model that is applied its genes; expression that is to be streamed is left in the file.
 
     Raises
     ------
     NotApplicable
-        If there is one batch only.
+        If a model is to be fitted and there is one batch only.
     InputError
-        If the dataset breaks the contract.
+        If the dataset breaks the contract, or lacks genes of the model.
     """
     import numpy as np
 
     from unbatch.data import io, schema
     from unbatch.nn.minibatches import Resident, Streamed
 
-    if in_memory == "no" or (in_memory == "auto" and _is_large(path)):
+    streamed = in_memory == "no" or (in_memory == "auto" and _is_large(path))
+    if streamed:
         adata = io.read_h5ad(path, ["uns/unbatch"])
         schema.validate(adata, "dataset", path, unread=("X", "layers/counts"))
-        variable = np.flatnonzero(adata.var["highly_variable"].to_numpy())
-        source: Source = Streamed(_reader(path, variable), (adata.n_obs, len(variable)), device)
-        log.info("%s: expression is read from the file, some cells at a time", path)
     else:
-        adata, cells = read_cells(path)
-        variable = np.flatnonzero(adata.var["highly_variable"].to_numpy())
-        source = Resident(cells.X, device)
+        adata, _ = read_cells(path, least_batches=1)
     batch = adata.obs["batch"].cat.remove_unused_categories()
-    if len(batch.cat.categories) < 2:
-        raise NotApplicable(f"{path}: obs/batch holds one batch, there is no batch effect to learn")
-    if not len(variable):
-        raise InputError(f"{path}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")
+    names = [str(name) for name in batch.cat.categories]
+    own = batch.cat.codes.to_numpy().astype(np.int64)
+    if saved is None:
+        if len(names) < 2:
+            raise NotApplicable(f"{path}: obs/batch holds one batch, there is no batch effect to learn")
+        columns, known, code = np.flatnonzero(adata.var["highly_variable"].to_numpy()), names, own
+        if not len(columns):
+            raise InputError(f"{path}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")
+    else:
+        columns, known = columns_of(path, adata, saved.folder, saved.genes), saved.batches
+        code = np.array([known.index(name) if name in known else -1 for name in names])[own]
+        new = [name for name in names if name not in known]
+        if new:
+            log.info("%s: the model does not know the batches %s, it takes the average one for them", path, listed(new))
+    whole = _reader(path) if streamed else None
+    depth = _depth(whole(0, min(_DEPTH_CELLS, adata.n_obs)) if streamed else adata.X[:_DEPTH_CELLS])
+    scale = 1.0 if saved is None else saved.depth / depth
+    if streamed:
+        log.info("%s: expression is read from the file, some cells at a time", path)
+
+        def read(start: int, stop: int) -> Any:
+            return _rescaled(whole(start, stop)[:, columns], scale)
+
+        source: Source = Streamed(read, (adata.n_obs, len(columns)), device)
+    else:
+        source = Resident(_rescaled(adata.X[:, columns], scale), device)
+        del adata.X
     label = adata.obs.get("label")
     label = None if label is None else label.cat.remove_unused_categories()
-    return _Cells(
+    return Data(
         adata,
         source,
-        adata.var_names[variable].tolist(),
-        batch.cat.codes.to_numpy().astype(np.int64),
-        [str(name) for name in batch.cat.categories],
+        adata.var_names[columns].tolist(),
+        own,
+        names,
+        code,
+        known,
         None if label is None else label.cat.codes.to_numpy().astype(np.int64),
         [] if label is None else [str(name) for name in label.cat.categories],
         np.asarray(adata.obs["split"]).astype(np.int64),
+        depth,
     )
+
+
+def _depth(cells: Any) -> float:
+    """Sum of the normalised counts of a cell, which `preprocess` makes the same for all cells of a dataset."""
+    import numpy as np
+
+    counts = cells.astype(np.float64).expm1() if hasattr(cells, "indptr") else np.expm1(cells.astype(np.float64))
+    sums = np.asarray(counts.sum(axis=1)).ravel()
+    return float(np.median(sums[sums > 0])) if (sums > 0).any() else 1.0
+
+
+def _rescaled(cells: Any, scale: float) -> Any:
+    """Bring log-normalised expression to another depth."""
+    import numpy as np
+
+    if abs(scale - 1) < 1e-6:
+        return cells
+    if hasattr(cells, "indptr"):
+        cells = cells.copy()
+        cells.data = np.log1p(np.expm1(cells.data) * cells.dtype.type(scale))
+        return cells
+    return np.log1p(np.expm1(cells) * cells.dtype.type(scale))
 
 
 def _is_large(path: Path) -> bool:
@@ -231,23 +325,23 @@ def _is_large(path: Path) -> bool:
     return 8 * stored > _SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _reader(path: Path, genes: "np.ndarray") -> Any:
-    """Give a function that reads the cells from one position up to another, these genes only."""
+def _reader(path: Path) -> Any:
+    """Give a function that reads the cells from one position up to another."""
     import h5py
     from anndata.io import sparse_dataset
 
     file = h5py.File(path, "r")
     rows = sparse_dataset(file["X"]) if isinstance(file["X"], h5py.Group) else file["X"]
-    return lambda start, stop: rows[start:stop][:, genes]
+    return lambda start, stop: rows[start:stop]
 
 
-def _require_labels(path: Path, cells: _Cells, mode: str) -> None:
-    if cells.label is None or len(cells.labels) < 2:
-        raise NotApplicable(f"{path}: obs/label holds {len(cells.labels)} labels, {mode} needs two or more")
+def _require_labels(path: Path, data: Data, mode: str) -> None:
+    if data.label is None or len(data.labels) < 2:
+        raise NotApplicable(f"{path}: obs/label holds {len(data.labels)} labels, {mode} needs two or more")
 
 
-def _parts(path: Path, cells: _Cells, values: dict[str, Any]) -> tuple["Parts", "np.ndarray"]:
-    """Divide the cells; also return the code of each cell's batch, -1 for one that is held out.
+def _parts(path: Path, data: Data, values: dict[str, Any]) -> tuple["Parts", Data]:
+    """Divide the cells; also return the data with the batches as the models will know them, without one held out.
 
     Raises
     ------
@@ -260,57 +354,21 @@ def _parts(path: Path, cells: _Cells, values: dict[str, Any]) -> tuple["Parts", 
     held = values["held_out_batch"]
     try:
         if held is None:
-            parts, batch = of_fold(cells.fold, values["fold"]), cells.batch
-        elif held in cells.names:
-            parts, batch = without_batch(cells.batch, cells.fold, cells.names.index(held))
+            parts = of_fold(data.fold, values["fold"])
+        elif held in data.names:
+            parts, batch = without_batch(data.own, data.fold, data.names.index(held))
+            data = replace(data, batch=batch, known=[name for name in data.names if name != held])
         else:
-            raise InputError(f"{path}: obs/batch has no {held!r} to hold out, expected one of {_listed(cells.names)}")
+            raise InputError(f"{path}: obs/batch has no {held!r} to hold out, expected one of {listed(data.names)}")
     except ValueError as error:
         raise InputError(f"{path}: obs/split: {error}") from error
-    missing = missing_batches(batch, parts)
+    missing = missing_batches(data.batch, parts)
     if missing:
-        left = [name for name in cells.names if name != held]
         raise InputError(
-            f"{path}: obs/split: batch {left[missing[0]]} has no cells in the training folds, expected some in every "
-            "batch; run preprocess again, or hold the batch out"
+            f"{path}: obs/split: batch {data.known[missing[0]]} has no cells in the training folds, expected some in "
+            "every batch; run preprocess again, or hold the batch out"
         )
-    return parts, batch
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _targets(path: Path, cells: _Cells, batch: "np.ndarray", text: str | None) -> dict[str, int]:
-    """Codes of the batches that cells are put into, by name."""
-    found = {}
-    for name in dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()):
-        if name not in cells.names and name != AVERAGE:
-            raise InputError(
-                f"{path}: obs/batch has no {name!r} for --counterfactual, expected some of {_listed(cells.names)} or "
-                f"{AVERAGE}"
-            )
-        code = -1 if name not in cells.names else int(batch[cells.batch == cells.names.index(name)][0])
-        if code < 0 and name != AVERAGE:
-            raise InputError(f"{path}: batch {name} is held out, no model knows it; expected another --counterfactual")
-        found[name] = code
-    return found
-
-
-def _chosen(path: Path, cells: _Cells, query: str | None) -> "np.ndarray":
-    """Positions of the cells that a condition on obs names; all without one."""
-    import numpy as np
-
-    if query is None:
-        return np.arange(cells.adata.n_obs)
-    obs = cells.adata.obs.reset_index(drop=True)
-    try:
-        chosen = obs.query(query, engine="python").index.to_numpy()
-    except Exception as error:  # a condition may fail in any way
-        raise InputError(f"--cells {query!r}: {error}; expected a condition on the columns of obs in {path}") from error
-    if not len(chosen):
-        raise InputError(f"--cells {query!r}: no cell of {path} is such, expected one or more")
-    return chosen.astype(np.int64)
+    return parts, data
 
 
 def _settings(kind: str, values: dict[str, Any], cells: int, max_epochs: int | None) -> "Settings":
@@ -326,9 +384,8 @@ def _settings(kind: str, values: dict[str, Any], cells: int, max_epochs: int | N
 
 def _fit(
     path: Path,
-    cells: _Cells,
     kind: str,
-    batch: "np.ndarray",
+    data: Data,
     parts: "Parts",
     values: dict[str, Any],
     max_epochs: int | None,
@@ -344,108 +401,44 @@ def _fit(
     settings = _settings(kind, values, len(parts.train), max_epochs)
     log.info("%s", kind.upper())
     try:
-        return scmedal.fit(cells.source, batch, parts, settings, label=cells.label, seed=seed, tell=log.info)
+        return scmedal.fit(data.source, data.batch, parts, settings, label=data.label, seed=seed, tell=log.info)
     except Diverged as error:
         if folder is not None:
-            labels = len(cells.labels) if kind in scmedal.WITH_LABELS else 0
-            config = {"settings": asdict(settings), "genes": len(cells.genes)}
-            about = {"method": method, "params": values, "genes": cells.genes, "batches": cells.names}
-            config |= {"batches": int(batch.max()) + 1, "labels": labels}
+            labels = len(data.labels) if kind in scmedal.WITH_LABELS else 0
+            config = {"settings": asdict(settings), "genes": len(data.genes)}
+            config |= {"batches": len(data.known), "labels": labels}
             weights = {f"{kind}.{name}": value.cpu().numpy() for name, value in error.weights.items()}
-            io.write_model(folder, about | {"models": {kind: config}, "diverged": str(error)}, weights)
+            about = _about(method, values, data) | {"models": {kind: config}, "diverged": str(error)}
+            io.write_model(folder, about, weights)
         raise UnbatchError(f"{path}: {kind} failed: {error}") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _shifts(
-    cells: _Cells,
-    fits: dict[str, "Fitted"],
-    targets: dict[str, int],
-    chosen: "np.ndarray",
-    way: str,
-    batch: "np.ndarray",
-    parts: "Parts",
-    values: dict[str, Any],
-    max_epochs: int | None,
-    seed: int,
-) -> dict[str, Any]:
-    """Put cells into other batches, and sum up by label how expression shifts and how sure that is."""
-    import numpy as np
-
+def _projection(data: Data, parts: "Parts", values: dict[str, Any], max_epochs: int | None, seed: int) -> "Projection":
+    """Fit what the default counterfactual is decoded with."""
     from unbatch.models import scmedal
 
-    if way == WAYS[0]:
-        settings = _settings("fe", {**values, "preset": "recommended"}, len(parts.train), max_epochs)
-        label = cells.label if len(cells.labels) > 1 else None
-        log.info("embedding to decode%s", "" if label is None else ", batches matched within labels")
-        projection, _ = scmedal.fit_projection(
-            cells.source, batch, parts, settings, label=label, seed=seed, tell=log.info
-        )
-
-        def blocks(part: Any, own: "np.ndarray", target: int) -> Iterator[scmedal.Counterfactual]:
-            return projection.counterfactual(part, own, target, samples=_SAMPLES, seed=seed)
-    else:
-        random = fits["re"].model
-
-        def blocks(part: Any, own: "np.ndarray", target: int) -> Iterator[scmedal.Counterfactual]:
-            return scmedal.shift_of_random_effects(random, part, own, target, way=way, samples=_SAMPLES, seed=seed)
-
-    label = np.zeros(len(chosen), dtype=np.int64) if cells.label is None else cells.label[chosen]
-    groups = [*cells.labels, ""] if cells.label is not None else ["all cells"]
-    label = np.where(label < 0, len(groups) - 1, label)
-    count = np.bincount(label, minlength=len(groups))
-    kept = count > 0
-    shift = np.zeros((len(targets), len(groups), len(cells.genes)))
-    sd = np.zeros_like(shift)
-    for number, target in enumerate(targets.values()):
-        start = 0
-        for low in range(0, len(chosen), 4096):
-            rows = chosen[low : low + 4096]
-            for block in blocks(_rows(cells.source, rows), batch[rows], target):
-                mine = label[start : start + len(block.shift)]
-                np.add.at(shift[number], mine, block.shift)
-                # cells of one batch and label err together
-                np.add.at(sd[number], mine, block.sd)
-                start += len(block.shift)
-    per_cell = np.maximum(count, 1)[:, None]
-    return {
-        "way": way,
-        "batches": np.array(list(targets), dtype=object),
-        "labels": np.array(groups, dtype=object)[kept],
-        "cells": count[kept],
-        "shift": (shift / per_cell)[:, kept].astype(np.float32),
-        "shift_se": (sd / per_cell)[:, kept].astype(np.float32),
-    }
-
-
-def _rows(source: "Source", rows: "np.ndarray") -> "np.ndarray":
-    """Dense expression of some cells."""
-    import numpy as np
-
-    order = np.argsort(rows)
-    found = np.concatenate([x.cpu().numpy() for _, x in source.minibatches(rows[order], 4096)])
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return found[back]
+    settings = _settings("fe", {**values, "preset": "recommended"}, len(parts.train), max_epochs)
+    label = data.label if len(data.labels) > 1 else None
+    log.info("embedding to decode%s", "" if label is None else ", batches matched within labels")
+    return scmedal.fit_projection(data.source, data.batch, parts, settings, label=label, seed=seed, tell=log.info)[0]
 
 
 def _found(
-    cells: _Cells,
-    fits: dict[str, "Fitted"],
-    embeddings: dict[str, "np.ndarray"],
-    parts: "Parts",
-    shifts: dict[str, Any],
+    data: Data, trained: _Trained | None, embeddings: dict[str, "np.ndarray"], found: dict[str, Any]
 ) -> "AnnData":
-    """Everything that the fit holds beside its embedding."""
+    """Everything that the fit holds beside its embedding; of a model that was applied, nothing on its training."""
     import numpy as np
     import pandas as pd
     from anndata import AnnData
 
-    part = np.full(cells.adata.n_obs, "train", dtype=object)
-    part[parts.validation], part[parts.test] = "validation", "test"
+    part = np.full(data.adata.n_obs, "applied" if trained is None else "train", dtype=object)
+    if trained is not None:
+        part[trained.parts.validation], part[trained.parts.test] = "validation", "test"
+    fits = {} if trained is None else trained.fits
     about: dict[str, Any] = {
-        "batches": np.array(cells.names, dtype=object),
+        "batches": np.array(data.names, dtype=object),
         "part": part.astype(str),
         "history": {
             f"{kind}.{term}": np.array(values)
@@ -455,22 +448,75 @@ def _found(
         "best_epoch": {kind: fitted.best_epoch for kind, fitted in fits.items()},
         "loss_weights": {f"{kind}.{term}": w for kind, fitted in fits.items() for term, w in fitted.weights.items()},
     }
-    if shifts:
-        about["counterfactual"] = shifts
     return AnnData(
-        obs=cells.adata.obs[[]],
-        var=pd.DataFrame(index=cells.genes),
+        obs=data.adata.obs[[]],
+        var=pd.DataFrame(index=data.genes),
         obsm={f"X_scmedal_{kind}": values for kind, values in embeddings.items()},
-        uns=about,
+        uns=about | found,
     )
 
 
-def _write_model(folder: Path, method: str, values: dict[str, Any], cells: _Cells, fits: dict[str, "Fitted"]) -> None:
+def _about(method: str, values: dict[str, Any], data: Data) -> dict[str, Any]:
+    about = {"method": method, "params": values, "genes": data.genes, "batches": data.known, "labels": data.labels}
+    return about | {"depth": data.depth}
+
+
+def _write_model(folder: Path, method: str, values: dict[str, Any], data: Data, models: Models) -> None:
     from unbatch.data import io
 
-    about = {"method": method, "params": values, "genes": cells.genes, "batches": cells.names, "labels": cells.labels}
-    about["models"] = {kind: fitted.model.config() for kind, fitted in fits.items()}
+    about = _about(method, values, data)
+    about["models"] = {kind: each.config() for kind, each in models.by_kind.items()}
     weights = {
-        f"{kind}.{name}": value for kind, fitted in fits.items() for name, value in fitted.model.weights().items()
+        f"{kind}.{name}": value for kind, each in models.by_kind.items() for name, value in each.weights().items()
     }
+    if models.projection is not None:
+        about["projection"] = models.projection.config()
+        weights |= {f"projection.{name}": value for name, value in models.projection.weights().items()}
     io.write_model(folder, about, weights)
+
+
+def _read_saved(folder: Path, device: str) -> _Saved:
+    """Read a model that --model wrote.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, not that of such a model, or does not fit the other one.
+    """
+    from unbatch.data import io
+    from unbatch.models.scmedal import Model, Projection
+
+    config, weights = io.read_model(folder)
+    path, method = folder / "config.json", config["method"]
+    methods = {mode if mode == "scmedal" else f"scmedal_{mode}": kinds for mode, kinds in MODES.items()}
+    if method not in list(methods):
+        raise InputError(f"{path}: method is {short(method)}, expected one of {', '.join(methods)}")
+    if "diverged" in config:
+        raise InputError(f"{path}: the fit of the model ended with an error ({short(config['diverged'])})")
+    genes, batches = names_in(path, config, "genes"), names_in(path, config, "batches", least=2)
+    depth, params = config.get("depth"), config.get("params")
+    if isinstance(depth, bool) or not isinstance(depth, int | float) or not 0 < depth < float("inf"):
+        raise InputError(f"{path}: depth is {short(depth)}, expected a number above 0")
+    if not isinstance(params, dict):
+        raise InputError(f"{path}: params is {short(params)}, expected parameters by name")
+    try:
+        params = _checked(merge_parameters("scmedal", DEFAULTS, params))
+    except InputError as error:
+        raise InputError(f"{path}: params: {error}") from error
+
+    def under(name: str) -> dict[str, Any]:
+        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+    try:
+        by_kind = {kind: Model.from_weights(config["models"][kind], under(kind), device) for kind in methods[method]}
+        given = config.get("projection")
+        projection = None if given is None else Projection.from_weights(given, under("projection"), device)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{folder}: config.json and weights.safetensors do not make a model: {error}") from error
+    sizes = {(each.genes, each.batches) for each in [*by_kind.values(), *([projection.fixed] if projection else [])]}
+    if sizes != {(len(genes), len(batches))}:
+        raise InputError(
+            f"{path}: models of {' and '.join(f'{g} genes and {b} batches' for g, b in sorted(sizes))}, expected the "
+            f"{len(genes)} genes and {len(batches)} batches that are named"
+        )
+    return _Saved(folder, method, params, genes, batches, float(depth), Models(by_kind, projection))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from unbatch.cli.common import Folder, InPath, OutPath, Run, log, versions
 from unbatch.errors import InputError, NotApplicable, UnbatchError
@@ -123,6 +124,66 @@ def read_cells(path: Path, least_batches: int = 2, *, normalised: bool = True) -
         label=None if label is None else label.cat.codes.to_numpy().astype(np.int64),
         coordinates=adata.obsm.get("spatial"),
     )
+
+
+def refuse_options(folder: Path, names: Iterable[str]) -> None:
+    """Refuse options that the model in a folder has of its own, where it is applied.
+
+    Raises
+    ------
+    InputError
+        If one of these options was given.
+    """
+    context, names = click.get_current_context(), set(names)
+    stated = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if stated:
+        raise InputError(
+            f"{', '.join(stated)} cannot be given with --apply: the model in {folder} has parameters of its own"
+        )
+
+
+def names_in(path: Path, config: dict[str, Any], name: str, least: int = 1) -> list[str]:
+    """Take a list of different names out of the configuration of a model.
+
+    Raises
+    ------
+    InputError
+        If it is no such list, or a shorter one than `least`.
+    """
+    value = config.get(name)
+    if not isinstance(value, list) or len(value) < least or not all(isinstance(each, str) for each in value):
+        raise InputError(f"{path}: {name} is {short(value)}, expected a list of names")
+    if len(set(value)) < len(value):
+        raise InputError(f"{path}: {name} holds a name more than once, expected different names")
+    return value
+
+
+def short(value: Any) -> str:
+    """Write any value for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def columns_of(path: Path, adata: "AnnData", folder: Path, genes: list[str]) -> "np.ndarray":
+    """Find the genes of a model in a dataset, in the order of the model.
+
+    Raises
+    ------
+    InputError
+        If the dataset lacks some of them.
+    """
+    place = adata.var_names.get_indexer(genes)
+    if (place < 0).any():
+        absent = [gene for gene, found in zip(genes, place, strict=True) if found < 0]
+        raise InputError(
+            f"{path}: var_names lack {len(absent)} of the {len(genes)} genes of the model in {folder}, the first is "
+            f"{absent[0]}; expected all of them"
+        )
+    return place
 
 
 def torch_device(run: Run) -> str:

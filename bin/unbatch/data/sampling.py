@@ -32,3 +32,27 @@ def stratified_sample(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(np.flatnonzero(strata == c), n, replace=False) for c, n in zip(codes, quota, strict=True)]
     return np.sort(np.concatenate(drawn))
+
+
+def medoids(embedding: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Choose a typical cell of each group: the one that is nearest to the mean of the group.
+
+    Parameters
+    ----------
+    embedding
+        n x d.
+    group
+        n codes; cells of -1 are in no group.
+
+    Returns
+    -------
+    np.ndarray
+        A position for each group, the largest group first.
+    """
+    codes, counts = np.unique(group[group >= 0], return_counts=True)
+    found = []
+    for code in codes[np.argsort(-counts, kind="stable")]:
+        cells = np.flatnonzero(group == code)
+        distance = np.linalg.norm(embedding[cells] - embedding[cells].mean(axis=0), axis=1)
+        found.append(cells[distance.argmin()])
+    return np.array(found, dtype=np.int64)

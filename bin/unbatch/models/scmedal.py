@@ -354,6 +354,7 @@ class Network(nn.Module):
 
     def __init__(self, settings: Settings, genes: int, batches: int, labels: int, inputs: int | None = None) -> None:
         super().__init__()
+        self.settings = settings
         published, hidden, latent = settings.preset == "paper", settings.hidden, settings.latent
         model = settings.model
         adversarial = model in ("fe", "fec")
@@ -779,13 +780,19 @@ class _Training:
 
         return step, optimiser
 
-    def judge(self) -> tuple[float, dict[str, float]]:
-        """Score on validation cells: their squared error, and for FE and FEC what a fresh probe tells of the batch."""
+    def judge(self, counts: bool) -> tuple[float, dict[str, float]]:
+        """Score on validation cells: their squared error, and for FE and FEC what a fresh probe tells of the batch.
+
+        In an epoch that cannot be kept (`counts` is False) the probe, which takes as long as the steps of a small
+        data set, is left out.
+        """
         error, latents, position = self._validation()
         found = {"validation_reconstruction": error / (self.unexplained if self.balanced else 1.0)}
         score = found["validation_reconstruction"]
         if self.balanced and self.settings.model in ("fe", "fec"):
             chance = 1 / self.batches
+            if not counts:
+                return score, found | {"batch_probe": math.nan}
             told = balanced_probe(latents, self.batch[position], self.batches)
             found["batch_probe"] = told
             score += PROBED * max(0.0, (told - chance) / (1 - chance))
@@ -858,6 +865,11 @@ def _codes(batch: np.ndarray, source: Source, batches: int) -> Tensor:
 
 def _settings_of(values: dict[str, Any]) -> Settings:
     return Settings(**values | {"hidden": tuple(values["hidden"])})
+
+
+def _under(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays whose names start with this one, without it."""
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
 
 def _load(network: nn.Module, weights: dict[str, np.ndarray]) -> None:
@@ -980,6 +992,40 @@ class Projection:
         source = _source(cells, self.fixed.device)
         for own, values in _own(source, batch, self.fixed):
             yield _shifted(self.network, ways, values, own, target, tables, self)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Everything that `from_weights` needs beside `config`."""
+        found = {f"fixed.{name}": value for name, value in self.fixed.weights().items()}
+        found |= {f"decoder.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        own = {"centre": self.centre, "spread": self.spread, "misfit": self.misfit, "reference": self.reference}
+        return found | {name: value.cpu().numpy() for name, value in own.items() if value is not None}
+
+    def config(self) -> dict[str, Any]:
+        """Give settings and sizes, as JSON takes them."""
+        return {"fixed": self.fixed.config(), "decoder": asdict(self.network.settings)}
+
+    @classmethod
+    def from_weights(cls, config: dict[str, Any], weights: dict[str, np.ndarray], device: str = "cpu") -> "Projection":
+        """Make a projection of what `config` and `weights` gave.
+
+        Raises
+        ------
+        ValueError
+            If they do not belong together.
+        """
+        fixed = Model.from_weights(config["fixed"], _under("fixed", weights), device)
+        latent = fixed.settings.latent
+        network = Network(_settings_of(config["decoder"]), fixed.genes, fixed.batches, 0, inputs=latent)
+        _load(network, _under("decoder", weights))
+        shapes = {"centre": (latent,), "spread": (latent,), "misfit": (fixed.genes,)}
+        if "reference" in weights:
+            shapes["reference"] = (fixed.batches, REFERENCE, latent)
+        for name, shape in shapes.items():
+            found = weights[name].shape if name in weights else "missing"
+            if found != shape:
+                raise ValueError(f"{name} of the projection: expected shape {shape}, found {found}")
+        own = {name: torch.as_tensor(np.array(weights[name]), device=device) for name in shapes}
+        return cls(fixed, network.to(device).eval(), **own)
 
     def _beside(self, values: Tensor, own: Tensor, target: int) -> Tensor:
         """Square of what lies between cells and the nearest ones of the other batch, m x G."""

@@ -13,8 +13,9 @@ from unbatch.nn.minibatches import Source
 
 Step = Callable[[Tensor, Tensor, float], dict[str, Tensor]]
 """Takes positions and expression of a minibatch and the share of the training that is over; returns its loss terms."""
-Judge = Callable[[], tuple[float, dict[str, float]]]
-"""Returns a score, of which less is better, and what of it goes into the history."""
+Judge = Callable[[bool], tuple[float, dict[str, float]]]
+"""Takes whether the epoch can be the best; returns a score, of which less is better, and what of it goes into the
+history: NaN for what was not computed in an epoch that cannot be the best."""
 
 
 class Diverged(ValueError):
@@ -151,11 +152,12 @@ def train(
         _check({name: means[name] for name in order}, network, kept, epoch, history)
         network.eval()
         with torch.no_grad():
-            score, more = judge()
-        _check({**more, "score": score}, network, kept, epoch, history)
+            score, more = judge(epoch >= first)
+        known = more if epoch >= first else {name: value for name, value in more.items() if not math.isnan(value)}
+        _check({**known, "score": score}, network, kept, epoch, history)
         for name, value in (means | more).items():
             history.terms.setdefault(name, []).append(value)
-        said = ", ".join(f"{name} {value:.4g}" for name, value in (means | more).items())
+        said = ", ".join(f"{name} {value:.4g}" for name, value in (means | known).items())
         tell(f"epoch {epoch}/{plan.epochs}: {said} ({time.perf_counter() - began:.1f} s)")
         since += 1
         # before `first`, weights are kept only for the case that nothing better comes
