@@ -110,7 +110,7 @@ def test_a_latent_space_larger_than_the_data_is_made_smaller(run, tmp_path: Path
         (["--counterfactual", "batch7"], "obs/batch has no 'batch7' for --counterfactual"),
         (["--counterfactual", "batch1", "--cells", "nothing == 1"], "expected a condition on the columns of obs"),
         (["--counterfactual", "batch1", "--cells", "batch == 'x'"], "no cell of"),
-        (["--cells", "batch == 'batch1'"], "which is not given"),
+        (["--cells", "batch == 'batch1'"], "neither is given"),
         (["--counterfactual", "batch1", "--mode", "fe", "--way", "decoder"], "--way decoder needs random effects"),
     ],
 )

@@ -142,7 +142,7 @@ def _draw(
 
     from unbatch.data.sampling import stratified_sample
     from unbatch.report import embedding
-    from unbatch.report.inputs import drawable, read_cells, read_embedding
+    from unbatch.report.inputs import drawable, has_random_effects, read_cells, read_embedding, read_random_effects
     from unbatch.report.model import Drawing
     from unbatch.report.page import MAX_COLOURED
 
@@ -164,13 +164,16 @@ def _draw(
         inputs.append(full[chosen])
         if cells.positions is not None and entry in coloured:
             hues.append((entry, embedding.component_colours(full)))
+    beside = [(entry, path) for entry, path in shown if has_random_effects(path)][:MAX_TRAINED]
+    inputs += [read_random_effects(path, cells)[chosen] for _, path in beside]
     hues.sort(key=lambda hue: coloured.index(hue[0]))
-    log.info("Laying out %d embeddings of %d cells", len(shown), len(chosen))
+    log.info("Laying out %d embeddings of %d cells", len(inputs), len(chosen))
     # every process compiles UMAP anew, some 15 s: only where the layouts take much longer
-    workers = min(run.threads, len(shown)) if len(chosen) * len(shown) >= 60_000 else 1
+    workers = min(run.threads, len(inputs)) if len(chosen) * len(inputs) >= 60_000 else 1
     layouts = Parallel(n_jobs=max(workers, 1))(delayed(embedding.umap)(each, run.seed) for each in inputs)
-    umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts, strict=True)]
-    return Drawing(cells, chosen, umaps, hues, run.seed, omitted), params
+    umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts[: len(shown)], strict=True)]
+    random = [(entry, layout) for (entry, _), layout in zip(beside, layouts[len(shown) :], strict=True)]
+    return Drawing(cells, chosen, umaps, hues, run.seed, omitted, random=random), params
 
 
 def _factorisations(

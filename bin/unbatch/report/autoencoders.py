@@ -13,6 +13,7 @@ from unbatch.report.effect import OPEN_ROWS, Z90, surest
 from unbatch.report.factorisation import Source
 from unbatch.report.inputs import Cells
 from unbatch.report.page import MAX_SECTIONS, make_page, render
+from unbatch.report.projections import WAYS, Panel, Tests, panel_page, read_panel, read_tests, tests_page
 
 TOP_GENES = 6
 """Genes of a label that are listed."""
@@ -37,11 +38,6 @@ _TERMS = {
     "drift": "Drift from principal components",
     "label": "Label: cross-entropy of guesses",
     "divergence": "Divergence: cost of random effects",
-}
-_WAYS = {
-    "batch-free": "the embedding that is free of the batch is decoded with the random effects of the other batch",
-    "published": "encoder and decoder take the random effects of the other batch, as published",
-    "decoder": "the decoder alone takes the random effects of the other batch",
 }
 
 
@@ -90,11 +86,13 @@ class Counterfactual:
 
 @dataclass(frozen=True, eq=False)
 class Autoencoders:
-    """A fit of one or more autoencoders; `models` are by kind, such as ``"fe"``."""
+    """A fit of one or more autoencoders; `models` are by kind, such as ``"fe"``, none of models that were applied."""
 
     genes: list[str]
     models: dict[str, Training]
     counterfactual: Counterfactual | None = None
+    tests: Tests | None = None
+    panel: Panel | None = None
 
 
 def has_epochs(path: Path) -> bool:
@@ -125,7 +123,13 @@ def read_autoencoders(path: Path) -> Autoencoders:
         weights = {term: float(given[f"{kind}.{term}"]) for term in terms if f"{kind}.{term}" in given}
         models[str(kind)] = Training(terms, int(best), weights)
     genes = [str(name) for name in data.var_names]
-    return Autoencoders(genes, models, _counterfactual(source, about.get("counterfactual"), len(genes)))
+    return Autoencoders(
+        genes,
+        models,
+        _counterfactual(source, about.get("counterfactual"), len(genes)),
+        read_tests(source, about.get("groups"), len(genes)),
+        read_panel(source, about.get("panel")),
+    )
 
 
 def _counterfactual(source: Source, given: dict[str, Any] | None, genes: int) -> Counterfactual | None:
@@ -141,7 +145,7 @@ def _counterfactual(source: Source, given: dict[str, Any] | None, genes: int) ->
 
 
 def pages(fit: Autoencoders, cells: Cells, name: str, suffix: str, evidence: bool) -> list[dict[str, Any]]:
-    """Make the pages about a fit: genes that the batch shifts, where cells were put into others, and losses.
+    """Make the pages about a fit: genes that the batch shifts, tests, genomaps (whatever there is of it), and losses.
 
     Parameters
     ----------
@@ -160,7 +164,14 @@ def pages(fit: Autoencoders, cells: Cells, name: str, suffix: str, evidence: boo
     if fit.counterfactual is not None and fit.counterfactual.batches:
         content = _shifts(fit, cells)
         made.append(make_page("effect", f"{name}, cells as if from another batch", content, suffix))
-    return [*made, make_page("training", f"{name}, losses by epoch", _losses(fit, evidence), suffix)]
+    if fit.tests is not None:
+        made.append(tests_page(fit.tests, fit.genes, name, suffix))
+    if fit.panel is not None:
+        made.append(panel_page(fit.panel, name, suffix))
+    # a model that was applied has no training
+    if fit.models:
+        made.append(make_page("training", f"{name}, losses by epoch", _losses(fit, evidence), suffix))
+    return made
 
 
 def _losses(fit: Autoencoders, evidence: bool) -> str:
@@ -212,7 +223,7 @@ def _shifts(fit: Autoencoders, cells: Cells) -> str:
         "shifts",
         parts=parts,
         open=OPEN_ROWS,
-        way=_WAYS.get(found.way, found.way),
+        way=WAYS.get(found.way, found.way),
         embedding_has_batch=found.way != "batch-free",
         genes=f"{len(fit.genes):,}",
         chance=f"{0.1 * len(fit.genes):,.0f}",

@@ -13,6 +13,9 @@ from unbatch.report.genomap import Genomap
 LOW, HIGH = -1.0, 2.0
 """Standard deviations that have the first and the last colour, as in the scMEDAL paper."""
 
+FRAME = "#D55E00"
+"""Of images of cells in their own batch."""
+
 _CUT = 16
 
 
@@ -23,6 +26,7 @@ def panel(
     cells: Sequence[str],
     marked: Sequence[int] = (),
     genes: Sequence[str] | None = None,
+    own: Sequence[int] = (),
 ) -> str:
     """Draw cells as rows of images: what they are beside what they would be as if from each batch.
 
@@ -40,6 +44,8 @@ def panel(
         Indices of genes to circle and number, in the order of the numbers.
     genes
         Names of all G genes, for the list of those that are marked.
+    own
+        Column of each cell in which it is in its own batch, which is framed; -1 for none.
 
     Raises
     ------
@@ -72,8 +78,9 @@ def panel(
             shown = axes.imshow(images[j, i], cmap="viridis", vmin=LOW, vmax=HIGH, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
+            framed = i < len(own) and own[i] == j
             for spine in axes.spines.values():
-                spine.set(visible=True, color=FAINT, linewidth=0.6)
+                spine.set(visible=True, color=FRAME if framed else FAINT, linewidth=2.4 if framed else 0.6)
             if i == 0:
                 axes.set_title(_short(columns[j]), fontsize=8)
             if j == 0:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unbatch.data.io import read_h5ad
+from unbatch.data.io import open_hdf5, read_h5ad
 from unbatch.errors import InputError
 from unbatch.report.scores import Entry, Result
 
@@ -173,6 +173,30 @@ def read_embedding(path: Path, cells: Cells) -> tuple[np.ndarray, dict[str, Any]
         raise InputError(f"{path}: obsm/{slot} is not a matrix of finite numbers")
     params = about.get("params")
     return embedding, dict(params) if isinstance(params, dict) else {}
+
+
+RANDOM = "X_scmedal_re"
+"""Where a fit has random effects beside its embedding."""
+
+
+def has_random_effects(path: Path) -> bool:
+    """Whether a fit has random effects beside another embedding."""
+    with open_hdf5(path) as file:
+        return f"obsm/{RANDOM}" in file and _about(path)["method"] != RANDOM.removeprefix("X_")
+
+
+def read_random_effects(path: Path, cells: Cells) -> np.ndarray:
+    """Read the random effects of a fit, n x d.
+
+    Raises
+    ------
+    InputError
+        If they are no matrix of finite numbers, a row a cell.
+    """
+    values = np.asarray(read_h5ad(path, [f"obsm/{RANDOM}"]).obsm[RANDOM], dtype=np.float32)
+    if values.ndim != 2 or len(values) != len(cells.names) or not np.isfinite(values).all():
+        raise InputError(f"{path}: obsm/{RANDOM} is not a matrix of finite numbers, a row for each cell")
+    return values
 
 
 def drawable(result: Result, fits: dict[str, Path]) -> list[tuple[Entry, Path]]:

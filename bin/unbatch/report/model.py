@@ -38,6 +38,8 @@ class Drawing:
         How many of them are not shown, as they are too many.
     autoencoders, autoencoders_omitted
         The same of fits of autoencoders.
+    random
+        Entry and layout of its random effects, of those fits that have them.
     """
 
     cells: Cells
@@ -50,6 +52,7 @@ class Drawing:
     factorisations_omitted: int = 0
     autoencoders: list[tuple[Entry, Autoencoders]] = field(default_factory=list)
     autoencoders_omitted: int = 0
+    random: list[tuple[Entry, np.ndarray]] = field(default_factory=list)
 
 
 @dataclass

@@ -31,6 +31,7 @@ _PARTS = {
         "The batch effect, gene by gene",
         "What differs between the batches, how sure that is, and what was refused.",
     ),
+    "genomap": ("Genomaps", "Cells as images, a gene a pixel: as they are, and as if from each batch."),
     "metagenes": (
         "Metagenes",
         "The groups of genes that every cell is a mixture of, and where they are in the tissue.",

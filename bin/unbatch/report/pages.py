@@ -384,7 +384,7 @@ def _umaps(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
             f"rank, {about}, drawn in random order so that no group lies on top. In a UMAP, who is next to whom can be "
             "read, but not distances between groups or sizes of groups.",
             figures.legend(cells.batches),
-            [(entry, layout, cells.batch[chosen]) for entry, layout in drawing.umaps],
+            [(entry.label, _place(entry), layout, cells.batch[chosen]) for entry, layout in drawing.umaps],
             drawing,
             f"{number}_batch",
             "batch",
@@ -399,11 +399,46 @@ def _umaps(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                 f"{where}By label",
                 "Good: labels form groups that stay apart. Bad: labels run into each other." + numbers,
                 labels,
-                [(entry, layout, cells.label[chosen]) for entry, layout in drawing.umaps],
+                [(entry.label, _place(entry), layout, cells.label[chosen]) for entry, layout in drawing.umaps],
                 drawing,
                 f"{number}_label",
                 "label",
             )
+        )
+    if drawing.random:
+        pages += _effects(drawing, number, where)
+    return pages
+
+
+def _effects(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
+    """Pages of fixed effects beside random ones, in colours of batch and label."""
+    cells, chosen = drawing.cells, drawing.chosen
+    fixed = {id(entry): layout for entry, layout in drawing.umaps}
+    layouts = []
+    for entry, layout in drawing.random:
+        layouts.append((f"{entry.label}: fixed", _place(entry), fixed[id(entry)]))
+        layouts.append((f"{entry.label}: random", _place(entry), layout))
+    caption = (
+        "Fixed effects are what the batches share, random effects what is a batch's own. Good: batches mix in fixed "
+        "effects and stand apart in random ones, where batches that were treated alike are neighbours. Random effects "
+        "are told the batch: that they stand apart is no finding, and what can be predicted with them no evidence of "
+        "biology."
+    )
+    by_batch = [(*panel, cells.batch[chosen]) for panel in layouts]
+    name = f"{where}Fixed and random effects"
+    batches = figures.legend(cells.batches)
+    pages = [
+        _grid("umap", f"{name}, by batch", caption, batches, by_batch, drawing, f"{number}_effects_batch", "batch")
+    ]
+    if cells.label is not None:
+        labels = figures.legend(cells.labels, numbered=len(cells.labels) > len(figures.OKABE_ITO))
+        caption = (
+            "Good: labels stay apart in the fixed effects. In the random ones they show where the effect of a batch "
+            "differs between labels."
+        )
+        by_label = [(*panel, cells.label[chosen]) for panel in layouts]
+        pages.append(
+            _grid("umap", f"{name}, by label", caption, labels, by_label, drawing, f"{number}_effects_label", "label")
         )
     return pages
 
@@ -413,12 +448,12 @@ def _grid(
     name: str,
     caption: str,
     legend: figures.Legend,
-    panels: Sequence[tuple[Entry, np.ndarray, np.ndarray]],
+    panels: Sequence[tuple[str, str, np.ndarray, np.ndarray]],
     drawing: Drawing,
     suffix: str,
     what: str,
 ) -> dict[str, Any]:
-    missing = "unlabelled" if any((codes < 0).any() for _, _, codes in panels) else None
+    missing = "unlabelled" if any((codes < 0).any() for *_, codes in panels) else None
     content = render(
         "grid",
         caption=caption,
@@ -431,13 +466,13 @@ def _grid(
                 "folded": False,
                 "panels": [
                     {
-                        "title": entry.label,
-                        "note": _place(entry),
+                        "title": title,
+                        "note": note,
                         "colour": "",
                         "image": figures.cells(layout, codes, legend, drawing.seed),
-                        "alt": f"UMAP of {entry.label}, cells coloured by {what}",
+                        "alt": f"UMAP of {title}, cells coloured by {what}",
                     }
-                    for entry, layout, codes in panels
+                    for title, note, layout, codes in panels
                 ],
             }
         ],
