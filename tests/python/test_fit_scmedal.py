@@ -1,14 +1,17 @@
 """The program `fit-scmedal`: what it writes, what it refuses."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
+from scipy.sparse import csr_matrix
 
 from unbatch.cli import fit_scmedal
 from unbatch.models.scmedal import Model
@@ -83,6 +86,181 @@ def test_cells_in_their_own_batch_are_not_shifted_and_in_another_one_are(run, la
     read = read_autoencoders(tmp_path / "fit.h5ad")
     assert set(read.models) == {"fe", "re"}
     np.testing.assert_array_equal(read.counterfactual.shift, found["shift"])
+
+
+@pytest.fixture(scope="session")
+def saved(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the fit of a model, the model, and one that was saved without what counterfactuals need."""
+    folder = tmp_path_factory.mktemp("saved")
+    (folder / "params.yml").write_text("latent: 6\n")
+    options = [*SMALL, "--params", str(folder / "params.yml")]
+    for name, asked in (("model", ["--counterfactual", "batch2"]), ("plain", [])):
+        arguments = [str(dataset_path), "-o", str(folder / f"{name}.h5ad"), "--model", str(folder / name), *asked]
+        result = CliRunner().invoke(fit_scmedal.main, [*arguments, *options])
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def random_effects(folder: Path) -> Model:
+    config = json.loads((folder / "config.json").read_text())["models"]["re"]
+    weights = load_file(folder / "weights.safetensors")
+    return Model.from_weights(
+        config, {name.removeprefix("re."): x for name, x in weights.items() if name.startswith("re.")}
+    )
+
+
+def apply(dataset: Path, model: Path, output: Path, *options: str) -> Result:
+    arguments = [str(dataset), "-o", str(output), "--apply", str(model), "--threads", "1", *options]
+    return CliRunner().invoke(fit_scmedal.main, arguments)
+
+
+def test_a_saved_model_gives_the_embedding_and_the_counterfactuals_of_its_fit(dataset_path, saved, tmp_path) -> None:
+    result = apply(dataset_path, saved / "model", tmp_path / "fit.h5ad", "--counterfactual", "batch2")
+    assert result.exit_code == 0, result.output
+    first, again = anndata.read_h5ad(saved / "model.h5ad"), anndata.read_h5ad(tmp_path / "fit.h5ad")
+    for slot in ("X_scmedal", "X_scmedal_fe", "X_scmedal_re"):
+        np.testing.assert_allclose(again.obsm[slot], first.obsm[slot], atol=1e-5)
+    shifts = [fit.uns["unbatch"]["counterfactual"] for fit in (first, again)]
+    for name in ("shift", "shift_se"):
+        np.testing.assert_allclose(shifts[1][name], shifts[0][name], atol=1e-5)
+    assert set(again.uns["unbatch"]["part"]) == {"applied"}
+    assert read_autoencoders(tmp_path / "fit.h5ad").models == {}
+
+
+def test_new_cells_of_another_depth_and_an_unknown_batch_are_embedded(dataset_path, saved, tmp_path: Path) -> None:
+    """The other dataset has the batches' cells once more, one under a new name, with half the counts a cell."""
+    adata, first = anndata.read_h5ad(dataset_path), anndata.read_h5ad(saved / "plain.h5ad")
+    adata.X.data = np.log1p(np.expm1(adata.X.data) / 2)
+    adata.obs["batch"] = adata.obs["batch"].cat.rename_categories({"batch2": "new"})
+    # the model's genes are found by name, whatever their order
+    adata = adata[:, ::-1].copy()
+    adata.write_h5ad(tmp_path / "other.h5ad")
+    for where in ("yes", "no"):
+        result = apply(tmp_path / "other.h5ad", saved / "plain", tmp_path / "fit.h5ad", "--in-memory", where)
+        assert result.exit_code == 0, result.output
+        found = anndata.read_h5ad(tmp_path / "fit.h5ad")
+        assert found.var_names.equals(first.var_names)
+        np.testing.assert_allclose(found.obsm["X_scmedal_fe"], first.obsm["X_scmedal_fe"], atol=1e-4)
+        known = (adata.obs["batch"] == "batch1").to_numpy()
+        re, of_fit = found.obsm["X_scmedal_re"], first.obsm["X_scmedal_re"]
+        np.testing.assert_allclose(re[known], of_fit[known], atol=1e-4)
+        assert abs(re[~known] - of_fit[~known]).max() > 1e-2
+    dataset = anndata.read_h5ad(dataset_path)[~known]
+    expression = dataset.X[:, dataset.var_names.get_indexer(first.var_names)]
+    average = random_effects(saved / "plain").embed(expression, np.full(dataset.n_obs, -1))
+    np.testing.assert_allclose(re[~known], average, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "says"),
+    [
+        ("plain", ["--counterfactual", "batch2"], "was saved without what --way batch-free decodes with"),
+        ("plain", ["--mode", "fe"], "--mode cannot be given with --apply"),
+        ("model", ["--counterfactual", "batch9"], "obs/batch has no 'batch9'"),
+    ],
+)
+def test_what_a_saved_model_cannot_do_is_refused(dataset_path, saved, tmp_path: Path, model, options, says) -> None:
+    result = apply(dataset_path, saved / model, tmp_path / "fit.h5ad", *options)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda config: config.update(method="magic"), "method is 'magic', expected one of scmedal"),
+        (lambda config: config.update(genes=config["genes"][1:]), "genes and 2 batches, expected the"),
+        (lambda config: config.update(depth=0), "depth is 0, expected a number above 0"),
+        (lambda config: config["models"].pop("re"), "do not make a model"),
+        (lambda config: config["params"].update(latent="x"), "params: scmedal: parameter latent"),
+        (lambda config: config.update(diverged="loss term hsic is nan"), "ended with an error"),
+    ],
+)
+def test_a_model_that_was_changed_is_refused(dataset_path, saved, tmp_path: Path, change, says) -> None:
+    (tmp_path / "model").mkdir()
+    config = json.loads((saved / "plain" / "config.json").read_text())
+    change(config)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    shutil.copy(saved / "plain" / "weights.safetensors", tmp_path / "model")
+    result = apply(dataset_path, tmp_path / "model", tmp_path / "fit.h5ad")
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+@pytest.fixture(scope="session")
+def grouped(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset with its cells in six batches of two groups, whose difference is in the first gene alone."""
+    adata = anndata.read_h5ad(dataset_path)
+    rng = np.random.default_rng(0)
+    code = np.arange(adata.n_obs) % 6
+    values = adata.X.toarray()
+    values[:, 0] = 1 + 0.1 * rng.normal(size=len(values)) + (code > 2)
+    adata.X = csr_matrix(values.astype(np.float32))
+    adata.obs["batch"] = pd.Categorical.from_codes(code, [f"b{i}" for i in range(6)])
+    adata.obs["arm"] = np.where(code > 2, "treated", "control")
+    adata.obs["site"] = np.where(code == 5, "far", "near")
+    adata.obs["mixed"] = np.where(np.arange(adata.n_obs) % 4 > 1, "x", "y")
+    adata.var["highly_variable"] = True
+    path = tmp_path_factory.mktemp("grouped") / "dataset.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+def test_groups_of_batches_are_tested_by_label_on_projections_and_observed_cells(grouped, run, latent, tmp_path):
+    result = run(*latent, "--groups", "arm", "--max-epochs", "15", dataset=grouped)
+    assert result.exit_code == 0, result.output
+    fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
+    found = fit.uns["unbatch"]["groups"]
+    assert list(found["names"]) == ["control", "treated"]
+    assert found["batches"].tolist() == [3, 3]
+    assert found["smallest_p"] == pytest.approx(0.1)
+    labels = anndata.read_h5ad(grouped).obs["label"].value_counts()
+    assert found["cells"].tolist() == [labels[name] for name in found["labels"]]
+    large = found["cells"] >= 30
+    # six batches are six observations, not hundreds of cells
+    assert (found["difference"][large, 0] > 0.3).all()
+    assert (found["fdr"][large, 0] < 0.05).all()
+    assert (found["observed_fdr"][large, 0] < 0.05).all()
+    assert (found["rank_p"][large, 0] == pytest.approx(0.1)).all()
+    assert (found["fdr"][large][:, 1:] < 0.05).mean() < 0.1
+    read = read_autoencoders(tmp_path / "fit.h5ad")
+    np.testing.assert_array_equal(read.tests.tested["p"], found["p"])
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ("nothing", "obs has no column 'nothing' for --groups"),
+        ("site", "obs/site holds far (1 batches), near (5 batches), --groups needs two groups of two batches or more"),
+        ("mixed", "has cells of x, y, --groups needs one group a batch"),
+    ],
+)
+def test_columns_that_are_no_two_groups_of_batches_are_refused(grouped, run, latent, column, says) -> None:
+    result = run(*latent, "--groups", column, dataset=grouped)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_the_cells_of_genomaps_are_kept_as_they_are_and_as_if_from_each_batch(run, latent, dataset_path, tmp_path):
+    result = run(*latent, "--model", str(tmp_path / "model"))
+    assert result.exit_code == 0, result.output
+    dataset, fit = anndata.read_h5ad(dataset_path), anndata.read_h5ad(tmp_path / "fit.h5ad")
+    panel = fit.uns["unbatch"]["panel"]
+    cells = dataset[[str(name) for name in panel["cells"]]]
+    assert len(set(panel["cells"])) == len(panel["cells"]) == 60
+    assert cells.obs["label"].tolist() == list(panel["labels"])
+    # a medoid of every label comes first, that of the most frequent one at the top
+    first = panel["labels"][: panel["medoids"]]
+    assert sorted(first) == sorted(dataset.obs["label"].cat.categories)
+    assert first[0] == dataset.obs["label"].value_counts().index[0]
+    np.testing.assert_allclose(panel["input"], cells[:, list(panel["genes"])].X.toarray(), atol=1e-6)
+    assert panel["random"].shape == (2, 60, len(panel["genes"]))
+    own = cells.obs["batch"].cat.codes.to_numpy()
+    assert panel["way"] == "published"
+    (expected,) = random_effects(tmp_path / "model").reconstruct(cells[:, fit.var_names].X, own)
+    place = fit.var_names.get_indexer(list(panel["genes"]))
+    found = panel["random"][own, np.arange(60)]
+    np.testing.assert_allclose(found, expected[:, place], atol=1e-4)
 
 
 def test_a_batch_that_is_held_out_is_embedded_by_models_that_never_saw_it(run, latent, tmp_path: Path) -> None:

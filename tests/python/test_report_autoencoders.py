@@ -13,7 +13,7 @@ from test_report import Tags, content, pages_of, row
 from unbatch.cli.report import main
 from unbatch.errors import InputError
 from unbatch.report.autoencoders import pages, read_autoencoders
-from unbatch.report.inputs import read_cells
+from unbatch.report.inputs import read_cells, read_random_effects
 
 CARDS = {"scmedal": {"label": "scMEDAL", "kind": "correction"}}
 GENES = ["up", "down", "wide", "still"]
@@ -53,7 +53,7 @@ def fit(dataset: ad.AnnData) -> ad.AnnData:
     return ad.AnnData(obs=dataset.obs[[]], var=genes, obsm={"X_scmedal": embedding}, uns={"unbatch": about})
 
 
-def report(folder: Path, dataset: ad.AnnData, fit: ad.AnnData) -> dict[str, str]:
+def report(folder: Path, dataset: ad.AnnData, fit: ad.AnnData, panels: int = 0) -> dict[str, str]:
     """Content of the pages, by the part that they are of."""
     (folder / "methods.yml").write_text(json.dumps(CARDS))
     (folder / "s.json").write_text(json.dumps(content([row("scmedal")], cells=dataset.n_obs)))
@@ -62,7 +62,7 @@ def report(folder: Path, dataset: ad.AnnData, fit: ad.AnnData) -> dict[str, str]
     given = ("--dataset", folder / "d.h5ad", "--fit", folder / "f.h5ad", "--methods", folder / "methods.yml")
     with pytest.MonkeyPatch.context() as patch:
         # UMAPs take longest and are tested elsewhere
-        patch.setattr("unbatch.cli.report.MAX_PANELS", 0)
+        patch.setattr("unbatch.cli.report.MAX_PANELS", panels)
         outcome = CliRunner().invoke(main, [str(a) for a in (folder / "s.json", *given, "-o", folder / "out")])
     assert outcome.exit_code == 0, outcome.output
     return {name.split("_")[1]: page["data"] for name, page in pages_of(folder / "out").items()}
@@ -128,7 +128,102 @@ def test_nothing_is_said_of_what_is_not_there(dataset, fit, tmp_path):
     assert "training" not in report(tmp_path, dataset, fit)
 
 
-def test_hostile_names_stay_text(dataset, fit, tmp_path):
+@pytest.fixture
+def with_panel(dataset: ad.AnnData, fit: ad.AnnData) -> ad.AnnData:
+    """The fit with 3 cells of 9 genes as they are and as if from 4 batches, and tests between groups of batches."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(2, 1, (3, 9))
+    # gene 5 goes up from batch to batch, in the first label alone
+    random = np.stack([values + 0.05 * rng.normal(size=(3, 9)) for _ in range(4)])
+    random[:, 0, 5] = [0, 3, 1, 2]
+    about = fit.uns["unbatch"]
+    about["panel"] = {
+        "way": "published",
+        "cells": np.array(["c1", "c2", "c3"]),
+        "labels": np.array(["T", "B", "T"]),
+        "own": np.array(["batch1", "new", "b4"]),
+        "medoids": 2,
+        "genes": np.array([f"g{i}" for i in range(9)]),
+        "batches": np.array(["batch1", "b2", "b3", "b4"]),
+        "input": values,
+        "fixed": values,
+        "random": random,
+    }
+    p = np.array([[0.001, 0.2, np.nan, 0.5], [np.nan] * 4])
+    about["groups"] = {
+        "way": "published",
+        "column": "arm",
+        "names": np.array(["control", "case"]),
+        "batches": np.array([4, 5]),
+        "smallest_p": 0.0159,
+        "labels": np.array(["T", "B"]),
+        "cells": np.array([1200, 7]),
+        "observed_batches": np.array([[4, 5], [1, 5]]),
+        **{f"{kind}{name}": p for kind in ("", "rank_", "observed_") for name in ("p", "fdr")},
+        **{name: np.array([[-0.5, 0.4, 0.3, 0.2]] * 2) for name in ("difference", "se", "observed_difference")},
+    }
+    return fit
+
+
+def test_genes_that_batches_change_are_listed_with_their_extremes(dataset, with_panel, tmp_path):
+    page = made_of(tmp_path, dataset, with_panel)["genomap"]
+    first = page.split("<tr>")[2]
+    # 1.29 in the cell where it changes, next to nothing in the other one of this label
+    listed = [attributes["title"] for _, attributes in Tags(first).found if attributes.get("class") == "ub-cut"]
+    assert listed[:4] == ["T", "g5", "b2", "batch1"]
+    random = with_panel.uns["unbatch"]["panel"]["random"]
+    expected = np.mean([np.std(random[:, cell, 5], ddof=1) for cell in (0, 2)])
+    assert f"<b>{expected:.2f}</b>" in first
+    assert '<td class="ub-num">2</td>' in first
+    (image,) = images(page)
+    assert image.startswith("data:image/png")
+    # the frame is around the cell's own batch: with another one the picture is another
+    with_panel.uns["unbatch"]["panel"]["own"] = np.array(["b2", "new", "b4"])
+    assert images(made_of(tmp_path, dataset, with_panel)["genomap"]) != [image]
+
+
+def test_tests_between_groups_are_counted_with_the_batches_as_the_unit(dataset, with_panel, tmp_path):
+    dataset.write_h5ad(tmp_path / "d.h5ad")
+    with_panel.write_h5ad(tmp_path / "f.h5ad")
+    made = pages(read_autoencoders(tmp_path / "f.h5ad"), read_cells(tmp_path / "d.h5ad"), "scMEDAL", "0", False)
+    page = next(page["data"] for page in made if "groups" in page["id"])
+    assert "4 + 5 of them, however many cells" in page
+    assert "no p-value below 0.016" in page
+    first, second = page.split("<tr>")[2:]
+    assert first.count('<td class="ub-num">1</td>') == 3
+    listed = [attributes["title"] for _, attributes in Tags(first).found if attributes.get("class") == "ub-cut"]
+    assert listed == ["T", "up", "down", "still"]
+    assert "<b>−0.50</b> <small>(0.001)</small>" in first
+    assert "</span> +0.40 <small>(0.2)</small>" in first
+    assert "too few batches" in second
+    assert "no gene could be tested" in second
+
+
+def test_random_effects_are_laid_out_beside_fixed_ones(dataset, fit, tmp_path, monkeypatch):
+    laid_out = []
+
+    def layout(values, seed):
+        laid_out.append(values)
+        return values[:, :2]
+
+    monkeypatch.setattr("unbatch.report.embedding.umap", layout)
+    fit.obsm["X_scmedal_re"] = np.random.default_rng(1).normal(size=(dataset.n_obs, 4)).astype(np.float32)
+    report(tmp_path, dataset, fit, panels=1)
+    made = pages_of(tmp_path / "out")
+    titles = {page["section_name"] for name, page in made.items() if "umap" in name}
+    assert titles == {"By batch", "By label"} | {f"Fixed and random effects, by {what}" for what in ("batch", "label")}
+    assert [values.shape[1] for values in laid_out] == [3, 4]
+    page = next(page["data"] for page in made.values() if page["section_name"].endswith("effects, by batch"))
+    fixed, random = images(page)
+    assert fixed != random
+    assert images(next(page["data"] for page in made.values() if page["section_name"] == "By batch")) == [fixed]
+    fit.obsm["X_scmedal_re"][0, 0] = np.nan
+    fit.write_h5ad(tmp_path / "f.h5ad")
+    with pytest.raises(InputError, match="X_scmedal_re is not a matrix of finite numbers"):
+        read_random_effects(tmp_path / "f.h5ad", read_cells(tmp_path / "d.h5ad"))
+
+
+def test_hostile_names_stay_text(dataset, fit, with_panel, tmp_path):
     bad = "<script>alert(1)</script>\"'$x$"
     about = fit.uns["unbatch"]
     fit.var_names = [f"{bad}{i}" for i in range(4)]
@@ -137,8 +232,14 @@ def test_hostile_names_stay_text(dataset, fit, tmp_path):
     found["way"] = bad
     about["best_epoch"]["<b>"] = 1
     about["history"] |= {f"fe.{bad.replace('/', '')}": np.ones(3), "<b>.total": np.ones(3)}
+    panel = with_panel.uns["unbatch"]["panel"]
+    panel["labels"], panel["own"], panel["genes"] = np.array([bad] * 3), np.array([bad] * 3), np.array([bad] * 9)
+    panel["batches"], panel["way"] = np.array([bad] * 4), bad
+    groups = about.pop("groups")
     made = report(tmp_path, dataset, fit)
-    for part in ("effect", "training"):
+    about["groups"] = groups | {"labels": np.array([bad] * 2), "names": np.array([bad] * 2), "column": bad, "way": bad}
+    made["groups"] = made_of(tmp_path, dataset, fit)["effect"]
+    for part in ("effect", "training", "genomap", "groups"):
         for tag, attributes in Tags(made[part]).found:
             assert tag != "script"
             assert not [name for name in attributes if name.startswith("on")]
@@ -164,10 +265,15 @@ def test_fits_beyond_the_limit_are_counted_not_shown(dataset, fit, tmp_path, mon
         (lambda about: about["counterfactual"].pop("shift_se"), "shift_se is missing; a fit of autoencoders"),
         (lambda about: about["counterfactual"].update(shift=np.ones((1, 2, 3))), "expected numbers 1 x 2 x 4"),
         (lambda about: about["counterfactual"].update(shift_se=-np.ones((1, 2, 4))), "must be finite"),
+        (lambda about: about["panel"].update(medoids=4), "panel: 3 batches and 4 medoids of 3 cells"),
+        (lambda about: about["panel"].update(random=np.ones((3, 3, 9))), "expected numbers 4 x 3 x 9"),
+        (lambda about: about["panel"].update(input=np.full((3, 9), np.nan)), "panel: expected finite numbers"),
+        (lambda about: about["groups"].pop("rank_p"), "rank_p is missing"),
+        (lambda about: about["groups"].update(names=np.array(["a"])), "1 names of groups, expected two"),
     ],
 )
-def test_a_fit_that_breaks_the_contract_is_refused(fit, tmp_path, change, message):
-    change(fit.uns["unbatch"])
-    fit.write_h5ad(tmp_path / "f.h5ad")
+def test_a_fit_that_breaks_the_contract_is_refused(with_panel, tmp_path, change, message):
+    change(with_panel.uns["unbatch"])
+    with_panel.write_h5ad(tmp_path / "f.h5ad")
     with pytest.raises(InputError, match=message):
         read_autoencoders(tmp_path / "f.h5ad")

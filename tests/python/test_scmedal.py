@@ -91,6 +91,9 @@ def test_the_loss_falls_and_every_term_is_logged(model, preset):
     assert expected <= set(fitted.history)
     assert {len(values) for values in fitted.history.values()} == {4}
     assert fitted.history["reconstruction"][-1] < fitted.history["reconstruction"][0]
+    if "batch_probe" in fitted.history:
+        # epochs in which the penalties rise cannot be kept, and are not probed
+        assert np.isnan(fitted.history["batch_probe"]).tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("model", ["fe", "re"])
@@ -259,6 +262,20 @@ def test_a_model_comes_back_from_its_weights(model):
     fitted = quick(replace(QUICK, model=model, epochs=1)).model
     again = Model.from_weights(fitted.config(), fitted.weights())
     np.testing.assert_array_equal(again.embed(data.X, data.batch), fitted.embed(data.X, data.batch))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_projection_comes_back_from_its_weights(labelled):
+    data, first = simulated(cells=1500), projected(labelled)
+    again = scmedal.Projection.from_weights(first.config(), first.weights())
+    X, own = data.X[:40], data.batch[:40]
+    for mine, other in zip(first.counterfactual(X, own, 2), again.counterfactual(X, own, 2), strict=True):
+        for one, two in zip(mine, other, strict=True):
+            np.testing.assert_array_equal(one, two)
+    with pytest.raises(ValueError, match=r"misfit of the projection: expected shape \(80,\), found missing"):
+        scmedal.Projection.from_weights(
+            first.config(), {name: value for name, value in first.weights().items() if name != "misfit"}
+        )
 
 
 def test_weights_of_another_model_are_refused():

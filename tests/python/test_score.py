@@ -18,7 +18,7 @@ from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_samples
 
 from unbatch.cli import fit_baseline, score
-from unbatch.data.sampling import stratified_sample
+from unbatch.data.sampling import medoids, stratified_sample
 from unbatch.metrics import integration, separability
 
 
@@ -176,6 +176,12 @@ def test_a_stratified_sample_keeps_shares_and_loses_no_stratum():
     np.testing.assert_array_equal(stratified_sample(strata, 5000, seed=0), np.arange(1000))
     lonely = np.repeat([0, 1, 2, 3], [1, 33, 33, 33])
     np.testing.assert_array_equal(np.bincount(lonely[stratified_sample(lonely, 95, seed=0)])[0], 1)
+
+
+def test_a_medoid_is_the_cell_of_its_group_that_is_nearest_to_the_mean():
+    embedding = np.array([[0.0, 0], [9, 9], [1, 0], [2.5, 0], [5, 5], [5, 7]])
+    assert medoids(embedding, np.array([2, -1, 2, 2, 0, 0])).tolist() == [2, 4]
+    assert medoids(embedding, np.array([2, 0, 2, 2, -1, -1])).tolist() == [2, 1]
 
 
 @pytest.fixture(scope="module")

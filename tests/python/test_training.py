@@ -1,5 +1,7 @@
 """Minibatches, penalties, probe and training loop that the networks share."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -124,9 +126,11 @@ def _run(scores, matrix, **changed):
 
     plan = Plan(**{"epochs": len(scores), "size": 200, "patience": 100} | changed)
     rng = np.random.default_rng(0)
-    history = train(
-        network, Resident(matrix), np.arange(103), step, lambda: (next(given), {"seen": 1.0}), plan, rng=rng
-    )
+
+    def judge(counts):
+        return next(given), {"seen": 1.0, "costly": 0.5 if counts else math.nan}
+
+    history = train(network, Resident(matrix), np.arange(103), step, judge, plan, rng=rng)
     return network, history
 
 
@@ -145,6 +149,8 @@ def test_training_stops_when_patience_ends(matrix):
 def test_an_epoch_of_the_ramp_is_not_the_best(matrix):
     _, history = _run([0.0, 0.0, 2.0, 1.5], matrix, first=0.5)
     assert history.best == 4
+    # what is computed for the choice alone is left out there
+    np.testing.assert_array_equal(history.terms["costly"], [math.nan, math.nan, 0.5, 0.5])
 
 
 def test_parts_are_three_of_five_folds():

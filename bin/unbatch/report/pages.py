@@ -416,8 +416,9 @@ def _effects(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
     fixed = {id(entry): layout for entry, layout in drawing.umaps}
     layouts = []
     for entry, layout in drawing.random:
-        layouts.append((f"{entry.label}: fixed", _place(entry), fixed[id(entry)]))
-        layouts.append((f"{entry.label}: random", _place(entry), layout))
+        # the rank is that of the fixed effects alone
+        seed = f"seed {entry.compared[0]['seed']}"
+        layouts += [(f"{entry.label}: fixed", seed, fixed[id(entry)]), (f"{entry.label}: random", seed, layout)]
     caption = (
         "Fixed effects are what the batches share, random effects what is a batch's own. Good: batches mix in fixed "
         "effects and stand apart in random ones, where batches that were treated alike are neighbours. Random effects "

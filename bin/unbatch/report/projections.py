@@ -73,7 +73,7 @@ class Tests:
         Names, and how many cells were put into every batch.
     observed_batches
         Batches of each group that have cells of the label, L x 2.
-    values
+    tested
         L x G by name, NaN for what could not be tested: difference, se, p, fdr, rank_p, rank_fdr of projections, and
         observed_difference, observed_p, observed_fdr of the cells themselves.
     """
@@ -86,7 +86,7 @@ class Tests:
     labels: list[str]
     cells: np.ndarray
     observed_batches: np.ndarray
-    values: dict[str, np.ndarray]
+    tested: dict[str, np.ndarray]
 
 
 _TESTED = (
@@ -189,7 +189,6 @@ def panel_page(found: Panel, name: str, suffix: str) -> dict[str, Any]:
         fixed=bool(fixed),
         genes=f"{len(found.genes):,}",
         stack=f"{len(found.labels):,}",
-        marked=[found.genes[g] for g in marked],
         shown=[{"label": found.labels[i] or "no label", "batch": found.own[i]} for i in shown],
         omitted=len(found.batches) - len(chosen),
         rows=_changed(found) if several else [],
@@ -250,7 +249,7 @@ def tests_page(found: Tests, genes: list[str], name: str, suffix: str) -> dict[s
     """
     rows = []
     for place, label in enumerate(found.labels):
-        of = {key: values[place] for key, values in found.values.items()}
+        of = {key: values[place] for key, values in found.tested.items()}
         below = {key: int((of[key] < FDR).sum()) for key in ("fdr", "rank_fdr", "observed_fdr")}
         order = np.argsort(np.where(np.isnan(of["p"]), np.inf, of["p"]), kind="stable")[:TOP_GENES]
         observed = found.observed_batches[place]
