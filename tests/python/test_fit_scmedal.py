@@ -207,7 +207,7 @@ def grouped(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_groups_of_batches_are_tested_by_label_on_projections_and_observed_cells(grouped, run, latent, tmp_path):
-    result = run(*latent, "--groups", "arm", "--max-epochs", "15", dataset=grouped)
+    result = run(*latent, "--groups", "arm", "--mode", "fe", "--max-epochs", "50", dataset=grouped)
     assert result.exit_code == 0, result.output
     fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
     found = fit.uns["unbatch"]["groups"]
@@ -221,7 +221,7 @@ def test_groups_of_batches_are_tested_by_label_on_projections_and_observed_cells
     assert (found["difference"][large, 0] > 0.3).all()
     assert (found["fdr"][large, 0] < 0.05).all()
     assert (found["observed_fdr"][large, 0] < 0.05).all()
-    assert (found["rank_p"][large, 0] == pytest.approx(0.1)).all()
+    assert found["rank_p"][large, 0] == pytest.approx(0.1)
     assert (found["fdr"][large][:, 1:] < 0.05).mean() < 0.1
     read = read_autoencoders(tmp_path / "fit.h5ad")
     np.testing.assert_array_equal(read.tests.tested["p"], found["p"])
@@ -247,19 +247,20 @@ def test_the_cells_of_genomaps_are_kept_as_they_are_and_as_if_from_each_batch(ru
     dataset, fit = anndata.read_h5ad(dataset_path), anndata.read_h5ad(tmp_path / "fit.h5ad")
     panel = fit.uns["unbatch"]["panel"]
     cells = dataset[[str(name) for name in panel["cells"]]]
-    assert len(set(panel["cells"])) == len(panel["cells"]) == 60
+    assert len(set(panel["cells"])) == len(panel["cells"])
+    assert 50 < len(panel["cells"]) <= 60
     assert cells.obs["label"].tolist() == list(panel["labels"])
     # a medoid of every label comes first, that of the most frequent one at the top
     first = panel["labels"][: panel["medoids"]]
     assert sorted(first) == sorted(dataset.obs["label"].cat.categories)
     assert first[0] == dataset.obs["label"].value_counts().index[0]
     np.testing.assert_allclose(panel["input"], cells[:, list(panel["genes"])].X.toarray(), atol=1e-6)
-    assert panel["random"].shape == (2, 60, len(panel["genes"]))
+    assert panel["random"].shape == (2, len(panel["cells"]), len(panel["genes"]))
     own = cells.obs["batch"].cat.codes.to_numpy()
     assert panel["way"] == "published"
     (expected,) = random_effects(tmp_path / "model").reconstruct(cells[:, fit.var_names].X, own)
     place = fit.var_names.get_indexer(list(panel["genes"]))
-    found = panel["random"][own, np.arange(60)]
+    found = panel["random"][own, np.arange(len(own))]
     np.testing.assert_allclose(found, expected[:, place], atol=1e-4)
 
 
