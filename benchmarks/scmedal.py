@@ -4,6 +4,7 @@
     python benchmarks/scmedal.py counterfactuals [SEED ...] # error and coverage on two simulations
     python benchmarks/scmedal.py mixed DATA.h5ad           # what random effects add to the one-hot batch
     python benchmarks/scmedal.py speed DATA.h5ad           # CPU time per epoch and to a validation error, memory
+    python benchmarks/scmedal.py large [CELLS GENES BATCHES] # the same per epoch of drawn sparse counts
 
 DATA.h5ad is a dataset that `preprocess` wrote of the four DLPFC sections. ``--folds`` names the folds of obs/split to
 test on; ``--keep FOLDER`` leaves fits and scores there, which the next run reads: empty it when the model changes.
@@ -331,11 +332,12 @@ def of_projection(known: Known, parts: Parts, labelled: bool, seed: int) -> dict
     start = time.process_time()
     label = known.label if labelled else None
     projection, _ = scmedal.fit_projection(
-        Resident(known.X), known.batch, parts, Settings(latent=20), label=label, seed=seed
+        Resident(known.X), known.batch, parts, Settings(latent=LATENT), label=label, seed=seed
     )
     spent = time.process_time() - start
     expression, batches = known.X[parts.train].toarray(), known.batch[parts.train]
-    found, plain, true, covered = [], [], [], []
+    found, plain, of_labels, true, covered = [], [], [], [], []
+    means = group_means(expression, batches, known.label[parts.train])
     for target in range(int(known.batch.max()) + 1):
         cells = parts.test[known.comparable(parts.test, target)]
         shown = list(projection.counterfactual(known.X[cells], known.batch[cells], target, samples=30, seed=seed))
@@ -343,10 +345,24 @@ def of_projection(known: Known, parts: Parts, labelled: bool, seed: int) -> dict
         true.append(known.shift(cells, target))
         found.append(shift - true[-1])
         plain.append(counterfactual.batch_mean_shift(expression, batches, known.batch[cells], target) - true[-1])
+        by_label = means[target, known.label[cells]] - means[known.batch[cells], known.label[cells]]
+        of_labels.append(by_label - true[-1])
         covered.append(np.abs(found[-1]) < 1.645 * sd)
-    error, of_means, nothing = (float(np.mean(np.concatenate(each) ** 2)) for each in (found, plain, true))
-    row = {"no change": nothing, "batch means": of_means, "error": error, "over batch means": error / of_means}
+    error, of_means, by_label, nothing = (
+        float(np.mean(np.concatenate(each) ** 2)) for each in (found, plain, of_labels, true)
+    )
+    row = {"no change": nothing, "batch means": of_means, "label means": by_label / of_means}
+    row |= {"error": error, "over batch means": error / of_means}
     return row | {"covered": float(np.mean(np.concatenate(covered))), "cpu_s": spent}
+
+
+def group_means(values: np.ndarray, batch: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Means by batch and label, K x C x G: their differences are a shift that takes no model, only labels."""
+    groups = np.unique(batch).size, np.unique(label).size
+    sums, count = np.zeros((*groups, values.shape[1])), np.zeros(groups)
+    np.add.at(sums, (batch, label), values)
+    np.add.at(count, (batch, label), 1)
+    return sums / np.maximum(count, 1)[..., None]
 
 
 # -------------------------------------------------------------------------------------------------- prediction, speed
@@ -401,12 +417,36 @@ def one_epoch(path: Path, model: str, preset: str, genes: int = 542, epochs: int
     data = read(path)
     values = data.X.toarray()
     chosen = np.sort(np.argsort(-values.var(0))[:genes])
-    source = Resident(sparse.csr_matrix(values[:, chosen]))
-    everything = np.arange(len(values))
-    parts = Parts(everything, np.flatnonzero(data.fold == 0), np.flatnonzero(data.fold == 0))
+    epoch_of(sparse.csr_matrix(values[:, chosen]), data.batch, data.fold, model, preset, epochs)
+
+
+def large(cells: int = 100_000, genes: int = 3000, batches: int = 4) -> None:
+    for model in ("fe", "re"):
+        command = [sys.executable, "-W", "ignore", __file__, "drawn", str(cells), str(genes), str(batches), model]
+        subprocess.run(command, check=True)
+
+
+def drawn(cells: int, genes: int, batches: int, model: str, epochs: int = 3) -> None:
+    """Fit to counts as sparse as those of DLPFC (four in ten are not 0), drawn 10,000 cells at a time."""
+    rng = np.random.default_rng(0)
+    rate = np.exp(rng.normal(-0.7, 1.4, genes))
+    effect = np.exp(rng.normal(0, 0.3, (batches, genes)))
+    batch = rng.integers(0, batches, cells)
+    blocks = [
+        sparse.csr_matrix(rng.poisson(rate * effect[batch[low : low + 10_000]])) for low in range(0, cells, 10_000)
+    ]
+    X = sparse.vstack(blocks, format="csr").astype(np.float32)
+    X.data = np.log1p(X.data)
+    epoch_of(X, batch, np.arange(cells) % 5, model, "recommended", epochs)
+
+
+def epoch_of(X: sparse.csr_matrix, batch: np.ndarray, fold: np.ndarray, model: str, preset: str, epochs: int) -> None:
+    source, everything = Resident(X), np.arange(X.shape[0])
+    parts = Parts(everything, np.flatnonzero(fold == 0), np.flatnonzero(fold == 0))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    cpu, found = timed(source, data.batch, parts, Settings(model=model, preset=preset, epochs=epochs))
-    row = {"model": model, "preset": preset, "cells": len(values), "genes": genes, "minibatch": found.plan.size}
+    cpu, found = timed(source, batch, parts, Settings(model=model, preset=preset, epochs=epochs))
+    row = {"model": model, "preset": preset, "cells": X.shape[0], "genes": X.shape[1], "minibatch": found.plan.size}
+    row |= {"not 0": round(X.nnz / X.shape[0] / X.shape[1], 3), "preparation_s": round(cpu[0] - np.diff(cpu).mean(), 1)}
     row["cpu_s/epoch"] = round(float(np.diff(cpu).mean()), 2)
     row |= {
         "before_gb": round(before, 2),
@@ -427,6 +467,10 @@ def main() -> None:
     tables = {"mixed": mixed, "speed": speed}
     if given.what == "counterfactuals":
         counterfactuals(tuple(map(int, given.arguments)) or SEEDS)
+    elif given.what == "large":
+        large(*map(int, given.arguments))
+    elif given.what == "drawn":
+        drawn(*map(int, given.arguments[:3]), given.arguments[3])
     elif given.what == "epoch":
         one_epoch(Path(given.arguments[0]), *given.arguments[1:])
     elif given.what == "sections" and given.arguments:

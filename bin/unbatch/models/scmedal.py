@@ -954,7 +954,7 @@ class Projection:
     network
         Decoder of the standardised embedding.
     centre, spread
-        Mean and standard deviation of the embedding over the training cells, L.
+        Mean of the embedding over the training cells, L, and root mean square of its standard deviations.
     misfit
         Variance of what reconstructions of a batch miss of the means of groups of its cells, G, scaled. It is
         added to the error that the posterior tells, which is too small, as that of factorised posteriors is.
@@ -1017,7 +1017,7 @@ class Projection:
         latent = fixed.settings.latent
         network = Network(_settings_of(config["decoder"]), fixed.genes, fixed.batches, 0, inputs=latent)
         _load(network, _under("decoder", weights))
-        shapes = {"centre": (latent,), "spread": (latent,), "misfit": (fixed.genes,)}
+        shapes = {"centre": (latent,), "spread": (), "misfit": (fixed.genes,)}
         if "reference" in weights:
             shapes["reference"] = (fixed.batches, REFERENCE, latent)
         for name, shape in shapes.items():
@@ -1044,6 +1044,10 @@ class Projection:
         coder = self.network.coder
         return coder.decode(coder.encode(latent, batch).latent, batch, tables)
 
+
+DIMENSIONS = 20
+"""Of the embedding to decode, at most. More of them carry the noise of single cells, which the decoder then takes for
+a reason to shift cells differently."""
 
 DECODER_RATE = 3e-3
 """Learning rate of the decoder of a projection, a small network."""
@@ -1072,7 +1076,7 @@ def fit_projection(
     source, batch, parts, label, seed, tell
         See `fit`; with labels, the embedding matches batches within them.
     settings
-        Of both; `Settings.weights` are those of the embedding.
+        Of both; `Settings.weights` are those of the embedding, which has `DIMENSIONS` at most.
 
     Returns
     -------
@@ -1080,6 +1084,7 @@ def fit_projection(
         The projection, and the history of its decoder.
     """
     matched = {} if label is None else LATENT_OF_PROJECTION
+    settings = replace(settings, latent=min(settings.latent, DIMENSIONS))
     fixed = fit(
         source,
         batch,
@@ -1091,7 +1096,9 @@ def fit_projection(
     ).model
     code = torch.as_tensor(batch.astype(np.int64), device=source.device)
     embedding = torch.as_tensor(fixed.embed(source, batch), device=source.device)
-    centre, spread = embedding[parts.train].mean(0), embedding[parts.train].std(0) + 1e-6
+    centre = embedding[parts.train].mean(0)
+    # one for all dimensions: each in its own units, those of noise would count as much as those of types
+    spread = embedding[parts.train].std(0).square().mean().sqrt() + 1e-6
     embedding = (embedding - centre) / spread
     of_decoder = replace(settings, model="re", preset="recommended", weights={"batch": 0.0}, learning_rate=DECODER_RATE)
     with torch.random.fork_rng(devices=[source.device] if source.device.type == "cuda" else []):
