@@ -426,7 +426,7 @@ def large(cells: int = 100_000, genes: int = 3000, batches: int = 4) -> None:
         subprocess.run(command, check=True)
 
 
-def drawn(cells: int, genes: int, batches: int, model: str, epochs: int = 3) -> None:
+def drawn(cells: int, genes: int, batches: int, model: str, epochs: int = 2) -> None:
     """Fit to counts as sparse as those of DLPFC (four in ten are not 0), drawn 10,000 cells at a time."""
     rng = np.random.default_rng(0)
     rate = np.exp(rng.normal(-0.7, 1.4, genes))
