@@ -953,7 +953,7 @@ class Projection:
     network
         Decoder of the standardised embedding.
     centre, spread
-        Mean of the embedding over the training cells, L, and root mean square of its standard deviations.
+        Mean of the embedding over the training cells, L, and root mean square of its standard deviations, 1.
     misfit
         Variance of what reconstructions of a batch miss of the means of groups of its cells, G, scaled. It is
         added to the error that the posterior tells, which is too small, as that of factorised posteriors is.
@@ -1016,7 +1016,7 @@ class Projection:
         latent = fixed.settings.latent
         network = Network(_settings_of(config["decoder"]), fixed.genes, fixed.batches, 0, inputs=latent)
         _load(network, _under("decoder", weights))
-        shapes = {"centre": (latent,), "spread": (), "misfit": (fixed.genes,)}
+        shapes = {"centre": (latent,), "spread": (1,), "misfit": (fixed.genes,)}
         if "reference" in weights:
             shapes["reference"] = (fixed.batches, REFERENCE, latent)
         for name, shape in shapes.items():
@@ -1097,7 +1097,7 @@ def fit_projection(
     embedding = torch.as_tensor(fixed.embed(source, batch), device=source.device)
     centre = embedding[parts.train].mean(0)
     # one for all dimensions: each in its own units, those of noise would count as much as those of types
-    spread = embedding[parts.train].std(0).square().mean().sqrt() + 1e-6
+    spread = embedding[parts.train].std(0).square().mean(0, keepdim=True).sqrt() + 1e-6
     embedding = (embedding - centre) / spread
     of_decoder = replace(settings, model="re", preset="recommended", weights={"batch": 0.0}, learning_rate=DECODER_RATE)
     with torch.random.fork_rng(devices=[source.device] if source.device.type == "cuda" else []):
