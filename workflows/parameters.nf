@@ -51,7 +51,8 @@ def methodError(where, card, name, value) {
     def usual = card.defaults[name]
     def fits = usual == null || (usual instanceof Boolean && value instanceof Boolean) ||
         (usual instanceof Integer && value instanceof Integer) || (usual instanceof Double && value instanceof Number) ||
-        (usual instanceof CharSequence && value instanceof CharSequence) || (usual instanceof Map && value instanceof Map)
+        (usual instanceof CharSequence && value instanceof CharSequence) || (usual instanceof Map && value instanceof Map) ||
+        (usual instanceof List && value instanceof List)
     fits ? null : "${where}: found '${value}', expected a value like ${usual}"
 }
 
