@@ -177,6 +177,23 @@ def test_every_planned_fit_is_a_row_whatever_became_of_it(full: Run):
     assert len({row["code"] for row in rows.values()}) == 1
 
 
+def test_outside_methods_run_where_what_they_need_is_installed(pipeline: Path, tmp_path: Path):
+    cards = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text())
+    methods = [name for name, card in cards.items() if card["extra"] or card["image"] or card["run"] == "asked"]
+    options = ["-profile", "test", "--methods", ",".join(methods), "--max_epochs", "1", "--sim_noise", "nb"]
+    run = nextflow(pipeline, tmp_path / "outside", *options)
+    assert run.code == 0, run.output
+    rows = run.rows("simulated")
+    assert set(rows) == {*methods, "none", "shuffled", "label_leak"}
+    for name, row in rows.items():
+        if row["status"] == "not applicable":
+            assert "not installed" in row["message"], name
+        else:
+            assert (row["status"], row["metrics"]["ilisi"] is None) == ("ok", False), name
+    assert all(rows[name]["status"] == "ok" for name in ("mnn", "bbknn", "scvi", "scanvi", "saucie", "staligner"))
+    assert rows["bbknn"]["output"] == "graph"
+
+
 def test_a_killed_fit_is_tried_again_and_then_reported_with_its_last_message(full: Run):
     row = full.rows("my_sheet")["greedy"]
     assert (row["exit_code"], row["attempts"]) == (1, 2)

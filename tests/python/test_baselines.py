@@ -84,10 +84,11 @@ def test_a_card_has_a_row_in_the_documentation_a_citation_and_a_test(method: str
     cited = (ROOT / "CITATIONS.md").read_text(encoding="utf-8")
     assert CARDS[method]["citation"] in cited
     own = {"batchblend": "test_fit_batchblend", "popari": "test_fit_batchblend", "scmedal": "test_fit_scmedal"}
+    called = {"scmedal": "fit_scmedal.main", "seurat": '"fit-seurat"'}
     # outside methods are all run by the tests here, which take them from the cards
     if method not in BASELINES:
         tests = (ROOT / "tests" / "python" / f"{own.get(method, 'test_baselines')}.py").read_text(encoding="utf-8")
-        assert f'"{method}"' in tests or f"fit_{method}" in tests
+        assert called.get(method, f'"{method}"') in tests
 
 
 @pytest.mark.parametrize("method", CARDS)
@@ -103,6 +104,9 @@ def test_a_card_is_complete(method: str):
     assert card["kind"] in {"control", "reference", "correction"}
     assert set(card["needs"]) <= {"labels", "coordinates", "integers", "gpu"}
     known = {"fit-batchblend": fit_batchblend.CHOICES, "fit-scmedal": fit_scmedal.CHOICES}.get(card["program"], {})
+    if method in BASELINES:
+        loaded(method)
+        known = baselines.choices(method)
     assert card["choices"] == {name: list(known[name]) for name in card["defaults"] if name in known}
 
 
@@ -230,6 +234,36 @@ def test_fit_baseline_writes_cells_in_order_and_how_it_was_made(dataset_path: Pa
     assert (tmp_path / "model" / "weights.safetensors").stat().st_size > 0
 
 
+@pytest.mark.parametrize("method", BASELINES)
+def test_every_method_writes_a_fit_that_keeps_the_contract(method: str, dataset_path: Path, tmp_path: Path):
+    loaded(method)
+    out, params = tmp_path / "fit.h5ad", tmp_path / "params.yml"
+    # without what is a tuple in the code, which a file does not know
+    params.write_text(yaml.safe_dump(SHORT.get(method, {})))
+    arguments = [str(dataset_path), "--method", method, "--params", str(params), "-o", str(out)]
+    result = CliRunner().invoke(fit_baseline.main, arguments)
+    assert result.exit_code == 0, result.output
+    schema.validate(ad.read_h5ad(out), "fit", out, cells_of=ad.read_h5ad(dataset_path))
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("scvi", {"likelihood": "znb"}, "expected one of zinb, nb, poisson"),
+        ("label_leak", {"noise": -1.0}, "0 or more"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(
+    method: str, given: dict, message: str, dataset_path: Path, tmp_path: Path
+):
+    loaded(method)
+    (tmp_path / "params.yml").write_text(yaml.safe_dump(given))
+    arguments = [str(dataset_path), "--method", method, "--params", str(tmp_path / "params.yml")]
+    result = CliRunner().invoke(fit_baseline.main, [*arguments, "-o", str(tmp_path / "fit.h5ad")])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_a_model_is_not_written_without_its_fit(dataset_path: Path, tmp_path: Path):
     out, params = tmp_path / "fit.h5ad", tmp_path / "params.yml"
     arguments = [str(dataset_path), "-o", str(out), "--model", str(tmp_path / "model"), "--method"]
@@ -277,7 +311,10 @@ def test_a_missing_extra_is_named_and_not_a_failure(
     out = tmp_path / "fit.h5ad"
     result = CliRunner().invoke(fit_baseline.main, [str(dataset_path), "--method", "mnn", "-o", str(out)])
     assert result.exit_code == 99
-    assert "mnn: the package scranpy is not installed; pip install 'unbatch[mnn]' brings it" in result.stderr
+    assert (
+        "mnn: the package scranpy is not installed; pip install '.[mnn]' in the folder of unbatch brings it"
+        in result.stderr
+    )
 
 
 def test_the_leak_is_the_labels_and_does_not_apply_without_them():
@@ -330,7 +367,7 @@ def test_nearest_cells_by_path_are_those_of_the_whole_matrix_of_paths():
 
 def test_the_discrepancy_is_that_of_all_pairs_and_falls_when_batches_move_together():
     rng = np.random.default_rng(0)
-    points, batch = torch.from_numpy(rng.normal(size=(30, 2))), torch.arange(30) % 3
+    points, batch = torch.from_numpy(rng.normal(size=(300, 2))), torch.arange(300) % 3
     apart = points + 2.0 * torch.nn.functional.one_hot(batch, 3)[:, :2]
     squares = torch.cdist(apart, apart) ** 2
     kernel = sum(torch.exp(-squares / squares.max() / (2 * w)) for w in penalties._WIDTHS) / len(penalties._WIDTHS)
@@ -340,7 +377,7 @@ def test_the_discrepancy_is_that_of_all_pairs_and_falls_when_batches_move_togeth
 
     expected = sum(between(0, 0) + between(b, b) - 2 * between(0, b) for b in (1, 2))
     assert float(penalties.mean_discrepancy(apart, batch, 3)) == pytest.approx(float(expected))
-    assert penalties.mean_discrepancy(points, batch, 3) < 0.5 * expected
+    assert penalties.mean_discrepancy(points, batch, 3) < 0.2 * expected
 
 
 def test_saucie_and_staligner_bring_batches_together():

@@ -17,7 +17,7 @@ from unbatch.cli.report import main
 from unbatch.report import embedding, figures
 from unbatch.report.page import plain
 from unbatch.report.paper import weights
-from unbatch.report.scores import rank, read_cards, read_scores
+from unbatch.report.scores import rank, read_cards, read_scores, scale
 from unbatch.report.verdict import remarks, troubles, verdict
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -267,13 +267,27 @@ def test_the_weights_of_the_total_are_those_of_the_scores(result):
 
 
 def test_one_batch_has_no_best_method_and_a_biology_score(result, tmp_path):
-    alone = result([row("none", bio=0.4), row("batchblend", bio=0.6)], batches=("a",))
+    alone = result([row("none", bio=0.4), row("batchblend", bio=0.6), row("label_leak", bio=0.9)], batches=("a",))
     for entry in alone.entries:
         entry.batch = entry.total = None
     said = verdict(alone)
     assert said[0] == "There is one batch, so there is nothing to correct and no best method can be named."
     assert said[1].startswith("Biology is kept best by BatchBlend, biology score 0.60")
     assert remarks(alone, [])[0] == "There is one batch: mixing is not scored, and there is no total."
+
+
+def test_a_method_that_has_seen_the_labels_is_not_first_without_a_word(result):
+    found = result([row("none", bio=0.4), row("scanvi", bio=0.9), row("harmony", bio=0.6)])
+    assert "scANVI was fitted with the labels that it is scored by: that is no fair comparison." in verdict(found)
+    assert not [said for said in verdict(result([row("none", bio=0.4), row("harmony")])) if "fitted with" in said]
+
+
+def test_scores_between_controls_that_hardly_differ_are_not_scaled(result):
+    found = result([row("none", batch=0.5, bio=0.5), row("shuffled", batch=0.51, bio=0.9), row("harmony", batch=0.9)])
+    scaled = scale(found)["Harmony"]
+    assert scaled.batch is None
+    assert scaled.total is None
+    assert scaled.bio is not None
 
 
 def test_failures_come_before_what_is_not_applicable_and_alike_seeds_together(result):

@@ -3,7 +3,7 @@
 A method is a module of this package with ``PACKAGES``, the libraries it calls, and one function
 ``fit(cells, *, seed, ...)`` that takes `Cells` and returns a `Fit`; its keyword arguments are its parameters and
 their defaults those of its card in ``assets/methods.yml``. One that can use a GPU has a keyword ``device``; one that
-says something of a single batch, too, has ``LEAST_BATCHES = 1``.
+says something of a single batch, too, has ``LEAST_BATCHES = 1``; one with parameters that are names ``CHOICES``.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from typing import Any
 from unbatch.errors import NotApplicable
 
 EXTRAS = {"bbknn": "bbknn", "liger": "liger", "mnn": "mnn", "scvi": "scvi", "scanvi": "scvi"}
-"""Extra of ``pyproject.toml`` that a method needs; `pip install .` alone brings none of them."""
+"""Extra of ``pyproject.toml`` that a method needs; ``pip install .`` alone brings none of them."""
 
 _GIVEN = frozenset({"seed", "device"})
 
@@ -35,6 +35,11 @@ def least_batches(method: str) -> int:
     return getattr(importlib.import_module(f"{__name__}.{method}"), "LEAST_BATCHES", 2)
 
 
+def choices(method: str) -> dict[str, tuple[str, ...]]:
+    """Values that parameters may have which are names, by parameter."""
+    return getattr(importlib.import_module(f"{__name__}.{method}"), "CHOICES", {})
+
+
 def load(method: str) -> Callable[..., Any]:
     """Import a method with the library it calls.
 
@@ -47,7 +52,7 @@ def load(method: str) -> Callable[..., Any]:
         return importlib.import_module(f"{__name__}.{method}").fit
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(method)
-        cure = f"; pip install 'unbatch[{extra}]' brings it" if extra else ""
+        cure = f"; pip install '.[{extra}]' in the folder of unbatch brings it" if extra else ""
         raise NotApplicable(f"{method}: the package {error.name} is not installed{cure}") from error
 
 

@@ -15,7 +15,7 @@ def fit(cells: Cells, *, seed: int, n_components: int = 50, neighbours: int = 3)
     Notes
     -----
     Fewer neighbours than asked for where a batch has not as many cells. The search has a seed of its own, so the graph
-    is the same for every seed.
+    is the same for every seed, on the same machine.
     """
     components = principal_components(cells.X, n_components).embedding
     least = int(np.bincount(cells.batch).min())

@@ -1,8 +1,9 @@
 """SAUCIE (Amodio et al. 2019): an autoencoder whose two-dimensional embedding has one distribution in all batches.
 
-Own code in torch, as the authors' needs TensorFlow 1 and is on no package index; architecture, penalties and defaults
-are theirs. Only what corrects the batch is here: the penalties that make clusters (lambda_c, lambda_d) are 0, as the
-authors advise where a batch is corrected.
+Own code in torch, as the authors' needs TensorFlow 1 and is on no package index; architecture and penalties are
+theirs, and so are the defaults, but for the weight of the batches, which is that of their later code (.1; .01 in the
+first). Theirs compares two batches; here every further one is compared with the first. Only what corrects the batch is
+here: the penalties that make clusters (lambda_c, lambda_d) are 0, as the authors advise where a batch is corrected.
 """
 
 from itertools import pairwise

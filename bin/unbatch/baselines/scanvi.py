@@ -3,8 +3,10 @@
 import scvi as scvi_tools
 
 from unbatch.baselines.cells import Cells, Fit
-from unbatch.baselines.scvi import trained, training
+from unbatch.baselines.scvi import CHOICES, trained, training
 from unbatch.errors import NotApplicable
+
+__all__ = ["CHOICES", "PACKAGES", "fit"]
 
 PACKAGES = ("scvi-tools",)
 
@@ -39,5 +41,5 @@ def fit(
     start, data = trained(cells, seed, device, latent, layers, likelihood, max_epochs)
     model = scvi_tools.model.SCANVI.from_scvi_model(start, unlabeled_category="unknown", labels_key="label")
     epochs = label_epochs if max_epochs is None else min(label_epochs, max_epochs)
-    model.train(max_epochs=epochs, n_samples_per_label=100, **training(device))
+    model.train(max_epochs=epochs, n_samples_per_label=100, **training(device, data.n_obs))
     return Fit(model.get_latent_representation(data))

@@ -1,6 +1,7 @@
 """scVI (Lopez et al. 2018) by scvi-tools, with its defaults."""
 
 import logging
+import math
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ from anndata import AnnData
 from unbatch.baselines.cells import Cells, Fit
 
 PACKAGES = ("scvi-tools",)
+CHOICES = {"likelihood": ("zinb", "nb", "poisson")}
 
 
 def fit(
@@ -56,13 +58,18 @@ def trained(
     data = AnnData(cells.whole_counts().astype(np.float32), obs=obs)
     scvi.model.SCVI.setup_anndata(data, batch_key="batch")
     model = scvi.model.SCVI(data, n_latent=latent, n_layers=layers, gene_likelihood=likelihood)
-    model.train(max_epochs=max_epochs, **training(device))
+    model.train(max_epochs=max_epochs, **training(device, data.n_obs))
     return model, data
 
 
-def training(device: str) -> dict[str, Any]:
-    """Arguments of scvi-tools' training: where, and nothing written to the working directory or the terminal."""
+def training(device: str, cells: int) -> dict[str, Any]:
+    """Arguments of scvi-tools' training: where, and nothing written to the working directory or the terminal.
+
+    The last minibatch is left out where it has fewer than 3 cells: of one cell, batch normalisation has no variance.
+    """
+    trained = math.ceil(0.9 * cells)  # scvi-tools' share
     return {
+        "datasplitter_kwargs": {"drop_last": True} if 0 < trained % 128 < 3 and trained > 128 else {},
         "accelerator": "gpu" if device == "cuda" else "cpu",
         "devices": 1,
         "enable_progress_bar": False,

@@ -102,32 +102,39 @@ if (!any(variable)) fail(paste0(dataset, ": var/highly_variable marks no gene; r
 counts <- new("dgCMatrix",
   p = as.integer(h5read(dataset, "layers/counts/indptr")), i = as.integer(h5read(dataset, "layers/counts/indices")),
   x = as.numeric(h5read(dataset, "layers/counts/data")), Dim = c(length(genes), length(cells)))
-counts <- as(Matrix::drop0(counts), "CsparseMatrix")[variable, ]
+counts <- as(Matrix::drop0(counts), "CsparseMatrix")
 # names of genes may hold what Seurat replaces, as underscores: numbers instead, as no result is by gene
 dimnames(counts) <- list(paste0("gene", seq_len(nrow(counts))), paste0("cell", seq_along(cells)))
 sizes <- table(codes)
 if (length(sizes) < 2) fail(paste0(dataset, ": obs/batch holds one batch, there is nothing to integrate"), 99L)
-if (min(sizes) <= params$n_components)
-  fail(sprintf("seurat: the smallest batch has %d cells, more than %d (n_components) are needed", min(sizes), params$n_components), 99L)
+chosen <- rownames(counts)[variable]
+# as many dimensions as genes and cells allow, and neighbours as there are cells
+dims <- seq_len(min(params$n_components, length(chosen) - 1L, as.integer(min(sizes)) - 1L))
+if (length(dims) < 2)
+  fail(sprintf("seurat: %d variable genes and %d cells in the smallest batch, more than 2 of both are needed",
+               length(chosen), min(sizes)), 99L)
 
 # ---- fit, as in the vignette "Introduction to scRNA-seq integration" of Seurat 4
 start <- proc.time()[["elapsed"]]
 set.seed(seed)
-parts <- lapply(names(sizes), function(code) {
-  part <- CreateSeuratObject(counts[, codes == as.integer(code)])
-  part <- NormalizeData(part, verbose = FALSE)
-  VariableFeatures(part) <- rownames(part)
-  part
-})
-found <- suppressWarnings(FindIntegrationAnchors(parts,
-  anchor.features = rownames(counts), dims = seq_len(params$n_components), k.anchor = params$anchors, verbose = FALSE))
-merged <- suppressWarnings(IntegrateData(found,
-  dims = seq_len(params$n_components), k.weight = min(params$weighting, as.integer(min(sizes)) - 1L), verbose = FALSE))
-DefaultAssay(merged) <- "integrated"
-merged <- ScaleData(merged, verbose = FALSE)
-merged <- suppressWarnings(RunPCA(merged, features = rownames(merged),
-  npcs = min(params$n_components, nrow(counts) - 1L), seed.use = seed, verbose = FALSE))
-embedding <- Embeddings(merged, "pca")
+embedding <- tryCatch({
+  parts <- lapply(names(sizes), function(code) {
+    part <- CreateSeuratObject(counts[, codes == as.integer(code)])
+    part <- NormalizeData(part, verbose = FALSE)
+    VariableFeatures(part) <- chosen
+    part
+  })
+  found <- suppressWarnings(FindIntegrationAnchors(parts,
+    anchor.features = chosen, dims = dims, k.anchor = params$anchors, k.score = min(30L, as.integer(min(sizes)) - 1L),
+    verbose = FALSE))
+  merged <- suppressWarnings(IntegrateData(found,
+    dims = dims, k.weight = min(params$weighting, as.integer(min(sizes)) - 1L), verbose = FALSE))
+  DefaultAssay(merged) <- "integrated"
+  merged <- ScaleData(merged, verbose = FALSE)
+  merged <- suppressWarnings(RunPCA(merged, features = rownames(merged),
+    npcs = min(params$n_components, length(chosen) - 1L), seed.use = seed, verbose = FALSE))
+  Embeddings(merged, "pca")
+}, error = function(problem) fail(paste0("seurat failed: ", gsub("\\s+", " ", conditionMessage(problem))), 1L))
 wall <- proc.time()[["elapsed"]] - start
 
 # ---- check: Seurat returns the cells batch by batch

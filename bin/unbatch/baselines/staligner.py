@@ -120,17 +120,18 @@ def _triplets(embedding: np.ndarray, batch: np.ndarray, mutual: int, rng: np.ran
     for a, b in permutations(range(len(members)), 2):
         k = max(1, min(mutual, min(len(members[a]), len(members[b])) // 10))
         search = NearestNeighbors(n_neighbors=k).fit(embedding[members[b]])
-        found = search.kneighbors(embedding[members[a]], return_distance=False)
-        near[a, b] = {(i, j) for i, row in enumerate(found.tolist()) for j in row}
+        near[a, b] = search.kneighbors_graph(embedding[members[a]])
     rows = []
     for a, b in near:
-        pairs = sorted((i, j) for i, j in near[a, b] if (j, i) in near[b, a])
-        if pairs:
-            left, right = np.array(pairs).T
+        pairs = near[a, b].multiply(near[b, a].T).tocoo()
+        if pairs.nnz:
+            left, right = pairs.row, pairs.col
             # one positive per anchor and refresh, as in the paper's dictionary of pairs, drawn at random
             order = rng.permutation(len(left))
             anchor, first = np.unique(left[order], return_index=True)
             positive = right[order][first]
-            negative = rng.choice(members[a], len(anchor))
+            # another than the anchor
+            other = (anchor + rng.integers(1, max(2, len(members[a])), len(anchor))) % len(members[a])
+            negative = members[a][other]
             rows.append(np.column_stack([members[a][anchor], members[b][positive], negative]))
     return np.concatenate(rows) if rows else np.empty((0, 3), np.int64)

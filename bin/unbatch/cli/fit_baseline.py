@@ -3,6 +3,7 @@
 import functools
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,9 +33,10 @@ def main(
         io.require_model_place(model)
     given = read_parameters(params)
     fit = baselines.load(method)
-    if max_epochs is not None and "max_epochs" in baselines.parameters(fit):
-        given["max_epochs"] = max_epochs
     settings = merge_parameters(method, baselines.parameters(fit), given)
+    _require_values(method, settings)
+    for name in {"max_epochs", "epochs", "steps"} & settings.keys() if max_epochs else ():
+        settings[name] = min(settings[name] or max_epochs, max_epochs)
     device = "cpu"
     if baselines.uses_device(fit):
         device = torch_device(run)
@@ -62,3 +64,13 @@ def main(
     )
     if model is not None:
         io.write_model(model, {"method": method, "params": settings, "genes": cells.genes}, result.weights)
+
+
+def _require_values(method: str, settings: dict[str, Any]) -> None:
+    """Raise InputError where a parameter that is a name is none of those known, or a number is below 0."""
+    known = baselines.choices(method)
+    for name, value in settings.items():
+        if name in known and value not in known[name]:
+            raise InputError(f"{method}: parameter {name} is {value!r}, expected one of {', '.join(known[name])}")
+        if isinstance(value, int | float) and value < 0:
+            raise InputError(f"{method}: parameter {name} is {value!r}, expected a number of 0 or more")

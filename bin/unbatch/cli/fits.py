@@ -27,7 +27,7 @@ def fit_arguments(function: Callable[..., None]) -> Callable[..., None]:
         click.option("-o", "--output", type=OutPath, required=True, help="The fit (h5ad) to write."),
         click.option("--model", type=Folder, help="Folder to write the fitted model to."),
         click.option("--params", type=InPath, help="YAML file with parameters of the method."),
-        click.option("--max-epochs", type=click.IntRange(1), help="Limit of training epochs."),
+        click.option("--max-epochs", type=click.IntRange(1), help="Limit of training epochs (or steps)."),
     ]
     return functools.reduce(lambda wrapped, argument: argument(wrapped), reversed(arguments), function)
 
@@ -65,12 +65,12 @@ def merge_parameters(method: str, defaults: dict[str, Any], given: dict[str, Any
     InputError
         If a name is unknown or a value is not of the default's type.
     """
-    merged = dict(defaults)
+    # lists, as YAML has them and h5ad writes them
+    merged = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
     for name, value in given.items():
         if name not in merged:
             raise InputError(f"{method} has no parameter {name!r}; it has {', '.join(merged) or 'none'}")
         default = merged[name]
-        default = list(default) if isinstance(default, tuple) else default
         number = isinstance(default, int | float) and not isinstance(default, bool)
         fits = isinstance(value, float | int) if isinstance(default, float) else isinstance(value, type(default))
         if default is not None and (not fits or (number and isinstance(value, bool))):

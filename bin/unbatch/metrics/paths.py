@@ -19,12 +19,12 @@ def nearest_by_path(graph: sparse.csr_matrix, cells: np.ndarray, n_neighbors: in
     cells
         Positions of the m cells that are wanted, and looked for; paths may lead through others.
     n_neighbors
-        How many; fewer where the smallest connected part has fewer of the wanted cells.
+        How many; fewer only where fewer cells are wanted.
 
     Raises
     ------
     ValueError
-        If a wanted cell reaches no other one.
+        If a wanted cell reaches fewer: scores of so many neighbours would be others.
 
     Returns
     -------
@@ -39,9 +39,11 @@ def nearest_by_path(graph: sparse.csr_matrix, cells: np.ndarray, n_neighbors: in
     lengths = graph.tocsr().astype(np.float64)
     lengths.data = 1 / np.maximum(lengths.data, 1e-12)
     part = sparse.csgraph.connected_components(lengths, directed=False)[1][cells]
-    k = min(n_neighbors, int(np.bincount(part)[part].min()))
-    if k < 2:
-        raise ValueError("the graph leaves a cell without any other of the scored cells")
+    k, reached = min(n_neighbors, len(cells)), int(np.bincount(part)[part].min())
+    if reached < k:
+        raise ValueError(
+            f"a part of the graph with {reached} of the scored cells is not joined to the others; {k} are needed"
+        )
     indices, distances = np.empty((len(cells), k), np.int64), np.empty((len(cells), k))
     waiting, limit = np.arange(len(cells)), 4 * float(np.median(lengths.data))
     while waiting.size:

@@ -58,7 +58,7 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
     explained = [
         entry.label
         for entry in result.scored()
-        if entry.method != "shuffled" and (_of(entry, name) or {}).get("batch_explains")
+        if (entry.kind != "control" or entry.method == "none") and (_of(entry, name) or {}).get("batch_explains")
     ]
     if not explained:
         return ""
@@ -109,18 +109,25 @@ def _reading(result: Result) -> str:
     level = result.evidence["levels"].get("batch_probe", {})
     bar = number(level.get("label")) or number(level.get("chance"))
     against = "the labels alone" if number(level.get("label")) else "chance"
+    told = [e.label for e in result.scored() if e.supervised]
+    seen = (
+        f" {join(told)} {'was' if len(told) == 1 else 'were'} fitted with the labels of all cells, so that "
+        "accuracy for the label is not that of held-out cells there."
+        if told
+        else ""
+    )
     probed = [(e.label, e.metrics["batch_probe"].mean) for e in result.scored() if e.metrics.get("batch_probe")]
     if not probed:
-        return ""
+        return seen.strip()
     kept = [label for label, value in probed if value > bar + 0.02]
     if not kept:
         return (
             f"From no embedding can the batch of a held-out cell be told better than from {against} ({bar:.2f}) by "
-            "more than .02."
+            f"more than .02.{seen}"
         )
     return (
         f"The batch of a held-out cell can be told from {join(kept)} better than from {against} ({bar:.2f}) by more "
-        "than .02: batch effect is left there."
+        f"than .02: batch effect is left there.{seen}"
     )
 
 

@@ -153,7 +153,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
             {
                 "label": entry.label,
                 "library": entry.library,
-                "tag": "no correction" if entry.kind == "reference" else "",
+                "tag": _tag(entry),
                 "rank": entry.rank,
                 "part": part if part != last and part else "",
                 "note": _outcome(entry),
@@ -194,6 +194,13 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         _table(scored, names, number, where),
         _scaled(result, number, where),
     ]
+
+
+def _tag(entry: Entry) -> str:
+    """Say what must be known of a method beside its scores."""
+    if entry.supervised:
+        return "has seen the labels"
+    return "no correction" if entry.kind == "reference" else ""
 
 
 def _outcome(entry: Entry) -> str | None:

@@ -29,6 +29,7 @@ class Card:
     label: str
     kind: str
     summary: str = ""
+    needs: list[str] = field(default_factory=list)
     package: str | None = None
     licence: str = ""
     citation: str = ""
@@ -79,6 +80,8 @@ class Entry:
         From 1, or None for what is not ranked: controls, fits without scores, means over other metrics.
     note
         Why there is no rank, or no score.
+    supervised
+        Whether it was fitted with the labels, of all cells.
     """
 
     method: str
@@ -95,6 +98,7 @@ class Entry:
     rank: int | None = None
     note: str = ""
     package: str | None = None
+    supervised: bool = False
 
     @property
     def library(self) -> str:
@@ -289,6 +293,7 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
             **{key: Spread.of(number(row.get(key)) for row in compared) for key in ("batch", "bio", "total")},
             complete=bool(whole),
             package=card.package,
+            supervised="labels" in card.needs,
         )
         entry.note = _note(entry, metrics, full)
         entries.append(entry)
@@ -311,6 +316,10 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
     return entries
 
 
+LEAST_WIDTH = 0.02
+"""Controls that are no further apart bound nothing: by so little, noise would become scores of 100."""
+
+
 @dataclass(frozen=True)
 class Scaled:
     """Scores of one method where 0 is the worst control and 1 the best; None where the controls do not differ."""
@@ -322,7 +331,7 @@ class Scaled:
 
 
 def scale(result: "Result") -> dict[str, Scaled]:
-    """Scale scores between controls, as Luecken et al. 2025 do.
+    """Scale scores between controls, after Luecken et al. 2025.
 
     Every metric's mean over seeds becomes (score - lower) / (upper - lower), with the lowest and the highest mean of
     the controls. Batch and biology are the means of their scaled metrics, the total is weighted as the raw one. Values
@@ -336,8 +345,8 @@ def scale(result: "Result") -> dict[str, Scaled]:
     Returns
     -------
     dict
-        By label of the entry; empty when fewer than two controls have scores. A metric in which the controls tie within
-        rounding (1e-9) is None, and so is a mean in which a metric is missing that other methods have.
+        By label of the entry; empty when fewer than two controls have scores. A metric in which the controls are no
+        further apart than `LEAST_WIDTH` is None, and so is a mean in which a metric is missing that other methods have.
     """
     controls = result.scored("control")
     if len(controls) < 2:
@@ -346,7 +355,7 @@ def scale(result: "Result") -> dict[str, Scaled]:
     bounds = {}
     for name in [*names["batch"], *names["bio"]]:
         values = [entry.metrics[name].mean for entry in controls if entry.metrics.get(name)]
-        if len(values) > 1 and max(values) - min(values) > 1e-9:
+        if len(values) > 1 and max(values) - min(values) > LEAST_WIDTH:
             bounds[name] = min(values), max(values)
     found = {}
     for entry in result.scored():

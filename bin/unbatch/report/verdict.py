@@ -69,6 +69,8 @@ def verdict(result: Result) -> list[str]:
             f"Against {none.label}, {best.label} has a batch score {_change(best.batch.mean - none.batch.mean)} and "
             f"a biology score {_change(best.bio.mean - none.bio.mean)}."
         )
+    if best.supervised:
+        sentences.append(f"{best.label} was fitted with the labels that it is scored by: that is no fair comparison.")
     sentences += _separable(best, [e for e in result.entries if e.rank and e not in (best, bound)])
     shuffled = next((e for e in result.scored("control") if e.method == "shuffled" and e.total and e.complete), None)
     beaten = [e for e in (best, bound) if e and shuffled and shuffled.total.mean >= e.total.mean]
@@ -100,7 +102,7 @@ def _verdict_without_total(result: Result) -> list[str]:
 
 def _verdict_of_one_batch(result: Result) -> list[str]:
     sentences = ["There is one batch, so there is nothing to correct and no best method can be named."]
-    entries = [e for e in result.scored() if e.bio and e.complete and e.method != "shuffled"]
+    entries = [e for e in result.scored() if e.bio and e.complete and (e.kind != "control" or e.method == "none")]
     if entries:
         best = max(entries, key=lambda e: e.bio.mean)
         sentences.append(f"Biology is kept best by {best.label}, biology score {describe(best.bio)}.")
