@@ -36,7 +36,8 @@ run: setup ## run the pipeline on data that it simulates; ARGS="..." are further
 	@report="$$(realpath "$(OUTDIR)")/multiqc/multiqc_report.html" && test -s "$$report" && echo "$$report"
 
 test: lint ## check style, then run the tests; PYTEST_ARGS="..." are pytest's options
-	python -m pytest $(PYTEST_ARGS)
+	@# one thread each: on data as small as the tests' more threads wait for one another
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_THREADS:-1} python -m pytest $(PYTEST_ARGS)
 
 lint: setup ## check the style of the Python and the Nextflow code
 	ruff format --check

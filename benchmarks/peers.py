@@ -118,8 +118,9 @@ def run(given: argparse.Namespace) -> None:
             waiting.sort(key=lambda m: CARDS[m]["run"] == "default")
             list(pool.map(lambda m, name=name, data=data, seed=seed: fit(name, data, m, seed), waiting))
             scores = given.out / f"{name}.scores.json"
-            if waiting or not scores.exists():
-                grade(given.out, name, data, [rows[name, m] for m in CARDS if (name, m) in rows], scores)
+            ended = [rows[name, m] for m in CARDS if (name, m) in rows]
+            if waiting or graded(scores) != {row["method"] for row in ended}:
+                grade(given.out, name, data, ended, scores)
     table(given)
 
 
@@ -145,6 +146,11 @@ def attempt(arguments: list[str], out: Path) -> dict[str, Any]:
     }
 
 
+def graded(scores: Path) -> set[str]:
+    """Methods that a file of scores has; none if it is not there."""
+    return {row["method"] for row in json.loads(scores.read_text())["rows"]} if scores.exists() else set()
+
+
 def grade(folder: Path, name: str, data: Path, rows: list[dict[str, Any]], scores: Path) -> None:
     """Score all fits of a dataset, those without a result as rows."""
     outcomes = []
@@ -157,7 +163,7 @@ def grade(folder: Path, name: str, data: Path, rows: list[dict[str, Any]], score
                 "method": row["method"],
                 "seed": int(row["seed"]),
                 "status": status,
-                "exit_code": row.get("exit_code") or None,
+                "exit_code": None if row.get("exit_code") in (None, "") else int(row["exit_code"]),
                 "message": row.get("message") or None,
                 "fit": fit if status == "ok" else None,
             }
@@ -204,7 +210,8 @@ def print_table(kind: str, found: list[dict[str, Any]]) -> None:
     mean = ok.groupby("method")[columns].mean()
     spread = ok.groupby("method")["total"].std()
     fits = ok.groupby("method").size()
-    whole = mean[[*kinds["batch"], *kinds["bio"]]].notna().all(axis=1)
+    # a mean over other scores in one seed is another mean
+    whole = ok[[*kinds["batch"], *kinds["bio"]]].notna().all(axis=1).groupby(ok["method"]).all()
     order = sorted(mean.index, key=lambda m: (CARDS[m]["kind"] == "control", not whole[m], -mean.loc[m, "total"]))
     heads = ["method", "library", *columns, "sd of total", "seeds"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
@@ -212,9 +219,10 @@ def print_table(kind: str, found: list[dict[str, Any]]) -> None:
         card = CARDS[method]
         library = card["package"] or "unbatch"
         version = ok[ok["method"] == method]["versions"].iloc[0].get(library, "")
-        name = card["label"] + (
-            " (control)" if card["kind"] == "control" else "" if whole[method] else " (fewer scores)"
-        )
+        marks = ["control"] if card["kind"] == "control" else ["no correction"] if card["kind"] == "reference" else []
+        marks += ["has seen the labels"] if "labels" in card["needs"] else []
+        marks += [] if whole[method] else ["fewer scores"]
+        name = card["label"] + (f" ({', '.join(marks)})" if marks else "")
         means = {
             c: v if c not in ("batch", "bio", "total") or whole[method] else np.nan for c, v in mean.loc[method].items()
         }

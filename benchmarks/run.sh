@@ -76,7 +76,7 @@ bench_scmedal() {
     measure counterfactuals "${program[@]}" counterfactuals
 }
 
-# All methods of the cards on simulations and sections, an hour at most; needs the extras (LIGER's too) and Seurat
+# All methods of the cards on simulations and sections, an hour for the fits and the scoring on top; needs the extras (LIGER's too) and Seurat
 bench_peers() {
     dlpfc_sheet
     preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"

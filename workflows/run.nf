@@ -59,9 +59,10 @@ def fitPlan(given, variants) {
     }
 }
 
-// The image of a method's tasks: the common one, or one of its own with the same registry and version
+// The image of a method's tasks: the common one, or one of its own with the same registry and version. A digest or a
+// file names one image alone: there the method ends as not applicable
 def imageOf(card, common) {
-    card.image ? common.replaceFirst(/[^\/:]+(?=(:[^\/:]*)?$)/, card.image) : common
+    card.image && !(common ==~ /.*@.*|.*\.(sif|img)/) ? common.replaceFirst(/[^\/:]+(?=(:[^\/:]*)?$)/, card.image) : common
 }
 
 // The files that a samplesheet names, in the order of its rows; its own checks are preprocess's, before any reading
