@@ -365,6 +365,17 @@ def test_nearest_cells_by_path_are_those_of_the_whole_matrix_of_paths():
     np.testing.assert_allclose(found.distances, np.sort(whole, axis=1)[:, :7])
 
 
+def test_cells_that_no_path_leads_to_are_the_farthest():
+    # a chain of four cells and one of twenty
+    joined = [(i, i + 1) for i in range(23) if i != 3]
+    graph = sparse.coo_matrix((np.ones(22), np.transpose(joined)), shape=(24, 24))
+    found = nearest_by_path(sparse.csr_matrix(graph + graph.T), np.arange(24), 10)
+    np.testing.assert_array_equal(found.indices[0, :4], [0, 1, 2, 3])
+    assert (found.indices[0, 4:] >= 4).all()
+    np.testing.assert_allclose(found.distances[0, 4:], 6, rtol=1e-4)
+    assert (found.indices[4:] >= 4).all()
+
+
 def test_the_discrepancy_is_that_of_all_pairs_and_falls_when_batches_move_together():
     rng = np.random.default_rng(0)
     points, batch = torch.from_numpy(rng.normal(size=(300, 2))), torch.arange(300) % 3

@@ -36,17 +36,13 @@ FIXED, RANDOM = "X_scmedal_fe", "X_scmedal_re"
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A fit: embedding of the scored cells or neighbours in a graph, how it was made, fixed and random effects.
-
-    `torn` says why a graph has no neighbours of every cell.
-    """
+    """A fit: embedding of the scored cells or neighbours in a graph, how it was made, fixed and random effects."""
 
     embedding: "np.ndarray | None"
     made: dict[str, Any]
     fixed: "np.ndarray | None"
     random: "np.ndarray | None"
     near: "NeighborsResults | None" = None
-    torn: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +165,6 @@ def _evaluate(
 
     from unbatch.metrics import integration
 
-    if fit.torn:
-        return {metric.name: None for metric in wanted}, {metric.name: fit.torn for metric in wanted}
     if fit.embedding is None:
         return integration.evaluate(integration.Scene(None, reference, fit.near, batch, label), wanted)
     embedding = np.ascontiguousarray(fit.embedding, dtype=np.float32)
@@ -214,11 +208,7 @@ def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> Fitted:
         from unbatch.metrics.integration import LISI_NEIGHBOURS
         from unbatch.metrics.paths import nearest_by_path
 
-        try:
-            near = nearest_by_path(fit.obsp[str(made["method"])], cells, LISI_NEIGHBOURS)
-        except ValueError as error:
-            return Fitted(None, made, None, None, torn=str(error))
-        return Fitted(None, made, None, None, near)
+        return Fitted(None, made, None, None, nearest_by_path(fit.obsp[str(made["method"])], cells, LISI_NEIGHBOURS))
     fixed, random = (fit.obsm[slot][cells] if slot in fit.obsm else None for slot in (FIXED, RANDOM))
     return Fitted(fit.obsm[f"X_{made['method']}"][cells], made, fixed, random)
 

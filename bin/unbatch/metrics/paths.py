@@ -21,11 +21,6 @@ def nearest_by_path(graph: sparse.csr_matrix, cells: np.ndarray, n_neighbors: in
     n_neighbors
         How many; fewer only where fewer cells are wanted.
 
-    Raises
-    ------
-    ValueError
-        If a wanted cell reaches fewer: scores of so many neighbours would be others.
-
     Returns
     -------
     NeighborsResults
@@ -34,26 +29,29 @@ def nearest_by_path(graph: sparse.csr_matrix, cells: np.ndarray, n_neighbors: in
     Notes
     -----
     As the graph LISI of Luecken et al. 2022 (Methods): a graph of few neighbours gets as many as the scores need. Paths
-    are followed to a limit that is doubled until all cells have enough.
+    are followed to a limit that is doubled until all cells have enough. A graph may fall into pieces: cells that no
+    path leads to are twice as far as the farthest of the others, in an order drawn at random (the same in every run):
+    the graph says nothing of it. Fewer neighbours for a cell, or for all, would be other scores.
     """
     lengths = graph.tocsr().astype(np.float64)
     lengths.data = 1 / np.maximum(lengths.data, 1e-12)
     part = sparse.csgraph.connected_components(lengths, directed=False)[1][cells]
-    k, reached = min(n_neighbors, len(cells)), int(np.bincount(part)[part].min())
-    if reached < k:
-        raise ValueError(
-            f"a part of the graph with {reached} of the scored cells is not joined to the others; {k} are needed"
-        )
+    k = min(n_neighbors, len(cells))
+    reached = np.minimum(np.bincount(part)[part], k)
+    chance = np.random.default_rng(0).random(len(cells))
     indices, distances = np.empty((len(cells), k), np.int64), np.empty((len(cells), k))
     waiting, limit = np.arange(len(cells)), 4 * float(np.median(lengths.data))
     while waiting.size:
         short = []
         for block in np.split(waiting, range(_BLOCK, len(waiting), _BLOCK)):
             found = dijkstra(lengths, directed=False, indices=cells[block], limit=limit)[:, cells]
-            enough = np.isfinite(found).sum(1) >= k
+            enough = np.isfinite(found).sum(1) >= reached[block]
             short.append(block[~enough])
             block, found = block[enough], found[enough]
             found[np.arange(len(block)), block] = -1.0  # itself first, also where another one is at distance 0
+            known = np.isfinite(found)
+            farthest = np.where(known, found, 0).max(1, keepdims=True)
+            found = np.where(known, found, 2 * farthest * (1 + 1e-6 * chance) + 1e-6 * chance)
             order = np.argsort(found, axis=1, kind="stable")[:, :k]
             indices[block] = order
             distances[block] = np.maximum(np.take_along_axis(found, order, 1), 0)
