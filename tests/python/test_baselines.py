@@ -344,6 +344,7 @@ def test_a_graph_joins_as_many_cells_of_every_batch_and_is_scored_as_a_graph(dat
     assert result.exit_code == 0, result.output
     none, found = json.loads(out.read_text())["rows"]
     assert found["output"] == "graph"
+    assert found["batch"] is found["bio"] is found["total"] is None
     there = {name for name, value in found["metrics"].items() if value is not None}
     assert there == {"ilisi", "kbet", "graph_connectivity", "clisi", "nmi_leiden", "ari_leiden"}
     assert found["reasons"]["bras"].startswith("not applicable: the method gives a graph")
