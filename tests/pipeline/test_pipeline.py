@@ -180,7 +180,18 @@ def test_every_planned_fit_is_a_row_whatever_became_of_it(full: Run):
 def test_outside_methods_run_where_what_they_need_is_installed(pipeline: Path, tmp_path: Path):
     cards = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text())
     methods = [name for name, card in cards.items() if card["extra"] or card["image"] or card["run"] == "asked"]
-    options = ["-profile", "test", "--methods", ",".join(methods), "--max_epochs", "1", "--sim_noise", "nb"]
+    options = [
+        "-profile",
+        "test",
+        "--methods",
+        ",".join(methods),
+        "--max_epochs",
+        "1",
+        "--sim_noise",
+        "nb",
+        "--evidence",
+        "false",
+    ]
     run = nextflow(pipeline, tmp_path / "outside", *options)
     assert run.code == 0, run.output
     rows = run.rows("simulated")
