@@ -386,8 +386,10 @@ def _note(entry: Entry, metrics: dict[str, Any], full: set[str]) -> str:
     notes = []
     if not entry.complete:
         graph = any(row.get("output") == "graph" for row in entry.rows)
-        why = ": scores of an embedding are not applicable to its graph" if graph else ""
-        notes.append("not ranked, as its means are over fewer metrics" + why + _fewer(entry, metrics, full))
+        if graph:
+            notes.append("not ranked and without means, as it gives a graph and most scores are of an embedding")
+        else:
+            notes.append("not ranked, as its means are over fewer metrics" + _fewer(entry, metrics, full))
     left_out = [str(row["seed"]) for row in entry.rows if row not in entry.compared]
     if left_out:
         used = join(str(row["seed"]) for row in entry.compared)
