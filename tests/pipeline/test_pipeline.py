@@ -257,12 +257,12 @@ def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):
 
 
 def test_a_failing_fit_stops_the_run_and_is_named(pipeline: Path, tmp_path: Path):
-    (tmp_path / "own.yml").write_text("harmony: {n_components: many}\n")
+    (tmp_path / "own.yml").write_text("harmony: {n_components: -3}\n")
     failed = nextflow(
         pipeline, tmp_path, "-profile", "test", "--methods", "harmony", "--method_params", str(tmp_path / "own.yml")
     )
     assert failed.code != 0
-    assert "harmony: parameter n_components is 'many', a value like 30 (int) was expected" in failed.output
+    assert "harmony: parameter n_components is -3, expected a number of 0 or more" in failed.output
     assert "The run failed" in failed.output
     assert (failed.outdir / "simulated" / "simulated.raw.h5ad").exists()
     assert not (failed.outdir / "scores").exists()
