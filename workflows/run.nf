@@ -97,7 +97,7 @@ def closingMessage(success, outdir, planned, fits) {
     def count = "${fits.size() - lost.size()} of ${planned} fits done"
     success
         ? "\n${([count] + lines).join('\n')}\nReport: ${outdir}/multiqc/multiqc_report.html\n"
-        : "\nThe run failed, ${count}; the message is above, what was finished is in ${outdir}; mend it and add -resume\n"
+        : "\nThe run failed; the message is above, what was finished is in ${outdir}; mend it and add -resume\n"
 }
 
 // One hash over the package: Nextflow hashes only what a script names, so that -resume would miss an edited import
