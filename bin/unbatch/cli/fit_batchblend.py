@@ -19,6 +19,7 @@ from unbatch.cli.fits import (
     read_cells,
     read_parameters,
     refuse_options,
+    saved_parameters,
     short,
     torch_device,
     write_fit,
@@ -256,13 +257,9 @@ def _read_saved(folder: Path, device: str) -> _Saved:
     if mode not in list(DEFAULTS):
         raise InputError(f"{path}: method is {short(mode)}, expected one of {', '.join(DEFAULTS)}")
     genes, batches = names_in(path, config, "genes"), names_in(path, config, "batches")
-    params = config.get("params")
-    if not isinstance(params, dict):
-        raise InputError(f"{path}: params is {short(params)}, expected parameters by name")
-    try:
-        settings = _checked(mode, merge_parameters(mode, DEFAULTS[mode], params))
-    except InputError as error:
-        raise InputError(f"{path}: params: {error}") from error
+    settings = saved_parameters(
+        path, config, lambda given: _checked(mode, merge_parameters(mode, DEFAULTS[mode], given))
+    )
     if settings["metagenes"] is None:
         raise InputError(f"{path}: params: metagenes is missing, expected the number of them")
     evidence = _read_evidence(path, config.get("evidence"), len(batches))

@@ -18,6 +18,7 @@ from unbatch.cli.fits import (
     read_cells,
     read_parameters,
     refuse_options,
+    saved_parameters,
     short,
     torch_device,
     write_fit,
@@ -484,7 +485,7 @@ def _read_saved(folder: Path, device: str) -> _Saved:
         If a file is missing, not that of such a model, or does not fit the other one.
     """
     from unbatch.data import io
-    from unbatch.models.scmedal import Model, Projection
+    from unbatch.models.scmedal import Model, Projection, part_of
 
     config, weights = io.read_model(folder)
     path, method = folder / "config.json", config["method"]
@@ -494,23 +495,17 @@ def _read_saved(folder: Path, device: str) -> _Saved:
     if "diverged" in config:
         raise InputError(f"{path}: the fit of the model ended with an error ({short(config['diverged'])})")
     genes, batches = names_in(path, config, "genes"), names_in(path, config, "batches", least=2)
-    depth, params = config.get("depth"), config.get("params")
+    depth = config.get("depth")
     if isinstance(depth, bool) or not isinstance(depth, int | float) or not 0 < depth < float("inf"):
         raise InputError(f"{path}: depth is {short(depth)}, expected a number above 0")
-    if not isinstance(params, dict):
-        raise InputError(f"{path}: params is {short(params)}, expected parameters by name")
-    try:
-        params = _checked(merge_parameters("scmedal", DEFAULTS, params))
-    except InputError as error:
-        raise InputError(f"{path}: params: {error}") from error
-
-    def under(name: str) -> dict[str, Any]:
-        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+    params = saved_parameters(path, config, lambda given: _checked(merge_parameters("scmedal", DEFAULTS, given)))
 
     try:
-        by_kind = {kind: Model.from_weights(config["models"][kind], under(kind), device) for kind in methods[method]}
+        by_kind = {
+            kind: Model.from_weights(config["models"][kind], part_of(kind, weights), device) for kind in methods[method]
+        }
         given = config.get("projection")
-        projection = None if given is None else Projection.from_weights(given, under("projection"), device)
+        projection = None if given is None else Projection.from_weights(given, part_of("projection", weights), device)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder}: config.json and weights.safetensors do not make a model: {error}") from error
     sizes = {(each.genes, each.batches) for each in [*by_kind.values(), *([projection.fixed] if projection else [])]}

@@ -82,6 +82,25 @@ def merge_parameters(method: str, defaults: dict[str, Any], given: dict[str, Any
     return merged
 
 
+def saved_parameters(
+    path: Path, config: dict[str, Any], check: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the parameters of a saved model, as `check` completes them.
+
+    Raises
+    ------
+    InputError
+        If they are none, or `check` refuses them; names the file.
+    """
+    given = config.get("params")
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: params is {short(given)}, expected parameters by name")
+    try:
+        return check(given)
+    except InputError as error:
+        raise InputError(f"{path}: params: {error}") from error
+
+
 def read_cells(path: Path, least_batches: int = 2, *, normalised: bool = True) -> tuple["AnnData", "Cells"]:
     """Read a dataset and bring it into the form that methods take: highly variable genes, codes for names.
 

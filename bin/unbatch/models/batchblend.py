@@ -955,9 +955,7 @@ class _Rounds:
         on_directions, total = rays.meet(torch.zeros_like(self.total))
         size = (view.totals - total[data.batch]).clamp(min=FLOOR * self.mean_total)
         profiles = (view.scores - on_directions[data.batch]) / size[:, None]
-        sums = profiles.new_zeros(self.states, profiles.shape[1]).index_add_(0, view.state, profiles)
-        count = torch.bincount(view.state, minlength=self.states)
-        centres = sums[count > 0] / count[count > 0][:, None]
+        centres = _means_by_state(profiles, view.state, self.states)[view.state.unique()]
         of_total = (basis / self.noise.weights[:, None]).sum(0)
         changes = []
         for _ in range(SPLITS):
@@ -1180,16 +1178,19 @@ class _Factorisation:
 def _initial_metagenes(noise: _Noise, effect: _Effect, metagenes: int) -> Tensor:
     """Mean profiles of the states, the largest first; K x G, rows sum to 1."""
     count = torch.bincount(effect.state, minlength=metagenes)
-    sums = effect.profiles.new_zeros(metagenes, effect.profiles.shape[1]).index_add_(0, effect.state, effect.profiles)
-    means = sums / count.clamp(min=1)[:, None] @ effect.directions.T / noise.weights
+    means = _means_by_state(effect.profiles, effect.state, metagenes) @ effect.directions.T / noise.weights
     found = means[count.argsort(descending=True, stable=True)].clamp(min=1e-10)
     return found / found.sum(1, keepdim=True)
 
 
 def _state_means(amounts: Tensor, state: Tensor, states: int) -> Tensor:
     """Mean share of each metagene in the cells of each state, C x K."""
-    share = (amounts / amounts.sum(1, keepdim=True).clamp(min=1e-6)).double()
-    sums = share.new_zeros(states, share.shape[1]).index_add_(0, state, share)
+    return _means_by_state((amounts / amounts.sum(1, keepdim=True).clamp(min=1e-6)).double(), state, states)
+
+
+def _means_by_state(values: Tensor, state: Tensor, states: int) -> Tensor:
+    """Mean over the cells of each state, 0 of one without cells; C x k of n x k."""
+    sums = values.new_zeros(states, values.shape[1]).index_add_(0, state, values)
     return sums / torch.bincount(state, minlength=states).clamp(min=1)[:, None]
 
 

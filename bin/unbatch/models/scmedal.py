@@ -866,8 +866,8 @@ def _settings_of(values: dict[str, Any]) -> Settings:
     return Settings(**values | {"hidden": tuple(values["hidden"])})
 
 
-def _under(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays whose names start with this one, without it."""
+def part_of(name: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays of one part of a model, those named ``name.*``, by the rest of their names."""
     return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
 
@@ -1012,10 +1012,10 @@ class Projection:
         ValueError
             If they do not belong together.
         """
-        fixed = Model.from_weights(config["fixed"], _under("fixed", weights), device)
+        fixed = Model.from_weights(config["fixed"], part_of("fixed", weights), device)
         latent = fixed.settings.latent
         network = Network(_settings_of(config["decoder"]), fixed.genes, fixed.batches, 0, inputs=latent)
-        _load(network, _under("decoder", weights))
+        _load(network, part_of("decoder", weights))
         shapes = {"centre": (latent,), "spread": (1,), "misfit": (fixed.genes,)}
         if "reference" in weights:
             shapes["reference"] = (fixed.batches, REFERENCE, latent)
