@@ -30,9 +30,6 @@ EVIDENCE_CELLS = 10_000
 MAX_CLASSES = 100
 """Of a target; a column with more is a measurement or a name."""
 
-FIXED, RANDOM = "X_scmedal_fe", "X_scmedal_re"
-"""Where a fit has fixed and random effects beside its main embedding."""
-
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
@@ -209,7 +206,7 @@ def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> Fitted:
         from unbatch.metrics.paths import nearest_by_path
 
         return Fitted(None, made, None, None, nearest_by_path(fit.obsp[str(made["method"])], cells, LISI_NEIGHBOURS))
-    fixed, random = (fit.obsm[slot][cells] if slot in fit.obsm else None for slot in (FIXED, RANDOM))
+    fixed, random = (fit.obsm[slot][cells] if slot in fit.obsm else None for slot in (schema.FIXED, schema.RANDOM))
     return Fitted(fit.obsm[f"X_{made['method']}"][cells], made, fixed, random)
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 VERSION = 1
 """Version of the contract, kept in ``uns['unbatch']['schema']``."""
 
+FIXED, RANDOM = "X_scmedal_fe", "X_scmedal_re"
+"""Where in obsm a fit has fixed and random effects beside its embedding."""
+
 
 @cache
 def _contract() -> dict[str, dict[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from unbatch.data.io import open_hdf5, read_h5ad
+from unbatch.data.schema import RANDOM
 from unbatch.errors import InputError
 from unbatch.report.scores import Entry, Result
 
@@ -173,10 +174,6 @@ def read_embedding(path: Path, cells: Cells) -> tuple[np.ndarray, dict[str, Any]
         raise InputError(f"{path}: obsm/{slot} is not a matrix of finite numbers")
     params = about.get("params")
     return embedding, dict(params) if isinstance(params, dict) else {}
-
-
-RANDOM = "X_scmedal_re"
-"""Where a fit has random effects beside its embedding."""
 
 
 def has_random_effects(path: Path) -> bool:
