@@ -245,6 +245,18 @@ def test_what_composition_could_make_is_left_on_request():
     assert error[1] < 0.7 * error[0]
 
 
+@pytest.mark.parametrize(("small", "way"), [(0.0, "remove"), (1.0, "leave")])
+def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(monkeypatch, small, way):
+    values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
+    monkeypatch.setattr(batchblend, "SMALL_AMBIGUITY", small)
+    decided, asked = (
+        fit(values, truth.batch, Settings(6, ambiguous=ambiguous, rounds=2, iterations=3)).model
+        for ambiguous in ("auto", way)
+    )
+    np.testing.assert_array_equal(decided.factors, asked.factors)
+    assert factors_evidence(decided)[0].reason == factors_evidence(asked)[0].reason
+
+
 def test_the_same_seed_gives_the_same_fit():
     values, truth = simulation()
     again, other = (fit(values, truth.batch, Settings(METAGENES), seed=seed) for seed in (0, 1))

@@ -48,8 +48,8 @@ HALVED = 20_000
 """Cells of a batch at most whose halves are fitted apart."""
 SPLITS = 4
 """Splits of the genes by which an offset is compared with one whose states other genes chose."""
-SMALL_AMBIGUITY = 0.2
-"""Share of a difference that composition could make up to which that part is left in the data by ``auto``."""
+SMALL_AMBIGUITY = 0.15
+"""Share of all differences that composition could make up to which that part is left in the data by ``auto``."""
 LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
 FEWEST = 20
@@ -87,7 +87,8 @@ class Settings:
     ambiguous
         What becomes of that part of an accepted difference between batches which their composition could make, too,
         where batches meet without its removal: ``"leave"`` it in the data, ``"remove"`` it, or, ``"auto"``, leave it
-        where it is a small part, which costs little mixing and keeps composition, and remove it where it is not.
+        if it is a small part of the differences of all batches together, which costs little mixing and keeps
+        composition, and remove it if it is not.
     rounds
         Times that states, offset and factors are found anew.
     sparsity
@@ -419,11 +420,16 @@ class _Composition:
         """Coordinates on the directions, ... x m."""
         return (logs * self.scale) @ self.directions
 
-    def ambiguous(self, logs: Tensor) -> Tensor:
-        """Excess share of each difference (... x G) that composition could make: 0 as by chance, 1 all of it."""
-        share = self.along(logs).square().sum(-1) / (logs * self.scale).square().sum(-1).clamp(min=1e-30)
+    def ambiguous(self, logs: Tensor, together: bool = False) -> Tensor:
+        """Excess share of each difference (... x G) that composition could make: 0 as by chance, 1 all of it.
+
+        Of all differences `together` few cells tell it better than of each.
+        """
+        along, whole = self.along(logs).square().sum(-1), (logs * self.scale).square().sum(-1)
+        if together:
+            along, whole = along.sum(), whole.sum()
         by_chance = self.expected.sum()
-        return ((share - by_chance) / (1 - by_chance)).clamp(min=0)
+        return ((along / whole.clamp(min=1e-30) - by_chance) / (1 - by_chance)).clamp(min=0)
 
     def without(self, logs: Tensor) -> Tensor:
         """Take off all that lies on the directions of composition."""
@@ -512,6 +518,10 @@ class _Judge:
         Share of cells that meet without what composition could make, in the worse direction, T x T.
     shared
         Number of states with cells of both, T x T.
+    meets
+        Batches with factors that meet another one without what composition could make, T.
+    overall
+        Share of the differences of all batches that composition could make, in the last round.
     left
         Batches in which the part that composition could make was left in the data, T.
     sizes, few
@@ -527,7 +537,8 @@ class _Judge:
         self.last = torch.zeros_like(self.share)
         self.size, self.meeting = torch.zeros_like(self.share), torch.zeros_like(self.share)
         self.shared = torch.ones_like(self.share)
-        self.left = torch.zeros(batches, dtype=torch.bool)
+        self.meets, self.left = torch.zeros(2, batches, dtype=torch.bool)
+        self.overall = 0.0
 
     @property
     def linked(self) -> Tensor:
@@ -934,10 +945,9 @@ class _Rounds:
         on_directions = (self.offset * self.noise.weights) @ directions
         meeting = _meeting(self._without_offset(scores, totals, on_directions), data.slices, self.chance)
         judge.meeting = torch.minimum(meeting, meeting.T)
-        meets = (judge.meeting.max(1).values >= LEAST_MEETING).to(found.device)
-        small = judge.composition.ambiguous(found) <= SMALL_AMBIGUITY
-        leave = {"leave": torch.ones_like(small), "remove": torch.zeros_like(small), "auto": small}
-        judge.left = leave[self.settings.ambiguous] & meets & found.any(1)
+        judge.meets = (judge.meeting.max(1).values >= LEAST_MEETING).to(found.device) & found.any(1)
+        judge.overall = float(judge.composition.ambiguous(found, together=True))
+        judge.left = judge.meets & (self.settings.ambiguous == "leave")
         self.log_factors = torch.where(judge.left[:, None], judge.composition.spare(found, error), found)
         self.log_error = error
 
@@ -1104,6 +1114,30 @@ class _Rounds:
             if len(group) > 1:
                 found[group], errors[group], _ = _gene_factors(profile[group], variance[group], count[group], floor)
         return found, errors
+
+
+def _batch_effect(
+    data: _Data,
+    take: Callable[[Tensor], _Data],
+    settings: Settings,
+    noise: _Noise,
+    own: list[Tensor],
+    seed: int,
+    tell: Callable[[str], None],
+) -> _Effect:
+    """Search for the batch effect as the settings want it.
+
+    Of what is left in the data, later rounds see ever less: states are those of cells that differ by it. So ``auto``
+    decides on what a search finds that has removed all, and searches anew if it is to be left.
+    """
+    if settings.ambiguous != "auto":
+        return _Rounds(data, take, settings, noise, own, seed, tell).run()
+    search = _Rounds(data, take, replace(settings, ambiguous="remove"), noise, own, seed, tell)
+    removed = search.run()
+    if not search.judge.meets.any() or search.judge.overall > SMALL_AMBIGUITY:
+        return removed
+    tell("composition could make little of the batch effect: that is left in the data")
+    return _Rounds(data, take, replace(settings, ambiguous="leave"), noise, own, seed, tell).run()
 
 
 def _where_any(effect: Tensor, error: Tensor) -> Tensor:
@@ -1641,7 +1675,7 @@ def fit(
     def take(rows: Tensor) -> _Data:
         return _prepare(expression, batch, kept[rows.cpu().numpy()], totals, scale, data.totals.device)
 
-    effect = _Rounds(data, take, settings, noise, own, seed, tell).run()
+    effect = _batch_effect(data, take, settings, noise, own, seed, tell)
     tell("factorisation")
     found = _factorise(data, settings, noise, effect)
     model = _model(data, settings, noise, effect, found, scale, seed)
@@ -1880,7 +1914,7 @@ def _with_batch(
     data = take(torch.arange(len(both), device=device))
     tell("noise model")
     noise, own = _noise_model(data, K)
-    effect = _Rounds(data, take, replace(settings, metagenes=K), noise, own, seed, tell).run()
+    effect = _batch_effect(data, take, replace(settings, metagenes=K), noise, own, seed, tell)
     # relative to the reference, which has no factors; one of the two is minus the other, and so are their errors
     log_factors = effect.log_factors[1] - effect.log_factors[0]
     log_error = effect.log_error.sum(0)
