@@ -198,7 +198,15 @@ def neighbourhoods(embedding: np.ndarray, cells: Cells) -> tuple[float, float]:
     return float(mixing), float((cells.label[near[:, :15]] == cells.label[:, None]).mean())
 
 
-def refusal(path: Path, cells_per_section: int = 1200) -> None:
+REFUSAL = {
+    "uncorrected": {"offset": "none", "factors": False},
+    "default": {},
+    "leave": {"ambiguous": "leave"},
+    "remove": {"ambiguous": "remove"},
+}
+
+
+def refusal(path: Path, modes: tuple[str, ...], cells_per_section: int = 1200) -> None:
     rows = []
     for section, data in sections_of(path).items():
         if data.label.max() < 6:
@@ -217,17 +225,13 @@ def refusal(path: Path, cells_per_section: int = 1200) -> None:
             for split, batch in splits.items():
                 for effect, planted in (("none", counts), ("factors .3", counts.multiply(factors[batch]).tocsr())):
                     cells = as_cells(planted, batch, label, data.coordinates[chosen])
-                    for mode, changes in (
-                        ("uncorrected", {"offset": "none", "factors": False}),
-                        ("default", {}),
-                        ("ambiguous: leave", {"ambiguous": "leave"}),
-                        ("ambiguous: remove", {"ambiguous": "remove"}),
-                    ):
-                        embedding, _ = embed("batchblend", cells, seed, metagenes=15, spatial="none", **changes)
+                    for mode in modes:
+                        embedding, _ = embed("batchblend", cells, seed, metagenes=15, spatial="none", **REFUSAL[mode])
                         mixing, purity = neighbourhoods(embedding, cells)
                         row = {"section": section, "split": split, "effect": effect, "mode": mode}
                         rows.append(row | {"mixing": mixing, "purity": purity})
     frame = pd.DataFrame(rows)
+    print(frame.round(3).to_string())
     print(frame.groupby(["split", "effect", "mode"], sort=False)[["mixing", "purity"]].mean().round(3).to_string())
 
 
@@ -346,7 +350,7 @@ def main() -> None:
     elif given.what == "robustness":
         simulations(HARDER, ("plain", "batchblend"))
     elif given.what == "refusal":
-        refusal(Path(given.arguments[0]))
+        refusal(Path(given.arguments[0]), tuple(given.arguments[1:]) or tuple(REFUSAL))
     elif given.what == "sections":
         sections(Path(given.arguments[0]))
     elif given.what == "scale":

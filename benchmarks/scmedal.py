@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -263,10 +264,10 @@ class Known:
     comparable: Callable[[np.ndarray, int], np.ndarray]
 
 
-def of_donors(seed: int) -> Known:
+def of_donors(seed: int, cells_of_each: int = 300) -> Known:
     """Draw counts of 8 donors, as `simulate --preset donors` draws them; shifts are within conditions."""
     rng = np.random.default_rng(seed)
-    truth = donors.draw_truth(donors.Parameters(), rng)
+    truth = donors.draw_truth(donors.Parameters(cells=cells_of_each), rng)
     counts = sparse.vstack([sparse.csr_matrix(block) for block in draw_expression(truth, rng)], format="csr")
     cells = as_cells(counts, truth.batch, truth.cell_type, np.zeros((len(truth.batch), 2)))
     total = np.asarray(counts.sum(1)).ravel()
@@ -313,7 +314,12 @@ def of_types(
 def counterfactuals(seeds: tuple[int, ...]) -> None:
     rows = []
     for seed in seeds:
-        for name, draw in (("effects of types", of_types), ("donors", of_donors)):
+        drawn_from = {
+            "effects of types": of_types,
+            "donors": of_donors,
+            "donors, 1,500 cells of each": partial(of_donors, cells_of_each=1500),
+        }
+        for name, draw in drawn_from.items():
             known = draw(seed)
             joint = known.batch * 100 + known.label
             fold = np.zeros(len(joint), dtype=np.int64)

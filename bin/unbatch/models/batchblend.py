@@ -50,6 +50,8 @@ SPLITS = 4
 """Splits of the genes by which an offset is compared with one whose states other genes chose."""
 SMALL_AMBIGUITY = 0.15
 """Share of all differences that composition could make up to which that part is left in the data by ``auto``."""
+USUAL_SHIFT = 0.3
+"""Shift between batches along a direction of composition, in standard deviations of cells, as composition makes it."""
 LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
 FEWEST = 20
@@ -404,11 +406,14 @@ class _Composition:
     ----------
     directions
         Principal directions of the profiles within batches, orthonormal in weighted gene space, G x m.
+    spread
+        Variance of the cells on each direction within batches, noise included, m.
     scale
         Change of the weighted profile of the mean cell by a small log factor, G.
     """
 
     directions: Tensor
+    spread: Tensor
     scale: Tensor
 
     @property
@@ -436,17 +441,21 @@ class _Composition:
         return logs - self.along(logs) @ self.directions.T / self.scale
 
     def spare(self, logs: Tensor, error: Tensor) -> Tensor:
-        """Take off what exceeds, on a direction of composition, the spread that the other directions tell.
+        """Take off the part that is rather composition's than the batch's, direction by direction.
 
-        A batch effect has no reason to favour these few directions.
+        A batch effect has no reason to favour these few directions: on each it varies as the others tell. Composition
+        varies by `USUAL_SHIFT` of the spread of cells, or by what exceeds the batch effect and the error if that is
+        more.
         """
         along = self.along(logs)
         rest = logs * self.scale - along @ self.directions.T
         leverage = self.directions.square().sum(1)
-        spread = rest.square().sum(-1) / (self.scale.square() * (1 - leverage)).sum()
+        variance = rest.square().sum(-1) / (self.scale.square() * (1 - leverage)).sum()
         lever = self.directions * self.scale[:, None]
-        usual = spread[:, None] * lever.square().sum(0) + error.square() @ lever.square()
-        kept = (usual / along.square().clamp(min=1e-30)).clamp(max=1)
+        usual = variance[:, None] * lever.square().sum(0)
+        excess = along.square() - usual - error.square() @ lever.square()
+        composition = torch.maximum(USUAL_SHIFT**2 * self.spread, excess)
+        kept = usual / (usual + composition).clamp(min=1e-30)
         return logs - (along * (1 - kept)) @ self.directions.T / self.scale
 
 
@@ -454,16 +463,18 @@ def _composition(
     data: _Data, noise: _Noise, directions: list[Tensor], scores: Tensor, totals: Tensor, rank: int
 ) -> _Composition:
     """Directions in which the profiles of cells differ within batches, larger cells counting more."""
-    parts = []
+    parts, all_weights = [], 0.0
     for basis, cells in zip(directions, data.slices, strict=True):
         weight = (totals[cells] / totals.mean()).clamp(min=FLOOR)[:, None]
         profile = scores[cells][:, scores.shape[1] - basis.shape[1] :] / (weight * totals.mean())
         centred = (profile - (weight * profile).sum(0) / weight.sum()) * weight.sqrt()
         values, vectors = torch.linalg.eigh(centred.T @ centred)
         parts.append(basis @ (vectors * values.clamp(min=0).sqrt()))
+        all_weights += float(weight.sum())
     left, values, _ = torch.linalg.svd(torch.cat(parts, 1), full_matrices=False)
-    real = int((values > 1e-6 * values[0]).sum())
-    return _Composition(left[:, : min(rank, real)], noise.weights * data.mean / data.mean.sum())
+    real = min(rank, int((values > 1e-6 * values[0]).sum()))
+    spread = values[:real].square() / all_weights
+    return _Composition(left[:, :real], spread, noise.weights * data.mean / data.mean.sum())
 
 
 def _meeting(profiles: Tensor, slices: list[slice], rng: torch.Generator, most: int = 1000) -> Tensor:
