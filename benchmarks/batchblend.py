@@ -230,8 +230,8 @@ def refusal(path: Path, modes: tuple[str, ...], cells_per_section: int = 1200) -
                         mixing, purity = neighbourhoods(embedding, cells)
                         row = {"section": section, "split": split, "effect": effect, "mode": mode}
                         rows.append(row | {"mixing": mixing, "purity": purity})
+                        print(pd.DataFrame(rows[-1:]).round(3).to_string(header=len(rows) == 1), flush=True)
     frame = pd.DataFrame(rows)
-    print(frame.round(3).to_string())
     print(frame.groupby(["split", "effect", "mode"], sort=False)[["mixing", "purity"]].mean().round(3).to_string())
 
 

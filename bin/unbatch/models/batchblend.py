@@ -50,7 +50,7 @@ SPLITS = 4
 """Splits of the genes by which an offset is compared with one whose states other genes chose."""
 SMALL_AMBIGUITY = 0.15
 """Share of all differences that composition could make up to which that part is left in the data by ``auto``."""
-USUAL_SHIFT = 0.3
+USUAL_SHIFT = 0.2
 """Shift between batches along a direction of composition, in standard deviations of cells, as composition makes it."""
 LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
