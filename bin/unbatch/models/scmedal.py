@@ -99,8 +99,8 @@ PUBLISHED_CELLS = (23_049, 62_735, 291_680)
 RECOMMENDED_WEIGHTS: dict[str, dict[str, float]] = {
     "ae": {"reconstruction": 1.0},
     "aec": {"reconstruction": 1.0, "label": 0.1},
-    "fe": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.11, "matching": 0.0},
-    "fec": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.11, "matching": 0.0, "label": 0.1},
+    "fe": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.08, "matching": 0.0},
+    "fec": {"reconstruction": 1.0, "hsic": 1.0, "batch": 0.03, "drift": 0.08, "matching": 0.0, "label": 0.1},
     "re": {"reconstruction": 1.0, "batch": 1.0, "divergence": 1.0},
 }
 """Weights of balanced terms. ``drift`` is the mean square of what the network adds to principal components, whose mean
