@@ -5,7 +5,8 @@
     python benchmarks/batchblend.py metagenes 15       # the thesis preset with so many metagenes
     python benchmarks/batchblend.py recovery           # batch effect against the truth, coverage of the errors
     python benchmarks/batchblend.py robustness         # harder simulations, beside plain factorisation
-    python benchmarks/batchblend.py refusal DATA.h5ad  # a section split in pseudo-batches, with and without an effect
+    python benchmarks/batchblend.py refusal DATA.h5ad [MODE ...] # a section split in pseudo-batches, with and
+                                                       # without an effect: uncorrected, default, leave, remove
     python benchmarks/batchblend.py sections DATA.h5ad # several sections, scores and NMI by section
     python benchmarks/batchblend.py scale              # time and memory from 1,000 to 1,000,000 cells
 
@@ -350,6 +351,8 @@ def main() -> None:
     elif given.what == "robustness":
         simulations(HARDER, ("plain", "batchblend"))
     elif given.what == "refusal":
+        if unknown := set(given.arguments[1:]) - set(REFUSAL):
+            parser.error(f"no mode {', '.join(sorted(unknown))}; there are: {', '.join(REFUSAL)}")
         refusal(Path(given.arguments[0]), tuple(given.arguments[1:]) or tuple(REFUSAL))
     elif given.what == "sections":
         sections(Path(given.arguments[0]))

@@ -311,15 +311,17 @@ def of_types(
     )
 
 
+KNOWN = {
+    "effects of types": of_types,
+    "donors": of_donors,
+    "donors, 1,500 cells of each": partial(of_donors, cells_of_each=1500),
+}
+
+
 def counterfactuals(seeds: tuple[int, ...]) -> None:
     rows = []
     for seed in seeds:
-        drawn_from = {
-            "effects of types": of_types,
-            "donors": of_donors,
-            "donors, 1,500 cells of each": partial(of_donors, cells_of_each=1500),
-        }
-        for name, draw in drawn_from.items():
+        for name, draw in KNOWN.items():
             known = draw(seed)
             joint = known.batch * 100 + known.label
             fold = np.zeros(len(joint), dtype=np.int64)

@@ -254,7 +254,34 @@ def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(monkeypat
         for ambiguous in ("auto", way)
     )
     np.testing.assert_array_equal(decided.factors, asked.factors)
-    assert factors_evidence(decided)[0].reason == factors_evidence(asked)[0].reason
+    (evidence,) = factors_evidence(decided)
+    # whatever becomes of it, the share is that of a search that removed it
+    assert evidence.composition > 0.2
+    assert evidence.reason.startswith("Accepted but for" if way == "leave" else "Accepted whole, though")
+
+
+def test_what_stays_is_that_of_composition_by_what_either_explains():
+    """Genes are directions: composition differs on the first four, on each by so many cells' deviations."""
+    rng = np.random.default_rng(0)
+    genes, errors, covered = 400, [], []
+    scale = torch.ones(genes, dtype=torch.float64)
+    directions = torch.eye(genes, dtype=torch.float64)[:, :4]
+    variance = torch.tensor([4.0, 1.0, 0.25, 0.01], dtype=torch.float64)
+    composition = batchblend._Composition(directions, variance, scale)
+    for _ in range(300):
+        batch = torch.as_tensor(rng.normal(0, 0.1, (1, genes)))
+        shift = torch.as_tensor(rng.normal(size=4)) * batchblend.USUAL_SHIFT * variance.sqrt()
+        kept, doubt = composition.spare(batch + directions @ shift, torch.zeros_like(batch))
+        assert torch.equal(kept[:, 4:], batch[:, 4:])
+        assert not doubt[:, 4:].any()
+        errors.append((kept - batch)[0, :4].square())
+        covered.append((kept - batch).abs()[0, :4] < 1.645 * doubt[0, :4])
+    usual, of_composition = 0.01, batchblend.USUAL_SHIFT**2 * variance
+    error = torch.stack(errors).mean(0)
+    # to keep nothing there errs by the one, to keep all by the other
+    assert (error < 1.05 * usual).all()
+    assert (error[:2] < 0.3 * of_composition[:2]).all()
+    assert 0.8 < torch.stack(covered).double().mean() < 0.97
 
 
 def test_the_same_seed_gives_the_same_fit():

@@ -51,7 +51,7 @@ SPLITS = 4
 SMALL_AMBIGUITY = 0.15
 """Share of all differences that composition could make up to which that part is left in the data by ``auto``."""
 USUAL_SHIFT = 0.2
-"""Shift between batches along a direction of composition, in standard deviations of cells, as composition makes it."""
+"""How far composition usually draws a batch from the mean of all along a direction, in standard deviations of cells."""
 LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
 FEWEST = 20
@@ -88,9 +88,9 @@ class Settings:
         Whether batches may have a factor per gene; not with ``"annealed"`` and ``"cross"``.
     ambiguous
         What becomes of that part of an accepted difference between batches which their composition could make, too,
-        where batches meet without its removal: ``"leave"`` it in the data, ``"remove"`` it, or, ``"auto"``, leave it
-        if it is a small part of the differences of all batches together, which costs little mixing and keeps
-        composition, and remove it if it is not.
+        where batches meet without its removal: ``"leave"`` in the data what is rather composition's, ``"remove"`` it
+        all, or, ``"auto"``, leave it if it is a small part of the differences of all these batches together, which
+        costs little mixing and keeps composition, and remove it if it is not.
     rounds
         Times that states, offset and factors are found anew.
     sparsity
@@ -406,14 +406,14 @@ class _Composition:
     ----------
     directions
         Principal directions of the profiles within batches, orthonormal in weighted gene space, G x m.
-    spread
-        Variance of the cells on each direction within batches, noise included, m.
+    variance
+        Of the cells on each direction within batches, noise included, m.
     scale
         Change of the weighted profile of the mean cell by a small log factor, G.
     """
 
     directions: Tensor
-    spread: Tensor
+    variance: Tensor
     scale: Tensor
 
     @property
@@ -428,7 +428,7 @@ class _Composition:
     def ambiguous(self, logs: Tensor, together: bool = False) -> Tensor:
         """Excess share of each difference (... x G) that composition could make: 0 as by chance, 1 all of it.
 
-        Of all differences `together` few cells tell it better than of each.
+        Few cells tell the share of all differences `together` better than that of each.
         """
         along, whole = self.along(logs).square().sum(-1), (logs * self.scale).square().sum(-1)
         if together:
@@ -440,23 +440,25 @@ class _Composition:
         """Take off all that lies on the directions of composition."""
         return logs - self.along(logs) @ self.directions.T / self.scale
 
-    def spare(self, logs: Tensor, error: Tensor) -> Tensor:
-        """Take off the part that is rather composition's than the batch's, direction by direction.
+    def spare(self, logs: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+        """Take off the part that is rather composition's than the batch's, and say how sure that is, both T x G.
 
-        A batch effect has no reason to favour these few directions: on each it varies as the others tell. Composition
-        varies by `USUAL_SHIFT` of the spread of cells, or by what exceeds the batch effect and the error if that is
-        more.
+        On each direction a difference is the sum of two normal variables. A batch effect has no reason to favour these
+        few directions: on each it varies as the others tell. Composition varies by `USUAL_SHIFT` standard deviations of
+        the cells, or by what exceeds the batch effect and the error if that is more. What is kept is the mean of the
+        batch effect given their sum; its standard deviation is the error that this adds.
         """
         along = self.along(logs)
         rest = logs * self.scale - along @ self.directions.T
         leverage = self.directions.square().sum(1)
-        variance = rest.square().sum(-1) / (self.scale.square() * (1 - leverage)).sum()
+        elsewhere = rest.square().sum(-1) / (self.scale.square() * (1 - leverage)).sum()
         lever = self.directions * self.scale[:, None]
-        usual = variance[:, None] * lever.square().sum(0)
+        usual = elsewhere[:, None] * lever.square().sum(0)
         excess = along.square() - usual - error.square() @ lever.square()
-        composition = torch.maximum(USUAL_SHIFT**2 * self.spread, excess)
+        composition = torch.maximum(USUAL_SHIFT**2 * self.variance, excess)
         kept = usual / (usual + composition).clamp(min=1e-30)
-        return logs - (along * (1 - kept)) @ self.directions.T / self.scale
+        doubt = ((usual * (1 - kept)) @ self.directions.square().T).sqrt() / self.scale
+        return logs - (along * (1 - kept)) @ self.directions.T / self.scale, doubt
 
 
 def _composition(
@@ -473,8 +475,8 @@ def _composition(
         all_weights += float(weight.sum())
     left, values, _ = torch.linalg.svd(torch.cat(parts, 1), full_matrices=False)
     real = min(rank, int((values > 1e-6 * values[0]).sum()))
-    spread = values[:real].square() / all_weights
-    return _Composition(left[:, :real], spread, noise.weights * data.mean / data.mean.sum())
+    variance = values[:real].square() / all_weights
+    return _Composition(left[:, :real], variance, noise.weights * data.mean / data.mean.sum())
 
 
 def _meeting(profiles: Tensor, slices: list[slice], rng: torch.Generator, most: int = 1000) -> Tensor:
@@ -532,7 +534,9 @@ class _Judge:
     meets
         Batches with factors that meet another one without what composition could make, T.
     overall
-        Share of the differences of all batches that composition could make, in the last round.
+        Share of the differences of these together that composition could make, in the last round.
+    decided
+        `last` of the search by which it was decided to leave that part in the data, if there was one.
     left
         Batches in which the part that composition could make was left in the data, T.
     sizes, few
@@ -550,6 +554,7 @@ class _Judge:
         self.shared = torch.ones_like(self.share)
         self.meets, self.left = torch.zeros(2, batches, dtype=torch.bool)
         self.overall = 0.0
+        self.decided: Tensor | None = None
 
     @property
     def linked(self) -> Tensor:
@@ -582,7 +587,7 @@ class _Judge:
             nothing = small and few is None and bool(self.shared[a, b])
             if accepted and share <= MOST_AMBIGUOUS:
                 # what was decided of an accepted difference was decided of the last one
-                share = float(self.last[a, b])
+                share = float((self.last if self.decided is None else self.decided)[a, b])
             if few is not None:
                 reason = (
                     f"Left alone: one of them has {self.sizes[few]} cells, fewer than {FEWEST} tell nothing of genes."
@@ -785,7 +790,7 @@ class _Rounds:
         self.offset_scale = float((data.mean * noise.weights).square().mean())
         self.state = _first_states(data, noise, own, self.states, self.rng)
         self.log_factors = torch.zeros_like(data.ones())
-        self.log_error = torch.zeros_like(self.log_factors)
+        self.log_error, self.doubt = torch.zeros_like(self.log_factors), torch.zeros_like(self.log_factors)
         self.offset, self.offset_error = torch.zeros_like(self.log_factors), torch.zeros_like(self.log_factors)
         self.total, self.total_error = self.log_factors[:, 0].clone(), self.log_factors[:, 0].clone()
         self.directions = own
@@ -957,10 +962,12 @@ class _Rounds:
         meeting = _meeting(self._without_offset(scores, totals, on_directions), data.slices, self.chance)
         judge.meeting = torch.minimum(meeting, meeting.T)
         judge.meets = (judge.meeting.max(1).values >= LEAST_MEETING).to(found.device) & found.any(1)
-        judge.overall = float(judge.composition.ambiguous(found, together=True))
+        judge.overall = float(judge.composition.ambiguous(found[judge.meets], together=True))
         judge.left = judge.meets & (self.settings.ambiguous == "leave")
-        self.log_factors = torch.where(judge.left[:, None], judge.composition.spare(found, error), found)
+        spared, doubt = judge.composition.spare(found, error)
+        self.log_factors = torch.where(judge.left[:, None], spared, found)
         self.log_error = error
+        self.doubt = doubt * judge.left[:, None]
 
     def _across_genes(self) -> Tensor:
         """Change of the total offset when no gene chooses the states of the cells that its rays are drawn through, T.
@@ -1100,9 +1107,10 @@ class _Rounds:
             expected += (fits[0][1].square() + fits[1][1].square()).median(1).values
         # of a normal variable, the median square is .455 of the mean square
         ratio = found / (0.455 * expected.clamp(min=1e-12))
-        self.log_error = self.log_error * ratio.clamp(0.1, 100).sqrt()[:, None]
+        # halves of the same batches agree on what may be composition's
+        self.log_error = torch.hypot(self.log_error * ratio.clamp(0.1, 100).sqrt()[:, None], self.doubt)
         if self.offset.any():
-            self.log_error = (self.log_error.square() + self._error_by_offset().square()).sqrt()
+            self.log_error = torch.hypot(self.log_error, self._error_by_offset())
 
     def _error_by_offset(self) -> Tensor:
         """Carry the errors of the offset over to the log factors, T x G: what one has too much, the other lacks."""
@@ -1141,14 +1149,22 @@ def _batch_effect(
     Of what is left in the data, later rounds see ever less: states are those of cells that differ by it. So ``auto``
     decides on what a search finds that has removed all, and searches anew if it is to be left.
     """
+
+    def search(ambiguous: Literal["remove", "leave"]) -> _Rounds:
+        return _Rounds(data, take, replace(settings, ambiguous=ambiguous), noise, own, seed, tell)
+
     if settings.ambiguous != "auto":
-        return _Rounds(data, take, settings, noise, own, seed, tell).run()
-    search = _Rounds(data, take, replace(settings, ambiguous="remove"), noise, own, seed, tell)
-    removed = search.run()
-    if not search.judge.meets.any() or search.judge.overall > SMALL_AMBIGUITY:
-        return removed
-    tell("composition could make little of the batch effect: that is left in the data")
-    return _Rounds(data, take, replace(settings, ambiguous="leave"), noise, own, seed, tell).run()
+        return search(settings.ambiguous).run()
+    first = search("remove")
+    effect, judge = first.run(), first.judge
+    if not judge.meets.any() or judge.overall > SMALL_AMBIGUITY:
+        return effect
+    tell("composition could make a small part of the batch effect: that part is left, the rest sought anew")
+    # what is held of the cells is not needed twice
+    del first, effect
+    second = search("leave")
+    second.judge.decided = judge.last
+    return second.run()
 
 
 def _where_any(effect: Tensor, error: Tensor) -> Tensor:
