@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py run OUT [--dlpfc DATA.h5ad] [--methods A,B] [--seeds 50,51] [--cells 1200] [--minutes 58]
     python benchmarks/peers.py table OUT
+    python benchmarks/peers.py report OUT
 
 `run` simulates the thesis preset (2 batches x 225 cells, 100 genes; a dataset per seed, 50 to 54, on which nothing was
 tuned) and draws CELLS labelled spots per section of DATA.h5ad, a dataset that `preprocess` wrote, anew for each seed.
@@ -9,7 +10,8 @@ Every method runs with the defaults of its card and the same seed, by its own pr
 two at a time. OUT/fits.csv gets a row as soon as a fit ends, well or not; OUT/DATASET.scores.json one of
 every fit when all of a dataset have ended. `run` with the same OUT goes on where it was; what failed is not tried again
 unless its row is taken out. Fits after MINUTES are rows, too ("not run").
-`table` prints both tables from these files, failures beneath.
+`table` prints both tables from these files, failures beneath; `report` makes OUT/report/multiqc_report.html of them,
+all seeds together, and draws the cells of the first.
 """
 
 import argparse
@@ -192,11 +194,40 @@ def write_rows(book: Path, rows: dict[tuple[str, str], dict[str, Any]]) -> None:
     partial.replace(book)
 
 
-def table(given: argparse.Namespace) -> None:
+def scored(out: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Give both kinds of data that have scores, and what the files say, a seed each."""
     for kind in ("thesis", "dlpfc"):
-        files = sorted(given.out.glob(f"{kind}.*.scores.json"))
-        if files:
-            print_table(kind, [json.loads(file.read_text(encoding="utf-8")) for file in files])
+        if files := sorted(out.glob(f"{kind}.*.scores.json")):
+            yield kind, [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def table(given: argparse.Namespace) -> None:
+    for kind, found in scored(given.out):
+        print_table(kind, found)
+
+
+def report(given: argparse.Namespace) -> None:
+    folder = given.out / "report"
+    folder.mkdir(exist_ok=True)
+    pages, scores, drawn = folder / "pages", [], []
+    for kind, found in scored(given.out):
+        # seeds are draws here; the report knows them by the seed of the fit, which is the same
+        rows = [row | {"dataset": kind} for each in found for row in each["rows"]]
+        scores.append(folder / f"{kind}.json")
+        dataset = found[0]["dataset"]
+        scores[-1].write_text(json.dumps(found[0] | {"dataset": dataset | {"name": kind}, "rows": rows}))
+        # files of cells are found by the name of the dataset
+        cells = folder / f"{kind}.h5ad"
+        cells.unlink(missing_ok=True)
+        cells.symlink_to((given.out / f"{dataset['name']}.h5ad").resolve())
+        fits = [given.out / f"{row['id']}.fit.h5ad" for row in found[0]["rows"] if row["status"] == "ok"]
+        drawn += ["--dataset", cells, *(argument for fit in fits for argument in ("--fit", fit))]
+    options = ("--quiet", "--methods", ROOT / "assets" / "methods.yml", *drawn, "-o", pages)
+    subprocess.run(command("report", *scores, *options), check=True, env=ENVIRONMENT)
+    shown = ("--config", ROOT / "assets" / "multiqc_config.yml", "--filename", "multiqc_report.html")
+    multiqc = (sys.executable, "-m", "multiqc", pages, *shown, "--outdir", folder, "--force", "--no-version-check")
+    subprocess.run(list(map(str, multiqc)), check=True)
+    print(folder / "multiqc_report.html")
 
 
 def print_table(kind: str, found: list[dict[str, Any]]) -> None:
@@ -238,7 +269,7 @@ def print_table(kind: str, found: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("what", choices=["run", "table", "report"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--dlpfc", type=Path, help="dataset of the sections; without it, only the simulation")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(CARDS))
@@ -250,7 +281,7 @@ def main() -> None:
     unknown = [method for method in given.methods if method not in CARDS]
     if unknown:
         parser.error(f"--methods: no method {unknown[0]}; there are {', '.join(CARDS)}")
-    {"run": run, "table": table}[given.what](given)
+    {"run": run, "table": table, "report": report}[given.what](given)
 
 
 if __name__ == "__main__":
