@@ -1135,34 +1135,22 @@ class _Rounds:
         return found, errors
 
 
-def _batch_effect(
-    data: _Data,
-    take: Callable[[Tensor], _Data],
-    settings: Settings,
-    noise: _Noise,
-    own: list[Tensor],
-    seed: int,
-    tell: Callable[[str], None],
-) -> _Effect:
+def _batch_effect(settings: Settings, search: Callable[[Settings], _Rounds]) -> _Effect:
     """Search for the batch effect as the settings want it.
 
     Of what is left in the data, later rounds see ever less: states are those of cells that differ by it. So ``auto``
     decides on what a search finds that has removed all, and searches anew if it is to be left.
     """
-
-    def search(ambiguous: Literal["remove", "leave"]) -> _Rounds:
-        return _Rounds(data, take, replace(settings, ambiguous=ambiguous), noise, own, seed, tell)
-
     if settings.ambiguous != "auto":
-        return search(settings.ambiguous).run()
-    first = search("remove")
+        return search(settings).run()
+    first = search(replace(settings, ambiguous="remove"))
     effect, judge = first.run(), first.judge
     if not judge.meets.any() or judge.overall > SMALL_AMBIGUITY:
         return effect
-    tell("composition could make a small part of the batch effect: that part is left, the rest sought anew")
+    first.tell("composition could make a small part of the batch effect: that part is left, the rest sought anew")
     # what is held of the cells is not needed twice
     del first, effect
-    second = search("leave")
+    second = search(replace(settings, ambiguous="leave"))
     second.judge.decided = judge.last
     return second.run()
 
@@ -1702,7 +1690,7 @@ def fit(
     def take(rows: Tensor) -> _Data:
         return _prepare(expression, batch, kept[rows.cpu().numpy()], totals, scale, data.totals.device)
 
-    effect = _batch_effect(data, take, settings, noise, own, seed, tell)
+    effect = _batch_effect(settings, lambda given: _Rounds(data, take, given, noise, own, seed, tell))
     tell("factorisation")
     found = _factorise(data, settings, noise, effect)
     model = _model(data, settings, noise, effect, found, scale, seed)
@@ -1941,7 +1929,8 @@ def _with_batch(
     data = take(torch.arange(len(both), device=device))
     tell("noise model")
     noise, own = _noise_model(data, K)
-    effect = _batch_effect(data, take, replace(settings, metagenes=K), noise, own, seed, tell)
+    settings = replace(settings, metagenes=K)
+    effect = _batch_effect(settings, lambda given: _Rounds(data, take, given, noise, own, seed, tell))
     # relative to the reference, which has no factors; one of the two is minus the other, and so are their errors
     log_factors = effect.log_factors[1] - effect.log_factors[0]
     log_error = effect.log_error.sum(0)
