@@ -106,7 +106,7 @@ def embed(
     if method == "popari":
         settings = batchblend.Settings.popari(K)
     elif method == "plain":
-        settings = batchblend.Settings(K, offset="none", factors=False, sparsity=0.0)
+        settings = batchblend.Settings(K, offset="none", factors=False, sparsity=0.0, pooling=0.0)
     else:
         # as fit-batchblend does
         spots = set(graph.kinds.values()) == {"visium"}

@@ -21,6 +21,7 @@ from unbatch.models import batchblend
 from unbatch.models.batchblend import BatchBlend, Fitted, Settings, choose_metagenes, fit, shares
 
 DEFAULT = Settings(METAGENES)
+ALONE = Settings(METAGENES, pooling=0.0)
 PLAIN = Settings(METAGENES, offset="none", factors=False)
 
 
@@ -152,7 +153,7 @@ def test_strong_factors_make_states_clearer():
     for spread in (0.1, 0.6):
         effect = {"sigma_beta": 0.0, "sigma_gene": spread, "genes": 100, "gamma_shape": 8.0, "sigma_y": 3.0}
         _, truth = simulation(1, **effect)
-        z = shares(fitted(1, **effect).amounts)
+        z = shares(fitted(1, ALONE, **effect).amounts)
         middle = np.stack([z[truth.cell_type == c].mean(0) for c in range(9)])
         within = np.square(z - middle[truth.cell_type]).sum(1).mean()
         apart.append(within / np.square(middle - middle.mean(0)).sum(1).mean())
@@ -382,7 +383,7 @@ def test_the_model_embeds_the_cells_of_the_fit_as_the_fit_did(effect):
 
 
 def test_the_objective_falls():
-    history = fitted().history
+    history = fitted(0, ALONE).history
     objective = np.array(history["objective"])
     np.testing.assert_allclose(objective, np.add(history["data"], history["sparsity"]))
     assert len(objective) == Settings(METAGENES).iterations
@@ -418,13 +419,30 @@ def test_a_spatial_phase_goes_on_from_the_factorisation(phase):
     assert (np.diff(history["phase"]) >= 0).all()
     assert (~first).sum() > 1
     assert not history["spatial"][first].any()
-    np.testing.assert_allclose(history["data"][first], fitted(cells=81).history["data"])
+    np.testing.assert_allclose(history["data"][first], fitted(0, ALONE, cells=81).history["data"])
     # the first row of the phase is where the factorisation ended
     assert history["data"][first][-1] == pytest.approx(history["data"][~first][0])
     objective = history["objective"][~first]
     assert objective[-1] < objective[0]
-    np.testing.assert_array_equal(found.model.offset, fitted(cells=81).model.offset)
-    assert not np.array_equal(found.amounts, fitted(cells=81).amounts)
+    np.testing.assert_array_equal(found.model.offset, fitted(0, ALONE, cells=81).model.offset)
+    assert not np.array_equal(found.amounts, fitted(0, ALONE, cells=81).amounts)
+
+
+def test_pooling_draws_cells_to_others_of_their_state_and_keeps_the_batch_effect():
+    """The types of the truth, which the fit does not see, come to lie closer together against their distances."""
+    apart = []
+    effect = {"cells": 225, "genes": 100, "gamma_shape": 8.0}
+    for settings in (ALONE, DEFAULT):
+        _, truth = simulation(2, **effect)
+        found = fitted(2, settings, **effect)
+        z = shares(found.amounts)
+        middle = np.stack([z[truth.cell_type == c].mean(0) for c in range(9)])
+        within = np.square(z - middle[truth.cell_type]).sum(1).mean()
+        apart.append(within / np.square(middle - middle.mean(0)).sum(1).mean())
+    assert apart[1] < 0.5 * apart[0]
+    np.testing.assert_array_equal(found.model.offset, fitted(2, ALONE, **effect).model.offset)
+    assert fitted(2, ALONE, **effect).history["phase"][-1] == 0
+    assert found.history["phase"][-1] == 1
 
 
 def test_a_graph_alone_gives_affinities_and_changes_nothing():

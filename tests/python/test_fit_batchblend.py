@@ -134,10 +134,10 @@ def test_the_same_seed_gives_the_same_fit(run, tmp_path: Path) -> None:
 
 def test_options_win_over_the_file_and_the_file_over_defaults(run, tmp_path: Path) -> None:
     params = tmp_path / "params.yml"
-    params.write_text(yaml.safe_dump({"metagenes": 5, "sparsity": 0.5}))
+    params.write_text(yaml.safe_dump({"metagenes": 5, "sparsity": 0.25, "pooling": 0}))
     run("--params", str(params), "--metagenes", "6", "--max-epochs", "7", "--spatial", "none")
     about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
-    assert (about["params"]["metagenes"], about["params"]["sparsity"], about["params"]["rounds"]) == (6, 0.5, 4)
+    assert (about["params"]["metagenes"], about["params"]["sparsity"], about["params"]["rounds"]) == (6, 0.25, 4)
     assert len(about["history"]["objective"]) == 7
 
 

@@ -123,6 +123,19 @@ def rays(seed: int, noise: float = 0.02, offset: float = 1.0) -> tuple[RayFit, t
     return RayFit(*tensors, states, genes, float((values.mean(0) ** 2).mean())), torch.tensor(planted)
 
 
+def test_parts_of_one_cloud_are_joined_and_clouds_are_not():
+    """Three clouds of normal points cut into 2, 1 and 3 parts along an axis, and a cluster without points."""
+    rng = np.random.default_rng(0)
+    points = torch.tensor(rng.normal(size=(600, 6)) + 6 * np.eye(6)[np.repeat([0, 1, 2], 200)])
+    cut = points[:, 4]
+    label = torch.cat([(cut[:200] > 0).long(), torch.full((200,), 2), 3 + (cut[400:] > -1).long() + (cut[400:] > 1)])
+    found = kmeans.joined(points, label, 7).tolist()
+    assert found[0] == found[1]
+    assert found[3] == found[4] == found[5]
+    assert len(set(found)) == 4 == max(found) + 1
+    assert kmeans.joined(points, label, 7, least=0.0).tolist() == list(range(7))
+
+
 def test_rays_meet_in_the_planted_offset():
     problem, planted = rays(0)
     found = problem.fit()

@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 from unbatch.data.graph import neighbours, widened
 from unbatch.nn.affinity import RIDGE, affinities, permuted_affinities, pseudo_likelihood
 from unbatch.nn.neighbours import adjacency, colours
-from unbatch.nn.spatial import Problem, hmrf, linear, shares
+from unbatch.nn.spatial import Problem, hmrf, linear, shares, toward, variance_about
 
 SIDE, K, GENES = 20, 4, 40
 
@@ -187,3 +187,32 @@ def test_neighbours_have_different_colours_and_few_are_needed():
     assert (colour[source] != colour[target]).all()
     assert 4 <= colour.max() + 1 <= 9
     assert (colours(source, target, 3000) == colour).all()
+
+
+def test_states_tell_what_neighbours_do_not():
+    """Cells in random order: neighbours say nothing, the stripe that a cell came from does; without edges, too."""
+    problem, truth = stripes()
+    stripe = truth.argmax(dim=1)
+    order = torch.randperm(SIDE**2, generator=torch.Generator().manual_seed(0)).repeat(2)
+    order[SIDE**2 :] += SIDE**2
+    mixed = {name: getattr(problem, name)[order] for name in ("X", "linear", "variance")}
+    mixed = replace(problem, **mixed)
+    with_states = replace(mixed, state=stripe[order])
+    none = torch.zeros(0, dtype=torch.int64)
+    alone = replace(with_states, source=none, target=none)
+    before, near, both, only = (
+        error(X, truth[order]) for X in (mixed.X, *(linear(each).X for each in (mixed, with_states, alone)))
+    )
+    assert max(both, only) < 0.75 * min(before, near)
+    assert abs(both - only) < 0.1 * only
+
+
+def test_new_cells_are_drawn_to_their_state_as_those_of_the_fit():
+    problem, truth = stripes()
+    none = torch.zeros(0, dtype=torch.int64)
+    state = truth.argmax(dim=1)
+    alone = replace(problem, source=none, target=none, state=state)
+    z = shares(linear(alone).X)
+    means = torch.stack([z[state == k].mean(dim=0) for k in range(K)])[state]
+    found = shares(toward(problem, means, 2.0 / variance_about(z, means, K)))
+    torch.testing.assert_close(found, z, atol=0.02, rtol=0)

@@ -53,11 +53,15 @@ _COMMON: dict[str, Any] = {
     "radius": None,
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "batchblend": _COMMON | {"offset": "rays", "factors": True, "ambiguous": "auto", "rounds": 4, "sparsity": None},
+    "batchblend": _COMMON
+    | {"offset": "rays", "factors": True, "ambiguous": "auto", "rounds": 4, "sparsity": None, "pooling": None},
     "popari": _COMMON | {"spatial": "hmrf", "spatial_weight": 1.0},
 }
-"""Parameters by mode; ``metagenes: null`` chooses their number by held-out entries; ``sparsity: null`` and
-``spatial_weight: null`` are what suits cells, or spots on a Visium array, which hold several."""
+"""Parameters by mode; ``metagenes: null`` chooses their number by held-out entries; `null` of the `_WEIGHTS` is
+what suits cells, or spots on a Visium array, which hold several."""
+
+_WEIGHTS = ("sparsity", "pooling", "spatial_weight")
+"""Parameters that weigh a prior."""
 
 _OF_A_FIT = (
     "mode", "metagenes", "offset", "factors", "ambiguous", "spatial", "graph", "neighbours", "radius", "spatial_weight",
@@ -85,6 +89,8 @@ _SHAPES = {
     "decoder.on_directions": "Tr",
     "decoder.total": "T",
     "decoder.centres": "Cr",
+    "decoder.expected": "CK",
+    "decoder.pull": "K",
     "decoder.cell_constant": "1",
     "decoder.cell_slope": "1",
     "decoder.cell_mean": "1",
@@ -143,8 +149,8 @@ def main(
 ) -> None:
     """Fit BatchBlend, or POPARI, to the counts of the highly variable genes of DATASET.
 
-    Options win over --params, which wins over the defaults of the mode. Only --params has rounds, iterations, sparsity
-    and shared_affinity.
+    Options win over --params, which wins over the defaults of the mode. Only --params has rounds, iterations,
+    sparsity, pooling and shared_affinity.
     """
     from unbatch.data import io
 
@@ -346,12 +352,12 @@ def _checked(mode: str, settings: dict[str, Any]) -> dict[str, Any]:
     InputError
         If a value cannot be used.
     """
-    least = {"metagenes": 2, "iterations": 1, "rounds": 1, "neighbours": 1, "sparsity": 0, "spatial_weight": 0}
+    least = {"metagenes": 2, "iterations": 1, "rounds": 1, "neighbours": 1} | dict.fromkeys(_WEIGHTS, 0)
     for name, value in settings.items():
         if name in CHOICES and value not in CHOICES[name]:
             raise InputError(f"{mode}: parameter {name} is {value!r}, expected one of {', '.join(CHOICES[name])}")
         if name in least and value is not None:
-            whole = name not in ("sparsity", "spatial_weight")
+            whole = name not in _WEIGHTS
             if not _is_number(value, int if whole else int | float) or value < least[name]:
                 kind = "a whole number" if whole else "a number"
                 raise InputError(f"{mode}: parameter {name} is {value!r}, expected {kind} of {least[name]} or more")

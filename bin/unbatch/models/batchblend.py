@@ -19,6 +19,7 @@ All sums over cells are of scores of the cells on a few principal directions, or
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -31,7 +32,7 @@ from unbatch.nn.affinity import affinities, permuted_affinities
 from unbatch.nn.cells import CellMatrix
 from unbatch.nn.coordinates import sweep_amounts, sweep_metagenes
 from unbatch.nn.held_out import held_out_errors
-from unbatch.nn.kmeans import kmeans, nearest
+from unbatch.nn.kmeans import joined, kmeans, nearest
 from unbatch.nn.rays import FLOOR, RayFit, Rays
 from unbatch.nn.shrunken import shrunken_offset
 from unbatch.nn.two_way import two_way
@@ -66,10 +67,11 @@ _EPS = 0.1
 """Share of a metagene in a state at which the sparse prior has fallen by half."""
 
 
-OF_CELLS = {"sparsity": 0.75, "spatial_weight": 3.0}
+OF_CELLS = {"sparsity": 0.5, "pooling": 2.0, "spatial_weight": 2.0}
 """Settings for single cells."""
-OF_SPOTS = {"sparsity": 0.0, "spatial_weight": 4.0}
-"""The same for spots that hold several cells: few metagenes in each are not to be expected, and shares are noisy."""
+OF_SPOTS = {"sparsity": 0.0, "pooling": 0.0, "spatial_weight": 4.0}
+"""The same for spots that hold several cells: neither few metagenes in each nor types are to be expected, and shares
+are noisy."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ class Settings:
         Times that states, offset and factors are found anew.
     sparsity
         Strength of the sparse prior, in standard deviations of the noise of an amount.
+    pooling
+        Weight of the prior that draws the shares of a cell to the mean of the cells of its state, against the data, 1
+        being what the variance within states says; 0 for none. With the phase ``"linear"`` state and neighbours are one
+        prior, with that phase's weight; ``"hmrf"`` has no states.
     iterations
         Iterations of the factorisation.
     spatial
@@ -111,10 +117,11 @@ class Settings:
     factors: bool = True
     ambiguous: Literal["auto", "remove", "leave"] = "auto"
     rounds: int = 4
-    sparsity: float = 0.75
+    sparsity: float = 0.5
+    pooling: float = 2.0
     iterations: int = 40
     spatial: Literal["none", "linear", "hmrf"] = "none"
-    spatial_weight: float = 3.0
+    spatial_weight: float = 2.0
     shared_affinity: bool = False
 
     @classmethod
@@ -122,7 +129,15 @@ class Settings:
         """POPARI's model: no batch effect, no sparse prior, the random field on."""
         return cls(
             metagenes,
-            **{"offset": "none", "factors": False, "sparsity": 0.0, "spatial": "hmrf", "spatial_weight": 1.0, **others},
+            **{
+                "offset": "none",
+                "factors": False,
+                "sparsity": 0.0,
+                "pooling": 0.0,
+                "spatial": "hmrf",
+                "spatial_weight": 1.0,
+                **others,
+            },
         )
 
 
@@ -660,6 +675,11 @@ class _Effect:
     @property
     def factors(self) -> Tensor:
         return self.log_factors.exp()
+
+    @cached_property
+    def alike(self) -> Tensor:
+        """Number of each state, C, the same of states that are parts of one cloud of cells."""
+        return joined(self.profiles, self.state, len(self.centres))
 
 
 def _divided(data: _Data, noise: _Noise, factors: Tensor, directions: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -1267,11 +1287,13 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
     ]
     variance = torch.ones(batches, dtype=torch.float64, device=g.device)
     shares = torch.ones(K, K, dtype=torch.float64, device=g.device)
+    alike = effect.alike
     history: dict[str, list[float]] = {"data": [], "sparsity": []}
     for iteration in range(settings.iterations + 1):
         sweeps = 6 if iteration else 30
         if iteration:
-            shares = _state_means(amounts, effect.state, K)
+            # halves of one type would each draw their cells to a metagene of their own
+            shares = _state_means(amounts, alike[effect.state], K)[alike]
         penalty = _penalty(shares)
         design = torch.empty(batches, K, K, dtype=torch.float64, device=g.device)
         linear = torch.zeros_like(metagenes)
@@ -1337,6 +1359,8 @@ class _Decoder:
         Inverse variance of expression divided by the factors, T x G.
     cell_constant, cell_slope, cell_mean
         Noise of a cell by its total, and its mean over the cells of the fit.
+    expected, pull
+        What the shares of a cell are drawn to by its state, C x K, and the weight of that by metagene, K (0 for none).
     mean_total, mean_divided, sparsity, scale
         Mean total, the same after factors are divided out, strength of the sparse prior, units per unit of the input.
     """
@@ -1352,6 +1376,8 @@ class _Decoder:
     total: Tensor
     centres: Tensor
     precision: Tensor
+    expected: Tensor
+    pull: Tensor
     cell_constant: float
     cell_slope: float
     cell_mean: float
@@ -1398,13 +1424,26 @@ class _Decoder:
         pull = self.sparsity * self.design(b).diagonal().sqrt() * _penalty(self.shares)
         return target - (pull[state] * self.cell_variance(totals, b).sqrt()[:, None]).float()
 
-    def amounts(self, matrix: CellMatrix, totals: Tensor, b: int, sweeps: int = 100) -> Tensor:
-        """Find the amounts of each cell, n x K."""
-        linear = self.linear(matrix, totals, self.states(matrix, b), b)
+    def amounts(self, matrix: CellMatrix, totals: Tensor, b: int, pooled: bool = True, sweeps: int = 100) -> Tensor:
+        """Find the amounts of each cell, n x K, each by itself or with what its state makes one expect."""
+        state, design = self.states(matrix, b), self.design(b)
+        linear = self.linear(matrix, totals, state, b)
         size = (totals - self.offset[b].sum()).clamp(min=1e-3)
         start = (size[:, None] / len(self.metagenes)).repeat(1, len(self.metagenes)).float()
-        sweep_amounts(start, linear, self.design(b).float(), sweeps)
-        return start
+        sweep_amounts(start, linear, design.float(), sweeps)
+        if not (pooled and self.pull.any()):
+            return start
+        none = torch.zeros(0, dtype=torch.int64, device=start.device)
+        problem = spatial.Problem(
+            start.double(),
+            linear.double(),
+            design[None],
+            torch.zeros_like(state),
+            self.cell_variance(totals, b),
+            none,
+            none,
+        )
+        return spatial.toward(problem, self.expected[state], self.pull).float()
 
 
 # ---------------------------------------------------------------------------------------------------------------- fit
@@ -1695,17 +1734,17 @@ def fit(
     found = _factorise(data, settings, noise, effect)
     model = _model(data, settings, noise, effect, found, scale, seed)
     history = {**found.history, "phase": [0.0] * len(found.history["data"])}
-    affinity = None
+    affinity = edges = None
     if graph is not None:
         tell("spatial affinities")
         affinity = _affinity(found.amounts, data, _within(graph, kept, len(batch), data), settings, seed)
         if settings.spatial != "none":
-            tell("spatial phase")
-            edges = wide_graph if wide_graph is not None and settings.spatial == "linear" else graph
-            found.amounts, terms = _spatial_phase(
-                model.decoder, found.amounts, data, effect.state, _within(edges, kept, len(batch), data), settings, seed
-            )
-            _append(history, terms)
+            wide = wide_graph if wide_graph is not None and settings.spatial == "linear" else graph
+            edges = _within(wide, kept, len(batch), data)
+    if edges is not None or settings.pooling:
+        tell("cells beside others")
+        found.amounts, terms = _last_phase(model.decoder, found.amounts, data, effect, edges, settings, seed)
+        _append(history, terms)
     amounts = np.empty((len(batch), K), dtype=np.float32)
     amounts[kept] = found.amounts.cpu().numpy() / scale
     left = np.setdiff1d(np.arange(len(batch)), kept)
@@ -1795,36 +1834,48 @@ def _affinity(amounts: Tensor, data: _Data, edges: tuple[Tensor, Tensor], settin
     return Affinity(found.cpu().numpy(), by_chance.mean.cpu().numpy(), by_chance.sd.cpu().numpy())
 
 
-def _spatial_phase(
+def _last_phase(
     decoder: _Decoder,
     amounts: Tensor,
     data: _Data,
-    state: Tensor,
-    edges: tuple[Tensor, Tensor],
+    effect: _Effect,
+    edges: tuple[Tensor, Tensor] | None,
     settings: Settings,
     seed: int,
 ) -> tuple[Tensor, dict[str, list[float]]]:
-    """Renew the amounts given those of the neighbours; also return the terms of the objective."""
+    """Renew the amounts given those of the neighbours and the state; also return the terms of the objective."""
     linear, variance = [], []
     for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
-        linear.append(decoder.linear(matrix, data.totals[cells], state[cells], b))
+        linear.append(decoder.linear(matrix, data.totals[cells], effect.state[cells], b))
         variance.append(decoder.cell_variance(data.totals[cells], b))
+    none = torch.zeros(0, dtype=torch.int64, device=amounts.device)
     problem = spatial.Problem(
         amounts.double(),
         torch.cat(linear).double(),
         torch.stack([decoder.design(b) for b in range(data.batches)]),
         data.batch,
         torch.cat(variance),
-        *edges,
+        *(edges or (none, none)),
+        effect.alike[effect.state] if settings.pooling else None,
     )
-    if settings.spatial == "hmrf":
+    if edges is not None and settings.spatial == "hmrf":
         shared = settings.shared_affinity
         found = spatial.hmrf(problem, weight=settings.spatial_weight, shared=shared, seed=seed)
     else:
-        found = spatial.linear(problem, weight=settings.spatial_weight)
+        found = spatial.linear(problem, weight=settings.pooling if edges is None else settings.spatial_weight)
+        if settings.pooling:
+            _remember(decoder, found.X, effect, settings.pooling)
     values = len(data.totals) * len(data.mean)
     terms = {name: [x / values for x in found.history[name]] for name in ("data", "spatial")}
     return found.X.float(), terms
+
+
+def _remember(decoder: _Decoder, amounts: Tensor, effect: _Effect, weight: float) -> None:
+    """Note what cells of a state are expected to have, for cells that come later."""
+    z, own = spatial.shares(amounts), effect.alike[effect.state]
+    means = _means_by_state(z, own, len(effect.alike))
+    decoder.expected = means[effect.alike]
+    decoder.pull = weight / spatial.variance_about(z, means[own], len(means))
 
 
 def _append(history: dict[str, list[float]], terms: dict[str, list[float]]) -> None:
@@ -1861,6 +1912,8 @@ def _model(
         effect.total,
         effect.centres,
         noise.precision(data.mean, g) * noise.weights.square(),
+        found.shares,
+        torch.zeros_like(found.shares[0]),
         noise.cell_constant,
         noise.cell_slope,
         float(noise.of_cells(data.totals, data.mean_total).mean()),
@@ -1959,7 +2012,7 @@ def _with_batch(
         total=more(decoder.total, before.sum()),
     )
     b, matrix, sizes = len(decoder.factors), data.matrices[1], data.totals[data.slices[1]]
-    larger.variance[b] = larger.residual_variance(matrix, sizes, larger.amounts(matrix, sizes, b), b)
+    larger.variance[b] = larger.residual_variance(matrix, sizes, larger.amounts(matrix, sizes, b, pooled=False), b)
     beta = before.sum().clamp(min=1e-3).repeat(1, K) / K * (before > 0).any()
     weighted = larger.metagenes * (g * row.square())
     sweep_amounts(beta, (weighted @ offset)[None], larger.design(b), 300)

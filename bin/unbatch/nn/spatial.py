@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import one_hot
 
 from unbatch.nn.affinity import affinities, pseudo_likelihood
 from unbatch.nn.neighbours import adjacency, colours
@@ -52,11 +53,13 @@ class Problem:
         Noise variance of each cell's weighted profile, above 0, shape (n,).
     source, target
         Both directions of every edge, int64, shape (edges,), sorted by source, never between batches.
+    state
+        Code of the state of each cell, int64, shape (n,), for `linear`; None if cells are not in states.
 
     Notes
     -----
-    All on one device, values of one floating type (float64 for small data). Cells without amounts or without
-    neighbours that have any keep their X.
+    All on one device, values of one floating type (float64 for small data). Cells without amounts keep their X, and
+    so do those without neighbours that have any, unless they are in states.
     """
 
     X: torch.Tensor
@@ -66,6 +69,7 @@ class Problem:
     variance: torch.Tensor
     source: torch.Tensor
     target: torch.Tensor
+    state: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,17 +100,17 @@ def shares(X: torch.Tensor) -> torch.Tensor:
 
 
 def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> SpatialFit:
-    """Draw each cell's shares to what a linear regression expects from the mean shares of its neighbours.
+    """Draw each cell's shares to what a linear regression expects from its neighbours' mean shares and its state.
 
-    The prior of the shares is normal around ``T = max([1, mean of the neighbours] W, 0)`` with the precision
-    ``weight / (residual variance + 0.001)`` per metagene, W being a ridge regression over all cells. T, its precision
-    and the amounts are renewed in turns.
+    The prior of the shares is normal around ``T = max([1, mean of the neighbours, state as 0 or 1] W, 0)`` with the
+    precision ``weight / (residual variance + 0.001)`` per metagene, W being a ridge regression over all cells. T, its
+    precision and the amounts are renewed in turns.
 
     Parameters
     ----------
     problem
         Its graph should have about 20 neighbours a cell: one of Delaunay or Visium, widened to two rings
-        (`unbatch.data.graph.widened`).
+        (`unbatch.data.graph.widened`). With states it may have no edges.
     weight
         Of the prior against the data; 1 is what the residual variance says. More makes domains clearer until it blurs
         the types of single cells.
@@ -122,17 +126,27 @@ def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> Spatial
     n = len(problem.X)
     matrix = adjacency(problem.source, problem.target, n, dtype=problem.X.dtype)
     counts = matrix @ (problem.X.sum(dim=1, keepdim=True) > 0).to(problem.X)
-    groups = list(_groups(problem, counts[:, 0] > 0))
+    near = counts[:, 0] > 0
+    groups = list(_groups(problem, near if problem.state is None else torch.ones_like(near)))
     if not groups:
         return SpatialFit(problem.X, {"objective": [], "data": [], "spatial": []})
     used = torch.cat([cells for cells, _ in groups])
+    # a column less than there are states, as the regression has an intercept
+    own = problem.X.new_zeros(len(used), 0)
+    if problem.state is not None:
+        own = one_hot(problem.state[used], int(problem.state.max()) + 1)[:, 1:].to(problem.X)
 
     def expect(X: torch.Tensor) -> tuple[dict[str, float], torch.Tensor, torch.Tensor]:
         """Terms of the objective, and the prior's mean of all cells and its precision."""
         z = shares(X)
-        means = matrix @ z / counts.clamp(min=1)
+        predictors = own
+        if near.any():
+            means = matrix @ z / counts.clamp(min=1)
+            # without neighbours, the mean of all
+            means[~near] = means[near].mean(dim=0)
+            predictors = torch.cat((means[used], own), dim=1)
         expected = torch.zeros_like(z)
-        expected[used], variance = _regress(means[used], z[used])
+        expected[used], variance = _regress(predictors, z[used])
         squares = (z[used] - expected[used]).square().sum(dim=0)
         spatial = weight / 2 * float((squares / variance + len(used) * variance.log()).sum())
         data = _total_data(problem, groups, X)
@@ -159,6 +173,18 @@ def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> Spatial
         if moved < _STILL:
             break
     return SpatialFit(X, history)
+
+
+def toward(problem: Problem, expected: torch.Tensor, precision: torch.Tensor, rounds: int = 4) -> torch.Tensor:
+    """Draw each cell's shares to what is expected of it; return the amounts, shape (n, K).
+
+    The same as a round of `linear`, with a prior that is known: `expected` has shape (n, K), `precision` (K,).
+    """
+    X = problem.X.clone()
+    for cells, code in _groups(problem, torch.ones_like(X[:, 0], dtype=torch.bool)):
+        for _ in range(rounds):
+            X[cells] = _descend(problem, cells, code, X[cells], -precision * expected[cells], precision)
+    return X
 
 
 def hmrf(
@@ -263,12 +289,17 @@ def _moved(before: torch.Tensor, after: torch.Tensor) -> float:
 
 def _regress(predictors: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Expect shares by ridge regression with an intercept; return them and their variance, shape (K,)."""
-    n, K = z.shape
-    predictors = torch.cat((z.new_ones(n, 1), predictors), dim=1)
-    # shares sum to 1, so that the intercept is one of their combinations and K slopes are free
-    ridge = 1e-4 * n * torch.eye(K + 1, dtype=z.dtype, device=z.device)
+    predictors = torch.cat((z.new_ones(len(z), 1), predictors), dim=1)
+    n, columns = predictors.shape
+    ridge = 1e-4 * n * torch.eye(columns, dtype=z.dtype, device=z.device)
     expected = (predictors @ torch.linalg.solve(predictors.T @ predictors + ridge, predictors.T @ z)).clamp(min=0)
-    return expected, (z - expected).square().sum(dim=0) / max(n - K, 1) + 1e-3
+    # mean shares sum to 1, so that the intercept is one of their combinations
+    return expected, variance_about(z, expected, columns - 1)
+
+
+def variance_about(z: torch.Tensor, expected: torch.Tensor, free: int) -> torch.Tensor:
+    """Variance of shares about what is expected of them, by `free` numbers of each metagene; shape (K,)."""
+    return (z - expected).square().sum(dim=0) / max(len(z) - free, 1) + 1e-3
 
 
 def _total_data(problem: Problem, groups: list[tuple[torch.Tensor, int]], X: torch.Tensor) -> float:
