@@ -11,7 +11,8 @@ POPARI (Alam et al., bioRxiv 2025) is the case F = 0, g = 1 with a spatial prior
 What identifies F is the size of cells: within a state c (a cluster of cells), a cell of total T_i lies on the ray
 ``F_b + g_b * p_c (T_i - S_b)``, ``S_b = sum F_b``, and all rays of a batch meet in F_b. What identifies g is that the
 profiles p_c are shared. So the fit is: noise model; states; offset and factors in a few rounds (each followed by new
-states); then sparse non-negative matrix factorisation with the batch effect fixed.
+states); then sparse non-negative matrix factorisation with the batch effect fixed, and a last phase in which the shares
+of a cell are drawn to those of its state and its neighbours.
 
 All sums over cells are of scores of the cells on a few principal directions, or products with the sparse matrix.
 """
