@@ -1,7 +1,7 @@
 """BatchBlend beside other methods and controls: tables for RESULTS.md.
 
     python benchmarks/batchblend.py simulations [METHOD ...]  # scores on simulated data, five seeds
-    python benchmarks/batchblend.py grid 2             # every strength, share and mix, two seeds
+    python benchmarks/batchblend.py grid 2             # every strength, share and mix, two seeds; needs the extra liger
     python benchmarks/batchblend.py metagenes 15       # the thesis preset with so many metagenes
     python benchmarks/batchblend.py recovery           # batch effect against the truth, coverage of the errors
     python benchmarks/batchblend.py robustness         # harder simulations, beside plain factorisation
@@ -342,7 +342,9 @@ def main() -> None:
         simulations(SETTINGS, tuple(given.arguments) or METHODS)
     elif given.what == "grid":
         simulations(
-            GRID, ("combat", "harmony", "scanorama", "batchblend"), seeds=range(20, 20 + int(given.arguments[0]))
+            GRID,
+            ("combat", "harmony", "scanorama", "liger", "popari", "batchblend"),
+            seeds=SEEDS[: int(given.arguments[0])],
         )
     elif given.what == "metagenes":
         simulations({"thesis preset": {}}, ("batchblend",), metagenes=int(given.arguments[0]))

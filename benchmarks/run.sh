@@ -80,7 +80,7 @@ bench_scmedal() {
 bench_peers() {
     dlpfc_sheet
     preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
-    measure peers "${PYTHON:-$root/.venv/bin/python}" -W ignore "$root/benchmarks/peers.py" run "$scratch/peers" --dlpfc "$scratch/dlpfc.h5ad"
+    measure peers "${PYTHON:-$root/.venv/bin/python}" -W ignore "$root/benchmarks/peers.py" run "$scratch/peers" --dlpfc "$scratch/dlpfc.h5ad" --cells 400
 }
 
 dlpfc_sheet() {

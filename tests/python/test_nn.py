@@ -127,13 +127,23 @@ def test_parts_of_one_cloud_are_joined_and_clouds_are_not():
     """Three clouds of normal points cut into 2, 1 and 3 parts along an axis, and a cluster without points."""
     rng = np.random.default_rng(0)
     points = torch.tensor(rng.normal(size=(600, 6)) + 6 * np.eye(6)[np.repeat([0, 1, 2], 200)])
-    cut = points[:, 4]
-    label = torch.cat([(cut[:200] > 0).long(), torch.full((200,), 2), 3 + (cut[400:] > -1).long() + (cut[400:] > 1)])
-    found = kmeans.joined(points, label, 7).tolist()
-    assert found[0] == found[1]
-    assert found[3] == found[4] == found[5]
-    assert len(set(found)) == 4 == max(found) + 1
-    assert kmeans.joined(points, label, 7, least=0.0).tolist() == list(range(7))
+    cut, even = points[:, 4], torch.ones(600)
+    label = torch.cat(
+        [(cut[:200] > 0).long(), torch.full((200,), 2), 3 + (cut[400:] > -0.5).long() + (cut[400:] > 0.5)]
+    )
+    assert kmeans.joined(points, label, 7, even).tolist() == [0, 0, 1, 2, 2, 2, 3]
+    assert kmeans.joined(points, label, 7, even, apart=0.0).tolist() == list(range(7))
+
+
+def test_noisy_points_do_not_join_clouds():
+    """A tenth of the points of two clouds is noise, and weighs as little as it tells."""
+    rng = np.random.default_rng(0)
+    sd = np.where(np.arange(400) % 10, 1.0, 10.0)
+    points = torch.tensor(rng.normal(size=(400, 3)) * sd[:, None] + 6 * (np.arange(400) < 200)[:, None] * np.eye(3)[0])
+    label = (torch.arange(400) >= 200).long()
+    weights = torch.tensor(sd**-2)
+    assert kmeans.joined(points, label, 2, weights).tolist() == [0, 1]
+    assert kmeans.joined(points, label, 2, torch.ones(400)).tolist() == [0, 0]
 
 
 def test_rays_meet_in_the_planted_offset():

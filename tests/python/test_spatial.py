@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 from unbatch.data.graph import neighbours, widened
 from unbatch.nn.affinity import RIDGE, affinities, permuted_affinities, pseudo_likelihood
 from unbatch.nn.neighbours import adjacency, colours
-from unbatch.nn.spatial import Problem, hmrf, linear, shares, toward, variance_about
+from unbatch.nn.spatial import Problem, alone, hmrf, linear, shares
 
 SIDE, K, GENES = 20, 4, 40
 
@@ -189,30 +189,42 @@ def test_neighbours_have_different_colours_and_few_are_needed():
     assert (colours(source, target, 3000) == colour).all()
 
 
-def test_states_tell_what_neighbours_do_not():
-    """Cells in random order: neighbours say nothing, the stripe that a cell came from does; without edges, too."""
-    problem, truth = stripes()
+def with_expected(problem: Problem, truth: torch.Tensor) -> Problem:
+    """Expect the mean of its stripe of every cell, with the variance that there is."""
     stripe = truth.argmax(dim=1)
-    order = torch.randperm(SIDE**2, generator=torch.Generator().manual_seed(0)).repeat(2)
-    order[SIDE**2 :] += SIDE**2
-    mixed = {name: getattr(problem, name)[order] for name in ("X", "linear", "variance")}
-    mixed = replace(problem, **mixed)
-    with_states = replace(mixed, state=stripe[order])
-    none = torch.zeros(0, dtype=torch.int64)
-    alone = replace(with_states, source=none, target=none)
-    before, near, both, only = (
-        error(X, truth[order]) for X in (mixed.X, *(linear(each).X for each in (mixed, with_states, alone)))
-    )
-    assert max(both, only) < 0.75 * min(before, near)
-    assert abs(both - only) < 0.1 * only
+    means = torch.stack([truth[stripe == k].mean(dim=0) for k in range(K)])[stripe]
+    return replace(problem, expected=means, spread=(truth - means).square().mean(dim=0).expand_as(means))
 
 
-def test_new_cells_are_drawn_to_their_state_as_those_of_the_fit():
+def test_shares_are_drawn_to_what_is_expected_as_far_as_they_are_noisy():
+    """Without edges: nearer to the truth, and no less spread about what is expected than a posterior mean is."""
+    problem, truth = stripes(noise=0.015)
+    source, target = alone(problem.X.device)
+    given = replace(with_expected(problem, truth), source=source, target=target)
+    found = shares(linear(given, weight=1.0).X)
+    assert error(found, truth) < 0.9 * error(problem.X, truth)
+    spread, true = ((z - given.expected).square().mean() for z in (found, truth))
+    assert 0.2 * true < spread < true
+    loose = replace(given, spread=torch.full_like(given.spread, 1e6))
+    torch.testing.assert_close(shares(linear(loose, weight=1.0).X), shares(problem.X), atol=2e-3, rtol=0)
+
+
+def test_neighbours_add_to_what_is_expected():
+    """Cells drawn to the mean of all, as if that were known of each: neighbours tell the stripes all the same."""
     problem, truth = stripes()
-    none = torch.zeros(0, dtype=torch.int64)
-    state = truth.argmax(dim=1)
-    alone = replace(problem, source=none, target=none, state=state)
-    z = shares(linear(alone).X)
-    means = torch.stack([z[state == k].mean(dim=0) for k in range(K)])[state]
-    found = shares(toward(problem, means, 2.0 / variance_about(z, means, K)))
-    torch.testing.assert_close(found, z, atol=0.02, rtol=0)
+    middle = truth.mean(dim=0).expand_as(truth)
+    given = replace(problem, expected=middle, spread=torch.full_like(middle, 0.01))
+    source, target = alone(problem.X.device)
+    beside = linear(given, weight=1.0).X
+    without = linear(replace(given, source=source, target=target), weight=1.0).X
+    assert error(beside, truth) < 0.8 * error(without, truth)
+
+
+def test_a_cell_without_neighbours_is_drawn_to_what_is_expected_of_it():
+    problem, truth = stripes()
+    kept = (problem.source != 0) & (problem.target != 0)
+    given = replace(with_expected(problem, truth), source=problem.source[kept], target=problem.target[kept])
+    found = linear(given, weight=100.0).X
+    torch.testing.assert_close(shares(found)[0], given.expected[0], atol=0.05, rtol=0)
+    bare = linear(replace(given, expected=None, spread=None)).X
+    torch.testing.assert_close(bare[0], problem.X[0])

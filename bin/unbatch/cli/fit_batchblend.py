@@ -89,14 +89,15 @@ _SHAPES = {
     "decoder.on_directions": "Tr",
     "decoder.total": "T",
     "decoder.centres": "Cr",
-    "decoder.expected": "CK",
-    "decoder.pull": "K",
+    "decoder.expected": "TCK",
+    "decoder.spread": "CK",
     "decoder.cell_constant": "1",
     "decoder.cell_slope": "1",
     "decoder.cell_mean": "1",
     "decoder.mean_total": "1",
     "decoder.mean_divided": "1",
     "decoder.sparsity": "1",
+    "decoder.pooling": "1",
     "decoder.scale": "1",
     "reference.amounts": "nK",
     "reference.batch": "n",
@@ -128,11 +129,15 @@ class _Saved:
     type=click.Choice(CHOICES["ambiguous"]),
     help="What becomes of differences that the batches' composition could make, too.",
 )
-@click.option("--spatial", type=click.Choice(CHOICES["spatial"]), help="Phase after the factorisation.")
+@click.option("--spatial", type=click.Choice(CHOICES["spatial"]), help="How neighbours change the shares of a cell.")
 @click.option("--graph", type=click.Choice(CHOICES["graph"]), help="Which cells are neighbours.")
 @click.option("--neighbours", type=click.IntRange(1), help="Nearest cells, of --graph knn.")
 @click.option("--radius", type=float, help="Of --graph radius, in the unit of the coordinates.")
-@click.option("--spatial-weight", type=click.FloatRange(0), help="Of the neighbours against the counts; more smooths.")
+@click.option(
+    "--spatial-weight",
+    type=click.FloatRange(0),
+    help="Of the neighbours against the counts, without pooling; more smooths.",
+)
 @click.option("--apply", type=Folder, help="Embed the cells with the model in this folder, instead of fitting one.")
 @click.option("--corrected", is_flag=True, help="Also write layers/corrected: expression without the batch effect.")
 def main(
@@ -422,7 +427,16 @@ def _fit(
     spots = graph is not None and set(graph.kinds.values()) == {"visium"}
     usual = batchblend.OF_SPOTS if spots else batchblend.OF_CELLS
     if settings["spatial"] == "hmrf":
-        usual = usual | {"spatial_weight": 1.0}
+        usual = usual | {"spatial_weight": 1.0, "pooling": 0.0}
+        if settings.get("pooling"):
+            log.warning("pooling %s is not used: spatial hmrf has no states", settings["pooling"])
+    elif settings["spatial_weight"] is not None and (
+        usual["pooling"] if settings["pooling"] is None else settings["pooling"]
+    ):
+        log.warning(
+            "spatial_weight %s is used with pooling: 0 only, and where cells are in no states",
+            settings["spatial_weight"],
+        )
     chosen = {name: usual[name] for name in usual if name in settings and settings[name] is None}
     settings |= chosen
     if chosen:

@@ -38,6 +38,8 @@ from unbatch.nn.rays import FLOOR, RayFit, Rays
 from unbatch.nn.shrunken import shrunken_offset
 from unbatch.nn.two_way import two_way
 
+LEAST_VARIANCE = 1e-5
+"""Of a share within a state."""
 SMALLEST = 0.02
 """Cells whose total is below this share of the mean total tell nothing of the batch effect and are left out of it."""
 LEAST_SPREAD = 0.02
@@ -68,7 +70,7 @@ _EPS = 0.1
 """Share of a metagene in a state at which the sparse prior has fallen by half."""
 
 
-OF_CELLS = {"sparsity": 0.5, "pooling": 2.0, "spatial_weight": 2.0}
+OF_CELLS = {"sparsity": 0.75, "pooling": 1.0, "spatial_weight": 3.0}
 """Settings for single cells."""
 OF_SPOTS = {"sparsity": 0.0, "pooling": 0.0, "spatial_weight": 4.0}
 """The same for spots that hold several cells: neither few metagenes in each nor types are to be expected, and shares
@@ -99,16 +101,16 @@ class Settings:
     sparsity
         Strength of the sparse prior, in standard deviations of the noise of an amount.
     pooling
-        Weight of the prior that draws the shares of a cell to the mean of the cells of its state, against the data, 1
-        being what the variance within states says; 0 for none. With the phase ``"linear"`` state and neighbours are one
-        prior, with that phase's weight; ``"hmrf"`` has no states.
+        Weight of the prior that draws the shares of a cell to those of its state, against the data, 1 being what the
+        variance within states says; 0 for none. Where it is, the phase ``"linear"`` adds what neighbours expect and has
+        this weight; ``"hmrf"`` has no states. Without several states there is nothing to draw to.
     iterations
         Iterations of the factorisation.
     spatial
         Phase after the factorisation, with metagenes and batch effect fixed: ``"linear"`` draws the shares of a cell to
         what a regression on its neighbours expects; ``"hmrf"`` is POPARI's hidden Markov random field.
     spatial_weight
-        Of the spatial prior against the data.
+        Of the spatial prior against the data, where there is no pooling.
     shared_affinity
         One affinity matrix for all batches in place of one for each.
     """
@@ -118,16 +120,16 @@ class Settings:
     factors: bool = True
     ambiguous: Literal["auto", "remove", "leave"] = "auto"
     rounds: int = 4
-    sparsity: float = 0.5
-    pooling: float = 2.0
+    sparsity: float = 0.75
+    pooling: float = 1.0
     iterations: int = 40
     spatial: Literal["none", "linear", "hmrf"] = "none"
-    spatial_weight: float = 2.0
+    spatial_weight: float = 3.0
     shared_affinity: bool = False
 
     @classmethod
     def popari(cls, metagenes: int, **others: Any) -> "Settings":
-        """POPARI's model: no batch effect, no sparse prior, the random field on."""
+        """POPARI's model: no batch effect, no priors of states, the random field on."""
         return cls(
             metagenes,
             **{
@@ -654,6 +656,8 @@ class _Effect:
         The offset on them, T x r.
     scores, profiles
         Of the cells after the factors are divided out, and after the offset is taken off and size divided out; n x r.
+    size
+        Totals of the cells after factors and offset, n.
     mean_total
         Mean total after the factors are divided out.
     """
@@ -670,6 +674,7 @@ class _Effect:
     on_directions: Tensor
     scores: Tensor
     profiles: Tensor
+    size: Tensor
     mean_total: float
     evidence: list[Evidence] = field(default_factory=list)
 
@@ -678,9 +683,14 @@ class _Effect:
         return self.log_factors.exp()
 
     @cached_property
-    def alike(self) -> Tensor:
+    def clouds(self) -> Tensor:
         """Number of each state, C, the same of states that are parts of one cloud of cells."""
-        return joined(self.profiles, self.state, len(self.centres))
+        return joined(self.profiles, self.state, len(self.centres), self.size)
+
+    @property
+    def several(self) -> bool:
+        """Whether cells are in several clouds; if not, states are pieces of a continuum."""
+        return len(self.clouds[self.state].unique()) > 1
 
 
 def _divided(data: _Data, noise: _Noise, factors: Tensor, directions: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -929,6 +939,7 @@ class _Rounds:
             on_directions,
             self.scores,
             profiles,
+            self._size(self.totals),
             self.mean_total,
             evidence,
         )
@@ -938,8 +949,10 @@ class _Rounds:
 
     def _without_offset(self, scores: Tensor, totals: Tensor, on_directions: Tensor) -> Tensor:
         """Profiles of the cells: offset taken off, divided by what is left of their size."""
-        size = (totals - self.total[self.data.batch]).clamp(min=FLOOR * float(totals.mean()))
-        return (scores - on_directions[self.data.batch]) / size[:, None]
+        return (scores - on_directions[self.data.batch]) / self._size(totals)[:, None]
+
+    def _size(self, totals: Tensor) -> Tensor:
+        return (totals - self.total[self.data.batch]).clamp(min=FLOOR * float(totals.mean()))
 
     def _offset_of_half(self, half: _View, start: Tensor) -> tuple[Tensor, Tensor]:
         """Offset in weighted gene space (T x G) and its total (T), from half of the cells."""
@@ -1288,12 +1301,12 @@ def _factorise(data: _Data, settings: Settings, noise: _Noise, effect: _Effect) 
     ]
     variance = torch.ones(batches, dtype=torch.float64, device=g.device)
     shares = torch.ones(K, K, dtype=torch.float64, device=g.device)
-    alike = effect.alike
+    # halves of one type would each draw their cells to a metagene of their own
+    alike = effect.clouds if settings.sparsity and effect.several else torch.arange(K, device=g.device)
     history: dict[str, list[float]] = {"data": [], "sparsity": []}
     for iteration in range(settings.iterations + 1):
         sweeps = 6 if iteration else 30
         if iteration:
-            # halves of one type would each draw their cells to a metagene of their own
             shares = _state_means(amounts, alike[effect.state], K)[alike]
         penalty = _penalty(shares)
         design = torch.empty(batches, K, K, dtype=torch.float64, device=g.device)
@@ -1360,10 +1373,11 @@ class _Decoder:
         Inverse variance of expression divided by the factors, T x G.
     cell_constant, cell_slope, cell_mean
         Noise of a cell by its total, and its mean over the cells of the fit.
-    expected, pull
-        What the shares of a cell are drawn to by its state, C x K, and the weight of that by metagene, K (0 for none).
-    mean_total, mean_divided, sparsity, scale
-        Mean total, the same after factors are divided out, strength of the sparse prior, units per unit of the input.
+    expected, spread
+        What the shares of a cell are drawn to by its batch and state, T x C x K, and their variance about that, C x K.
+    mean_total, mean_divided, sparsity, pooling, scale
+        Mean total, the same after factors are divided out, strength of the sparse prior, weight of what is expected (0
+        for none), units per unit of the input.
     """
 
     metagenes: Tensor
@@ -1378,13 +1392,14 @@ class _Decoder:
     centres: Tensor
     precision: Tensor
     expected: Tensor
-    pull: Tensor
+    spread: Tensor
     cell_constant: float
     cell_slope: float
     cell_mean: float
     mean_total: float
     mean_divided: float
     sparsity: float
+    pooling: float
     scale: float
 
     def cell_variance(self, totals: Tensor, b: int) -> Tensor:
@@ -1432,19 +1447,19 @@ class _Decoder:
         size = (totals - self.offset[b].sum()).clamp(min=1e-3)
         start = (size[:, None] / len(self.metagenes)).repeat(1, len(self.metagenes)).float()
         sweep_amounts(start, linear, design.float(), sweeps)
-        if not (pooled and self.pull.any()):
+        if not (pooled and self.pooling):
             return start
-        none = torch.zeros(0, dtype=torch.int64, device=start.device)
         problem = spatial.Problem(
             start.double(),
             linear.double(),
             design[None],
             torch.zeros_like(state),
             self.cell_variance(totals, b),
-            none,
-            none,
+            *spatial.alone(state.device),
+            self.expected[b, state],
+            self.spread[state],
         )
-        return spatial.toward(problem, self.expected[state], self.pull).float()
+        return spatial.linear(problem, weight=self.pooling).X.float()
 
 
 # ---------------------------------------------------------------------------------------------------------------- fit
@@ -1628,7 +1643,7 @@ class BatchBlend:
 
 @dataclass
 class Affinity:
-    """Spatial affinities of the metagenes before the spatial phase, and what chance makes of them.
+    """Spatial affinities of the metagenes before the last phase, and what chance makes of them.
 
     Attributes
     ----------
@@ -1655,7 +1670,7 @@ class Fitted:
         Of the metagenes in each cell, n x K, in the units of the input.
     history
         Terms of the objective (its mean over all values of the matrix, up to constants) by iteration; `phase` is 0 in
-        the factorisation and 1 in the spatial phase.
+        the factorisation and 1 where cells are then drawn to their states and neighbours.
     affinity
         None without a graph.
     """
@@ -1696,7 +1711,7 @@ def fit(
         How to fit.
     graph
         Source and target of the edges between neighbouring cells, both directions of each, never between batches.
-        Without it there are neither affinities nor a spatial phase.
+        Without it there are neither affinities nor neighbours in the last phase.
     wide_graph
         The same for about 20 neighbours of each cell, for the phase ``"linear"``; `graph` if not given.
     seed
@@ -1742,8 +1757,12 @@ def fit(
         if settings.spatial != "none":
             wide = wide_graph if wide_graph is not None and settings.spatial == "linear" else graph
             edges = _within(wide, kept, len(batch), data)
-    if edges is not None or settings.pooling:
-        tell("cells beside others")
+    random_field = edges is not None and settings.spatial == "hmrf"
+    if settings.pooling and effect.several and not random_field:
+        tell("what states expect")
+        _expect_of_states(model.decoder, found.amounts, data, effect, settings, take, seed)
+    if edges is not None or model.decoder.pooling:
+        tell("cells drawn to their state and their neighbours")
         found.amounts, terms = _last_phase(model.decoder, found.amounts, data, effect, edges, settings, seed)
         _append(history, terms)
     amounts = np.empty((len(batch), K), dtype=np.float32)
@@ -1835,6 +1854,76 @@ def _affinity(amounts: Tensor, data: _Data, edges: tuple[Tensor, Tensor], settin
     return Affinity(found.cpu().numpy(), by_chance.mean.cpu().numpy(), by_chance.sd.cpu().numpy())
 
 
+def _expect_of_states(
+    decoder: _Decoder,
+    amounts: Tensor,
+    data: _Data,
+    effect: _Effect,
+    settings: Settings,
+    take: Callable[[Tensor], _Data],
+    seed: int,
+) -> None:
+    """Find what shares are expected of a cell by its batch and state, and how far it may differ from that.
+
+    The mean of the state, and in each batch as much of its difference from it as exceeds chance: what batches disagree
+    in is not taken off here. The variance within states is what two halves of the genes agree on, as noise is in one or
+    the other.
+    """
+    K, batches, own = len(decoder.metagenes), data.batches, effect.clouds[effect.state]
+    z, states = spatial.shares(amounts).double(), int(effect.clouds.max()) + 1
+    some = amounts.sum(1) > 0
+    z, own, batch = z[some], own[some], data.batch[some]
+    both = batch * states + own
+    count = torch.bincount(own, minlength=states).double()
+    middle = torch.where(count[:, None] > 0, _means_by_state(z, own, states), z.mean(0))
+    variance = _means_by_state((z - middle[own]).square(), own, states)
+    in_batch = torch.bincount(both, minlength=batches * states).view(batches, states, 1)
+    change = _means_by_state(z, both, batches * states).view(batches, states, K) - middle
+    # of a mean over part of those in the mean that it is compared with
+    chance = variance * (1 / in_batch.clamp(min=1) - 1 / count.clamp(min=1)[:, None])
+    known = in_batch > 1
+    excess = torch.where(known, change.square() - chance, 0).sum((0, 1)) / known.sum((0, 1)).clamp(min=1)
+    excess = excess.clamp(min=0)
+    kept = torch.where(known, excess / (excess + chance).clamp(min=1e-12), 0)
+    expected = (middle + kept * change).clamp(min=0)
+    share = _variance_of_genes(decoder, data, effect, take, seed)
+    spread = share * middle * (1 - middle) + LEAST_VARIANCE
+    decoder.expected, decoder.spread = expected[:, effect.clouds], spread[effect.clouds]
+    decoder.pooling = settings.pooling
+
+
+def _variance_of_genes(
+    decoder: _Decoder, data: _Data, effect: _Effect, take: Callable[[Tensor], _Data], seed: int, repeats: int = 2
+) -> Tensor:
+    """Variance of shares within states, over the m (1 - m) of shares of mean m; K."""
+    rng = torch.Generator().manual_seed(seed + 3)
+    device, own = data.batch.device, effect.clouds[effect.state]
+    if len(own) > HALVED:
+        rows = torch.randperm(len(own), generator=rng)[:HALVED].sort().values.to(device)
+        data, own = take(rows), own[rows]
+    states, K = int(own.max()) + 1, len(decoder.metagenes)
+    top, bottom = torch.zeros(K, dtype=torch.float64, device=device), torch.zeros(K, dtype=torch.float64, device=device)
+    for _ in range(repeats):
+        half = (torch.randperm(len(data.mean), generator=rng) < len(data.mean) // 2).to(device)
+        about, middles = [], []
+        for chosen in (half, ~half):
+            parts = []
+            for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
+                scaled = decoder.metagenes * (decoder.factors[b] * decoder.weights[b] * chosen)
+                weighted = scaled * decoder.weights[b]
+                target = matrix.times(weighted.T) - (weighted @ decoder.offset[b]).float()
+                start = (data.totals[cells, None] / K).repeat(1, K).float()
+                sweep_amounts(start, target, (scaled @ scaled.T).float(), 100)
+                parts.append(spatial.shares(start).double())
+            z = torch.cat(parts)
+            middles.append(_means_by_state(z, own, states))
+            about.append(z - middles[-1][own])
+        middle = (middles[0] + middles[1]) / 2
+        top += (about[0] * about[1]).sum(0)
+        bottom += (middle * (1 - middle))[own].sum(0)
+    return (top / bottom.clamp(min=1e-9)).clamp(0, 1)
+
+
 def _last_phase(
     decoder: _Decoder,
     amounts: Tensor,
@@ -1849,38 +1938,31 @@ def _last_phase(
     for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
         linear.append(decoder.linear(matrix, data.totals[cells], effect.state[cells], b))
         variance.append(decoder.cell_variance(data.totals[cells], b))
-    none = torch.zeros(0, dtype=torch.int64, device=amounts.device)
     problem = spatial.Problem(
         amounts.double(),
         torch.cat(linear).double(),
         torch.stack([decoder.design(b) for b in range(data.batches)]),
         data.batch,
         torch.cat(variance),
-        *(edges or (none, none)),
-        effect.alike[effect.state] if settings.pooling else None,
+        *(edges or spatial.alone(amounts.device)),
     )
+    if decoder.pooling:
+        expected, spread = decoder.expected[data.batch, effect.state], decoder.spread[effect.state]
+        problem = replace(problem, expected=expected, spread=spread)
     if edges is not None and settings.spatial == "hmrf":
         shared = settings.shared_affinity
         found = spatial.hmrf(problem, weight=settings.spatial_weight, shared=shared, seed=seed)
     else:
-        found = spatial.linear(problem, weight=settings.pooling if edges is None else settings.spatial_weight)
-        if settings.pooling:
-            _remember(decoder, found.X, effect, settings.pooling)
+        # neighbours add to what is expected of a cell, not to how firmly
+        weight = decoder.pooling or settings.spatial_weight
+        found = spatial.linear(problem, weight=weight)
     values = len(data.totals) * len(data.mean)
     terms = {name: [x / values for x in found.history[name]] for name in ("data", "spatial")}
     return found.X.float(), terms
 
 
-def _remember(decoder: _Decoder, amounts: Tensor, effect: _Effect, weight: float) -> None:
-    """Note what cells of a state are expected to have, for cells that come later."""
-    z, own = spatial.shares(amounts), effect.alike[effect.state]
-    means = _means_by_state(z, own, len(effect.alike))
-    decoder.expected = means[effect.alike]
-    decoder.pull = weight / spatial.variance_about(z, means[own], len(means))
-
-
 def _append(history: dict[str, list[float]], terms: dict[str, list[float]]) -> None:
-    """Add the spatial phase, whose data term holds the sparse prior, so that the course of the sum goes on."""
+    """Add the last phase, whose data term holds the sparse prior, so that the course of the sum goes on."""
     before, after = len(history["data"]), len(terms["data"])
     start = history["data"][-1] + history["sparsity"][-1] - terms["data"][0] if after and before else 0.0
     history["data"] += [x + start - history["sparsity"][-1] for x in terms["data"]]
@@ -1913,14 +1995,15 @@ def _model(
         effect.total,
         effect.centres,
         noise.precision(data.mean, g) * noise.weights.square(),
-        found.shares,
-        torch.zeros_like(found.shares[0]),
+        found.shares.expand(data.batches, -1, -1),
+        torch.ones_like(found.shares),
         noise.cell_constant,
         noise.cell_slope,
         float(noise.of_cells(data.totals, data.mean_total).mean()),
         data.mean_total,
         effect.mean_total,
         settings.sparsity,
+        0.0,
         scale,
     )
 
@@ -2011,6 +2094,7 @@ def _with_batch(
         on_directions=more(decoder.on_directions, before @ _projector(decoder.directions, precision)),
         precision=more(decoder.precision, precision),
         total=more(decoder.total, before.sum()),
+        expected=more(decoder.expected, decoder.expected.mean(0)),
     )
     b, matrix, sizes = len(decoder.factors), data.matrices[1], data.totals[data.slices[1]]
     larger.variance[b] = larger.residual_variance(matrix, sizes, larger.amounts(matrix, sizes, b, pooled=False), b)

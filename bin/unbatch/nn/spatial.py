@@ -1,7 +1,7 @@
-"""Spatial phases of an NMF: amounts of the metagenes in each cell given those of its neighbours.
+"""Last phases of an NMF: amounts of the metagenes in each cell given those of its neighbours, or what else is expected.
 
-Metagenes and batch effects stay as they are. Each cell has a quadratic data term in its amounts x, and a spatial
-penalty on their shares z = x / sum(x):
+Metagenes and batch effects stay as they are. Each cell has a quadratic data term in its amounts x, and a penalty on
+their shares z = x / sum(x):
 
 ``(x' Q_b x / 2 - linear' x) / variance + weight * penalty(z)``
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import one_hot
 
 from unbatch.nn.affinity import affinities, pseudo_likelihood
 from unbatch.nn.neighbours import adjacency, colours
@@ -53,13 +52,14 @@ class Problem:
         Noise variance of each cell's weighted profile, above 0, shape (n,).
     source, target
         Both directions of every edge, int64, shape (edges,), sorted by source, never between batches.
-    state
-        Code of the state of each cell, int64, shape (n,), for `linear`; None if cells are not in states.
+    expected, spread
+        For `linear`: what the shares of a cell are expected to be without its neighbours, and their variance about that
+        (above 0), shape (n, K); or None.
 
     Notes
     -----
     All on one device, values of one floating type (float64 for small data). Cells without amounts keep their X, and
-    so do those without neighbours that have any, unless they are in states.
+    so do those without neighbours that have any, unless something is expected of them.
     """
 
     X: torch.Tensor
@@ -69,7 +69,8 @@ class Problem:
     variance: torch.Tensor
     source: torch.Tensor
     target: torch.Tensor
-    state: torch.Tensor | None = None
+    expected: torch.Tensor | None = None
+    spread: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,12 @@ class SpatialFit:
     affinity: torch.Tensor | None = None
 
 
+def alone(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give source and target of no edges."""
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    return none, none
+
+
 def shares(X: torch.Tensor) -> torch.Tensor:
     """Divide amounts by their sum; rows of 0 stay 0."""
     total = X.sum(dim=1, keepdim=True)
@@ -100,20 +107,21 @@ def shares(X: torch.Tensor) -> torch.Tensor:
 
 
 def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> SpatialFit:
-    """Draw each cell's shares to what a linear regression expects from its neighbours' mean shares and its state.
+    """Draw each cell's shares to what a linear regression expects from its neighbours' mean shares.
 
-    The prior of the shares is normal around ``T = max([1, mean of the neighbours, state as 0 or 1] W, 0)`` with the
-    precision ``weight / (residual variance + 0.001)`` per metagene, W being a ridge regression over all cells. T, its
-    precision and the amounts are renewed in turns.
+    The prior of the shares is normal around ``T = max([1, mean of the neighbours] W, 0)`` with the precision
+    ``weight / (residual variance + 0.001)`` per metagene, W being a ridge regression over all cells. T, its precision
+    and the amounts are renewed in turns. With `Problem.expected`, shares and means are those less what is expected,
+    which is added to T; the variance is `Problem.spread` then.
 
     Parameters
     ----------
     problem
         Its graph should have about 20 neighbours a cell: one of Delaunay or Visium, widened to two rings
-        (`unbatch.data.graph.widened`). With states it may have no edges.
+        (`unbatch.data.graph.widened`). It may have no edges if something is expected of the cells.
     weight
-        Of the prior against the data; 1 is what the residual variance says. More makes domains clearer until it blurs
-        the types of single cells.
+        Of the prior against the data; 1 is what the variance says. More makes domains clearer until it blurs the types
+        of single cells.
     rounds
         Most rounds; fewer if the objective would rise or the cells stand still.
 
@@ -121,36 +129,40 @@ def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> Spatial
     -----
     One regression for all batches: one for each would draw their cells to its own mean, and batches apart. The spatial
     term is the negative log of the normal densities, up to a constant. As the neighbours of a cell move with it, this
-    pseudo-likelihood need not fall by itself: a round that makes the objective rise is halved, then given up.
+    pseudo-likelihood need not fall by itself: a round that makes the objective rise is halved, then given up. A
+    residual variance that is found anew from shares that were drawn together falls below the true one: hence weights
+    that are not 1 where there is no `Problem.spread`.
     """
     n = len(problem.X)
     matrix = adjacency(problem.source, problem.target, n, dtype=problem.X.dtype)
     counts = matrix @ (problem.X.sum(dim=1, keepdim=True) > 0).to(problem.X)
     near = counts[:, 0] > 0
-    groups = list(_groups(problem, near if problem.state is None else torch.ones_like(near)))
+    groups = list(_groups(problem, near if problem.expected is None else torch.ones_like(near)))
     if not groups:
         return SpatialFit(problem.X, {"objective": [], "data": [], "spatial": []})
     used = torch.cat([cells for cells, _ in groups])
-    # a column less than there are states, as the regression has an intercept
-    own = problem.X.new_zeros(len(used), 0)
-    if problem.state is not None:
-        own = one_hot(problem.state[used], int(problem.state.max()) + 1)[:, 1:].to(problem.X)
+    base = torch.zeros_like(problem.X) if problem.expected is None else problem.expected
 
     def expect(X: torch.Tensor) -> tuple[dict[str, float], torch.Tensor, torch.Tensor]:
         """Terms of the objective, and the prior's mean of all cells and its precision."""
         z = shares(X)
-        predictors = own
-        if near.any():
-            means = matrix @ z / counts.clamp(min=1)
-            # without neighbours, the mean of all
-            means[~near] = means[near].mean(dim=0)
-            predictors = torch.cat((means[used], own), dim=1)
-        expected = torch.zeros_like(z)
-        expected[used], variance = _regress(predictors, z[used])
-        squares = (z[used] - expected[used]).square().sum(dim=0)
-        spatial = weight / 2 * float((squares / variance + len(used) * variance.log()).sum())
-        data = _total_data(problem, groups, X)
-        return {"objective": data + spatial, "data": data, "spatial": spatial}, expected, weight / variance
+        rest = torch.where(X.sum(dim=1, keepdim=True) > 0, z - base, 0)
+        expected = base.clone()
+        if len(problem.source):
+            means = matrix @ rest / counts.clamp(min=1)
+            expected[used] += _regress(means[used], rest[used])
+        expected.clamp_(min=0)
+        squares = (z[used] - expected[used]).square()
+        if problem.spread is None:
+            # mean shares sum to 1, so that the intercept is one of their combinations
+            variance = squares.sum(dim=0, keepdim=True) / max(len(used) - z.shape[1], 1) + 1e-3
+            spatial = float((squares.sum(dim=0) / variance[0] + len(used) * variance[0].log()).sum())
+        else:
+            variance = problem.spread
+            spatial = float((squares / variance[used] + variance[used].log()).sum())
+        spatial, data = weight / 2 * spatial, _total_data(problem, groups, X)
+        precision = (weight / variance).expand_as(z)
+        return {"objective": data + spatial, "data": data, "spatial": spatial}, expected, precision
 
     X = problem.X
     terms, expected, precision = expect(X)
@@ -158,7 +170,8 @@ def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> Spatial
     for _ in range(rounds):
         trial = X.clone()
         for cells, code in groups:
-            trial[cells] = _descend(problem, cells, code, X[cells], -precision * expected[cells], precision)
+            pull = -precision[cells] * expected[cells]
+            trial[cells] = _descend(problem, cells, code, X[cells], pull, precision[cells])
         for _ in range(_DAMPINGS):
             terms, *prior = expect(trial)
             if terms["objective"] <= history["objective"][-1]:
@@ -173,18 +186,6 @@ def linear(problem: Problem, *, weight: float = 2.0, rounds: int = 8) -> Spatial
         if moved < _STILL:
             break
     return SpatialFit(X, history)
-
-
-def toward(problem: Problem, expected: torch.Tensor, precision: torch.Tensor, rounds: int = 4) -> torch.Tensor:
-    """Draw each cell's shares to what is expected of it; return the amounts, shape (n, K).
-
-    The same as a round of `linear`, with a prior that is known: `expected` has shape (n, K), `precision` (K,).
-    """
-    X = problem.X.clone()
-    for cells, code in _groups(problem, torch.ones_like(X[:, 0], dtype=torch.bool)):
-        for _ in range(rounds):
-            X[cells] = _descend(problem, cells, code, X[cells], -precision * expected[cells], precision)
-    return X
 
 
 def hmrf(
@@ -237,7 +238,7 @@ def hmrf(
         for number in range(int(colour.max()) + 1)
         for cells, code in _groups(problem, usable & (colour == number))
     ]
-    free = problem.X.new_zeros(problem.X.shape[1])
+    free = problem.X.new_zeros(1, problem.X.shape[1])
     X, affinity = problem.X.clone(), None
     history: dict[str, list[float]] = {"objective": [], "data": [], "spatial": [], "renewed": []}
 
@@ -287,19 +288,12 @@ def _moved(before: torch.Tensor, after: torch.Tensor) -> float:
     return float((shares(after) - shares(before)).abs().sum(dim=1).mean())
 
 
-def _regress(predictors: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Expect shares by ridge regression with an intercept; return them and their variance, shape (K,)."""
+def _regress(predictors: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Expect shares by ridge regression with an intercept."""
     predictors = torch.cat((z.new_ones(len(z), 1), predictors), dim=1)
     n, columns = predictors.shape
     ridge = 1e-4 * n * torch.eye(columns, dtype=z.dtype, device=z.device)
-    expected = (predictors @ torch.linalg.solve(predictors.T @ predictors + ridge, predictors.T @ z)).clamp(min=0)
-    # mean shares sum to 1, so that the intercept is one of their combinations
-    return expected, variance_about(z, expected, columns - 1)
-
-
-def variance_about(z: torch.Tensor, expected: torch.Tensor, free: int) -> torch.Tensor:
-    """Variance of shares about what is expected of them, by `free` numbers of each metagene; shape (K,)."""
-    return (z - expected).square().sum(dim=0) / max(len(z) - free, 1) + 1e-3
+    return predictors @ torch.linalg.solve(predictors.T @ predictors + ridge, predictors.T @ z)
 
 
 def _total_data(problem: Problem, groups: list[tuple[torch.Tensor, int]], X: torch.Tensor) -> float:
@@ -321,15 +315,13 @@ def _descend(
 
     Parameters
     ----------
-    X, pull
-        Shape (cells, K).
-    precision
-        Shape (K,).
+    X, pull, precision
+        Shape (cells, K); `precision` may have one row for all.
     """
     # metagenes in rows, so that one of them is contiguous
-    x, linear, pull = (values.T.contiguous() for values in (X, problem.linear[cells], pull))
+    x, linear, pull, precision = (values.T.contiguous() for values in (X, problem.linear[cells], pull, precision))
     design, variance = problem.design[code], problem.variance[cells]
-    total, along, square = x.sum(dim=0), (pull * x).sum(dim=0), (precision[:, None] * x * x).sum(dim=0)
+    total, along, square = x.sum(dim=0), (pull * x).sum(dim=0), (precision * x * x).sum(dim=0)
     least = _LEAST * problem.X[cells].sum(dim=1)
     # a dead metagene has no data, and the penalty alone would send it anywhere
     alive = [k for k, size in enumerate(design.diagonal().tolist()) if size > 0]

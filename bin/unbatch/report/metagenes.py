@@ -21,7 +21,7 @@ MAX_SPOTS = 10_000
 SPACE = "\u00a0"
 """A space at which no line ends, between a number and its sign."""
 
-_PHASES = {0: "genes only", 1: "with neighbours"}
+_PHASES = {0: "genes only", 1: "beside other cells"}
 
 
 def pages(fit: Factorisation, cells: Cells, seed: int, name: str, suffix: str) -> list[dict[str, Any]]:
