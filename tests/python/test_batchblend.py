@@ -445,6 +445,29 @@ def test_pooling_draws_cells_to_others_of_their_state_and_keeps_the_batch_effect
     assert found.history["phase"][-1] == 1
 
 
+def test_what_batches_disagree_in_is_not_pooled_away():
+    """Factors that nothing takes off: types stay as far apart between batches as they are without pooling."""
+    effect = {"cells": 225, "genes": 100, "gamma_shape": 8.0, "sigma_beta": 0.0, "sigma_gene": 0.15}
+    _, truth = simulation(0, **effect)
+    gaps = []
+    for pooling in (0.0, 1.0):
+        found = fitted(0, Settings(METAGENES, offset="none", factors=False, pooling=pooling), **effect)
+        z = shares(found.amounts)
+        means = [[z[(truth.batch == b) & (truth.cell_type == c)].mean(0) for c in range(9)] for b in range(2)]
+        gaps.append(np.square(np.subtract(*means)).sum())
+        within = np.mean([z[(truth.batch == 0) & (truth.cell_type == c)].std(0).mean() for c in range(9)])
+        gaps.append(within)
+    assert gaps[3] < 0.8 * gaps[1]
+    assert gaps[2] > 0.8 * gaps[0]
+
+
+def test_a_continuum_is_not_pooled():
+    values, truth = gradients(0.0, 1.0, 1)
+    found, plain = (fit(values, truth.batch, Settings(5, pooling=pooling)) for pooling in (1.0, 0.0))
+    np.testing.assert_array_equal(found.amounts, plain.amounts)
+    assert found.history["phase"][-1] == 0
+
+
 def test_a_graph_alone_gives_affinities_and_changes_nothing():
     found = spatial(Settings(METAGENES))
     np.testing.assert_array_equal(found.amounts, fitted(cells=81).amounts)

@@ -132,7 +132,13 @@ def test_parts_of_one_cloud_are_joined_and_clouds_are_not():
         [(cut[:200] > 0).long(), torch.full((200,), 2), 3 + (cut[400:] > -0.5).long() + (cut[400:] > 0.5)]
     )
     assert kmeans.joined(points, label, 7, even).tolist() == [0, 0, 1, 2, 2, 2, 3]
-    assert kmeans.joined(points, label, 7, even, apart=0.0).tolist() == list(range(7))
+    assert kmeans.joined(points, label, 7, even, apart=0.0, valley=np.inf).tolist() == list(range(7))
+
+
+def test_pieces_of_a_continuum_are_joined():
+    points = torch.tensor(np.random.default_rng(0).uniform(size=(1000, 2)) * [10, 0.5])
+    cut = torch.tensor([1.0, 3.5, 4.0, 8.0], dtype=torch.float64)
+    assert len(kmeans.joined(points, torch.bucketize(points[:, 0], cut), 5, torch.ones(1000)).unique()) == 1
 
 
 def test_noisy_points_do_not_join_clouds():
