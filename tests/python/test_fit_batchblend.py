@@ -132,6 +132,16 @@ def test_the_same_seed_gives_the_same_fit(run, tmp_path: Path) -> None:
     np.testing.assert_array_equal(*fits)
 
 
+def test_cells_are_pooled_by_default_and_a_weight_that_is_not_used_is_named(run, tmp_path: Path) -> None:
+    quick = ["--metagenes", "5", "--max-epochs", "2"]
+    said = run(*quick, "--spatial", "linear", "--spatial-weight", "2").output
+    assert "spatial_weight 2.0 is used with pooling: 0 only" in said
+    assert anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["params"]["pooling"] == 1
+    params = tmp_path / "params.yml"
+    params.write_text("pooling: 2\n")
+    assert "pooling 2 is not used" in run(*quick, "--spatial", "hmrf", "--params", str(params)).output
+
+
 def test_options_win_over_the_file_and_the_file_over_defaults(run, tmp_path: Path) -> None:
     params = tmp_path / "params.yml"
     params.write_text(yaml.safe_dump({"metagenes": 5, "sparsity": 0.25, "pooling": 0}))

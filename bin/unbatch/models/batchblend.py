@@ -1562,7 +1562,8 @@ class BatchBlend:
         kinds = {"decoder": _Decoder, "reference": _Reference}
         names = {*_PUBLIC, *(f"{part}.{each.name}" for part, kind in kinds.items() for each in fields(kind))}
         if names != set(weights):
-            raise ValueError(f"weights {', '.join(sorted(names ^ set(weights)))} are missing or unknown")
+            wrong = ", ".join(sorted(names ^ set(weights)))
+            raise ValueError(f"weights {wrong} are missing or unknown: another version's model has to be fitted anew")
         parts = {}
         for part, kind in kinds.items():
             values = {each: weights[f"{part}.{each.name}"] for each in fields(kind)}
