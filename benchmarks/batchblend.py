@@ -343,7 +343,8 @@ def main() -> None:
     elif given.what == "grid":
         simulations(
             GRID,
-            ("combat", "harmony", "scanorama", "liger", "popari", "batchblend"),
+            # torch must have been at work before pyliger is imported, whose h5sparse can't be looked at
+            ("combat", "harmony", "scanorama", "popari", "batchblend", "liger"),
             seeds=SEEDS[: int(given.arguments[0])],
         )
     elif given.what == "metagenes":

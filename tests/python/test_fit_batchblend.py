@@ -124,6 +124,11 @@ def test_popari_has_a_random_field_and_no_batch_effect(run, tmp_path: Path) -> N
     assert "neighbours: delaunay in 2 of 2 batches; " in said
 
 
+@pytest.mark.parametrize("phase", ["none", "linear"])
+def test_popari_takes_other_phases(run, phase: str) -> None:
+    assert run("--mode", "popari", "--metagenes", "5", "--max-epochs", "2", "--spatial", phase).exit_code == 0
+
+
 def test_the_same_seed_gives_the_same_fit(run, tmp_path: Path) -> None:
     fits = []
     for _ in range(2):

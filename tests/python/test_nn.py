@@ -141,6 +141,13 @@ def test_pieces_of_a_continuum_are_joined():
     assert len(kmeans.joined(points, torch.bucketize(points[:, 0], cut), 5, torch.ones(1000)).unique()) == 1
 
 
+def test_a_rare_cloud_beside_a_large_one_stays_apart():
+    rng = np.random.default_rng(0)
+    points = torch.tensor(rng.normal(size=(1020, 5)) + 6 * (np.arange(1020) < 20)[:, None] * np.eye(5)[0])
+    label = (torch.arange(1020) >= 20).long()
+    assert kmeans.joined(points, label, 2, torch.ones(1020)).tolist() == [0, 1]
+
+
 def test_noisy_points_do_not_join_clouds():
     """A tenth of the points of two clouds is noise, and weighs as little as it tells."""
     rng = np.random.default_rng(0)

@@ -430,13 +430,10 @@ def _fit(
         usual = usual | {"spatial_weight": 1.0, "pooling": 0.0}
         if settings.get("pooling"):
             log.warning("pooling %s is not used: spatial hmrf has no states", settings["pooling"])
-    elif settings["spatial_weight"] is not None and (
-        usual["pooling"] if settings["pooling"] is None else settings["pooling"]
-    ):
-        log.warning(
-            "spatial_weight %s is used with pooling: 0 only, and where cells are in no states",
-            settings["spatial_weight"],
-        )
+    elif mode == "batchblend" and settings["spatial"] == "linear" and settings["spatial_weight"] is not None:
+        weight, pooling = settings["spatial_weight"], settings["pooling"]
+        if usual["pooling"] if pooling is None else pooling:
+            log.warning("spatial_weight %s is used with pooling: 0 only, and where cells are in no states", weight)
     chosen = {name: usual[name] for name in usual if name in settings and settings[name] is None}
     settings |= chosen
     if chosen:

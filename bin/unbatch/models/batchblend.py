@@ -60,6 +60,8 @@ LEAST_MEETING = 0.05
 """Batches meet when this share of the cells of each has cells of the other as near as cells of its own."""
 FEWEST = 20
 """Cells of a batch with fewer are not compared with others gene by gene."""
+LEAST_CLOUD = 10
+"""Cells of a cloud that counts as one; fewer are outliers of a continuum."""
 LEAST_CELLS = 3
 """A state is compared between batches that have so many cells of it."""
 _REFERENCE = 2000
@@ -689,8 +691,8 @@ class _Effect:
 
     @property
     def several(self) -> bool:
-        """Whether cells are in several clouds; if not, states are pieces of a continuum."""
-        return len(self.clouds[self.state].unique()) > 1
+        """Whether cells are in several clouds, a few cells apart; if not, states are pieces of a continuum."""
+        return int((torch.bincount(self.clouds[self.state]) >= LEAST_CLOUD).sum()) > 1
 
 
 def _divided(data: _Data, noise: _Noise, factors: Tensor, directions: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -1763,7 +1765,7 @@ def fit(
         tell("what states expect")
         _expect_of_states(model.decoder, found.amounts, data, effect, settings, take, seed)
     if edges is not None or model.decoder.pooling:
-        tell("cells drawn to their state and their neighbours")
+        tell("cells beside others")
         found.amounts, terms = _last_phase(model.decoder, found.amounts, data, effect, edges, settings, seed)
         _append(history, terms)
     amounts = np.empty((len(batch), K), dtype=np.float32)
@@ -1878,14 +1880,13 @@ def _expect_of_states(
     count = torch.bincount(own, minlength=states).double()
     middle = torch.where(count[:, None] > 0, _means_by_state(z, own, states), z.mean(0))
     variance = _means_by_state((z - middle[own]).square(), own, states)
-    in_batch = torch.bincount(both, minlength=batches * states).view(batches, states, 1)
+    in_batch = torch.bincount(both, minlength=batches * states).view(batches, states, 1).double()
     change = _means_by_state(z, both, batches * states).view(batches, states, K) - middle
     # of a mean over part of those in the mean that it is compared with
     chance = variance * (1 / in_batch.clamp(min=1) - 1 / count.clamp(min=1)[:, None])
-    known = in_batch > 1
-    excess = torch.where(known, change.square() - chance, 0).sum((0, 1)) / known.sum((0, 1)).clamp(min=1)
-    excess = excess.clamp(min=0)
-    kept = torch.where(known, excess / (excess + chance).clamp(min=1e-12), 0)
+    # a state of one batch alone disagrees with nobody
+    known = (in_batch > 1) & (in_batch < count[:, None])
+    kept = _beyond_chance(change, chance, middle, known)
     expected = (middle + kept * change).clamp(min=0)
     share = _variance_of_genes(decoder, data, effect, take, seed)
     spread = share * middle * (1 - middle) + LEAST_VARIANCE
@@ -1893,20 +1894,30 @@ def _expect_of_states(
     decoder.pooling = settings.pooling
 
 
+def _beyond_chance(change: Tensor, chance: Tensor, middle: Tensor, known: Tensor) -> Tensor:
+    """Share of a change of mean shares that is kept, if true changes are as large, against m (1 - m), in all states."""
+    scale = middle * (1 - middle)
+    states = tuple(range(change.ndim - 1))
+    excess = torch.where(known, change.square() - chance, 0).sum(states)
+    prior = scale * (excess / torch.where(known, scale, 0).sum(states).clamp(min=1e-9)).clamp(min=0)
+    return torch.where(known, prior / (prior + chance).clamp(min=1e-12), 0)
+
+
 def _variance_of_genes(
     decoder: _Decoder, data: _Data, effect: _Effect, take: Callable[[Tensor], _Data], seed: int, repeats: int = 2
 ) -> Tensor:
-    """Variance of shares within states, over the m (1 - m) of shares of mean m; K."""
+    """Variance of shares within the states of each batch, over the m (1 - m) of shares of mean m; K."""
     rng = torch.Generator().manual_seed(seed + 3)
     device, own = data.batch.device, effect.clouds[effect.state]
     if len(own) > HALVED:
         rows = torch.randperm(len(own), generator=rng)[:HALVED].sort().values.to(device)
         data, own = take(rows), own[rows]
-    states, K = int(own.max()) + 1, len(decoder.metagenes)
+    own, K = data.batch * (int(own.max()) + 1) + own, len(decoder.metagenes)
+    groups = int(own.max()) + 1
     top, bottom = torch.zeros(K, dtype=torch.float64, device=device), torch.zeros(K, dtype=torch.float64, device=device)
     for _ in range(repeats):
         half = (torch.randperm(len(data.mean), generator=rng) < len(data.mean) // 2).to(device)
-        about, middles = [], []
+        both = []
         for chosen in (half, ~half):
             parts = []
             for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
@@ -1916,12 +1927,13 @@ def _variance_of_genes(
                 start = (data.totals[cells, None] / K).repeat(1, K).float()
                 sweep_amounts(start, target, (scaled @ scaled.T).float(), 100)
                 parts.append(spatial.shares(start).double())
-            z = torch.cat(parts)
-            middles.append(_means_by_state(z, own, states))
-            about.append(z - middles[-1][own])
-        middle = (middles[0] + middles[1]) / 2
-        top += (about[0] * about[1]).sum(0)
-        bottom += (middle * (1 - middle))[own].sum(0)
+            both.append(torch.cat(parts))
+        some = (both[0].sum(1) > 0) & (both[1].sum(1) > 0)
+        one, other, group = both[0][some], both[1][some], own[some]
+        means = [_means_by_state(z, group, groups)[group] for z in (one, other)]
+        middle = (means[0] + means[1]) / 2
+        top += ((one - means[0]) * (other - means[1])).sum(0)
+        bottom += (middle * (1 - middle)).sum(0)
     return (top / bottom.clamp(min=1e-9)).clamp(0, 1)
 
 
@@ -2098,7 +2110,15 @@ def _with_batch(
         expected=more(decoder.expected, decoder.expected.mean(0)),
     )
     b, matrix, sizes = len(decoder.factors), data.matrices[1], data.totals[data.slices[1]]
-    larger.variance[b] = larger.residual_variance(matrix, sizes, larger.amounts(matrix, sizes, b, pooled=False), b)
+    amounts = larger.amounts(matrix, sizes, b, pooled=False)
+    larger.variance[b] = larger.residual_variance(matrix, sizes, amounts, b)
+    if larger.pooling:
+        z, state, middle = spatial.shares(amounts).double(), larger.states(matrix, b), larger.expected[b]
+        count = torch.bincount(state, minlength=len(middle))[:, None].double()
+        change = _means_by_state(z, state, len(middle)) - middle
+        chance = _means_by_state((z - middle[state]).square(), state, len(middle)) / count.clamp(min=1)
+        kept = _beyond_chance(change, chance, middle, count > 1)
+        larger.expected[b] = (middle + kept * change).clamp(min=0)
     beta = before.sum().clamp(min=1e-3).repeat(1, K) / K * (before > 0).any()
     weighted = larger.metagenes * (g * row.square())
     sweep_amounts(beta, (weighted @ offset)[None], larger.design(b), 300)

@@ -82,7 +82,7 @@ def joined(
         Least distance of two clusters that are two clouds: that of their means over the standard deviation about these,
         along the line that joins them.
     valley
-        Most points of two clouds midway between their means, over those near the mean of the emptier one.
+        Most points of two clouds where they are fewest between their means, over those near the mean of the emptier.
 
     Returns
     -------
@@ -103,19 +103,24 @@ def joined(
     between = mean[None] - mean[:, None]
     squared = between.square().sum(-1)
     # of the points of the first along the line to the second, which is at 1
-    scatter, midway, peak = torch.zeros(3, clusters, clusters, dtype=points.dtype, device=points.device)
+    scatter, peak = torch.zeros(2, clusters, clusters, dtype=points.dtype, device=points.device)
+    places = torch.tensor([0.3, 0.4, 0.5, 0.6, 0.7], dtype=points.dtype, device=points.device)
+    midway = peak.repeat(len(places), 1, 1)
     for k in range(clusters):
         mine = label == k
         along = (points[mine] - mean[k]) @ between[k].T / squared[k].clamp(min=1e-300)
         own = weights[mine, None]
         scatter[k] = (own * along.square()).sum(0)
-        midway[k] = (own * ((along - 0.5).abs() < 0.15)).sum(0)
+        for at, place in enumerate(places):
+            midway[at, k] = (own * ((along - place).abs() < 0.15)).sum(0)
         peak[k] = (own * (along.abs() < 0.15)).sum(0)
     # a cluster without points joins none
     present = (count > 0)[:, None] & (count > 0)
     within = (scatter + scatter.T) / (count[:, None] + count).clamp(min=1e-300)
-    near = apart**2 * within > 1
-    near |= midway + midway.T > valley * torch.minimum(peak, peak.T)
+    near = (apart**2 * within > 1) | (squared <= 0)
+    # what is at .3 for one is at .7 for the other; the tail of a large cloud fills all but the valley of a small one
+    fewest = (midway + midway.flip(0).transpose(1, 2)).amin(0)
+    near |= fewest > valley * torch.minimum(peak, peak.T)
     near &= present
     near.fill_diagonal_(True)
     for _ in range(clusters.bit_length()):

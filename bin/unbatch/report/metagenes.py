@@ -191,7 +191,7 @@ _TERMS = {
     "objective": "Objective (what is minimised)",
     "data": "Data: misfit of the counts",
     "sparsity": "Sparsity: cost of many metagenes a cell",
-    "spatial": "Others: cost of shares unlike those of the state and the neighbours",
+    "spatial": "Others: cost of shares unlike what other cells make one expect",
 }
 
 
