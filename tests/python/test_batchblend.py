@@ -461,6 +461,22 @@ def test_what_batches_disagree_in_is_not_pooled_away():
     assert gaps[2] > 0.65 * gaps[0]
 
 
+def test_a_new_batch_keeps_what_it_disagrees_in():
+    """Factors that nothing takes off, of a batch that a model of another one is given."""
+    effect = {"cells": 225, "genes": 100, "gamma_shape": 8.0, "sigma_beta": 0.0, "sigma_gene": 0.15}
+    values, truth = simulation(0, **effect)
+    old, new = truth.batch == 0, truth.batch == 1
+    gaps = []
+    for pooling in (0.0, 1.0):
+        settings = Settings(METAGENES, offset="none", factors=False, pooling=pooling)
+        found = fit(values[old], truth.batch[old], settings)
+        later = shares(found.model.with_batch(values[new], settings=settings).amounts(values[new], truth.batch[new]))
+        z, types = shares(found.amounts), (truth.cell_type[old], truth.cell_type[new])
+        gap = [z[types[0] == c].mean(0) - later[types[1] == c].mean(0) for c in range(9)]
+        gaps.append(np.square(gap).sum())
+    assert gaps[1] > 0.6 * gaps[0]
+
+
 def test_a_continuum_is_not_pooled():
     values, truth = gradients(0.0, 1.0, 1)
     found, plain = (fit(values, truth.batch, Settings(5, pooling=pooling)) for pooling in (1.0, 0.0))
