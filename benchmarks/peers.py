@@ -8,8 +8,8 @@
 tuned) and draws CELLS labelled spots per section of DATA.h5ad, a dataset that `preprocess` wrote, anew for each seed.
 Every method runs with the defaults of its card and the same seed, by its own program, a process each, one thread each,
 two at a time. OUT/fits.csv gets a row as soon as a fit ends, well or not; OUT/DATASET.scores.json one of
-every fit when all of a dataset have ended. `run` with the same OUT goes on where it was; what failed is not tried again
-unless its row is taken out. Fits after MINUTES are rows, too ("not run").
+every fit, once the last of a dataset has ended. `run` with the same OUT goes on where it was; what failed is not tried
+again unless its row is taken out. Fits after MINUTES are rows, too ("not run").
 `table` prints both tables from these files, failures beneath; `report` makes OUT/report/multiqc_report.html of them,
 all seeds together, and draws the cells of the first.
 """
@@ -40,6 +40,8 @@ FIELDS = ("dataset", "method", "seed", "status", "exit_code", "wall_s", "cpu_s",
 LIMIT_S = 900
 """After which a fit is ended."""
 ENVIRONMENT = os.environ | {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+# half of the time of scores is XLA compiling what it has compiled for the seed before
+COMPILED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
 
 def command(program: str, *arguments: object) -> list[str]:
@@ -81,25 +83,31 @@ def draw(source: Path, path: Path, cells: int, seed: int) -> None:
     write_h5ad(part, path)
 
 
-def datasets(given: argparse.Namespace) -> Iterator[tuple[str, Path, int]]:
-    """Make what is missing, and name each: all seeds of the simulation, then those of the sections."""
-    for seed in given.seeds:
-        path = given.out / f"thesis.{seed}.h5ad"
-        if not path.exists():
-            simulate(path, seed)
-        yield f"thesis.{seed}", path, seed
-    for seed in given.seeds if given.dlpfc else ():
-        path = given.out / f"dlpfc.{seed}.h5ad"
-        if not path.exists():
-            draw(given.dlpfc, path, given.cells, seed)
-        yield f"dlpfc.{seed}", path, seed
+def datasets(given: argparse.Namespace) -> list[tuple[str, Path, int]]:
+    """Name and file of each, and its seed: first the sections, whose fits take longer."""
+    kinds = (["dlpfc"] if given.dlpfc else []) + ["thesis"]
+    return [(f"{kind}.{seed}", given.out / f"{kind}.{seed}.h5ad", seed) for kind in kinds for seed in given.seeds]
+
+
+def make(given: argparse.Namespace, name: str, path: Path, seed: int) -> None:
+    if path.exists():
+        return
+    if name.startswith("thesis"):
+        simulate(path, seed)
+    else:
+        draw(given.dlpfc, path, given.cells, seed)
 
 
 def run(given: argparse.Namespace) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * given.minutes
+    start = time.monotonic()
+    end = start + 60 * given.minutes
     book, lock = given.out / "fits.csv", threading.Lock()
     rows = read_rows(book)
+    waiting = {
+        name: [m for m in given.methods if rows.get((name, m), {}).get("status") in (None, "not run")]
+        for name, _, _ in datasets(given)
+    }
 
     def fit(name: str, data: Path, method: str, seed: int) -> None:
         out = given.out / f"{name}.{method}.fit.h5ad"
@@ -111,18 +119,32 @@ def run(given: argparse.Namespace) -> None:
         with lock:
             rows[name, method] = row
             write_rows(book, rows)
+            waiting[name].remove(method)
+            last = not waiting[name]
         print(name, method, row["status"], row.get("wall_s"), row.get("cpu_s"), flush=True)
+        if last:
+            grade_all(name, data)
+
+    def grade_all(name: str, data: Path) -> None:
+        with lock:
+            ended = [rows[name, m] for m in CARDS if (name, m) in rows]
+        grade(given.out, name, data, ended, given.out / f"{name}.scores.json")
+        print(name, "scored", f"{(time.monotonic() - start) / 60:.1f} min from the start", flush=True)
 
     with ThreadPoolExecutor(given.jobs) as pool:
+        made = [pool.submit(make, given, *which) for which in datasets(given)]
+        for done in made:
+            done.result()
+        jobs = []
         for name, data, seed in datasets(given):
-            waiting = [m for m in given.methods if rows.get((name, m), {}).get("status") in (None, "not run")]
+            if not waiting[name] and graded(given.out / f"{name}.scores.json") != {m for d, m in rows if d == name}:
+                jobs.append(pool.submit(grade_all, name, data))
             # the longest first, so that none is left alone at the end
-            waiting.sort(key=lambda m: CARDS[m]["run"] == "default")
-            list(pool.map(lambda m, name=name, data=data, seed=seed: fit(name, data, m, seed), waiting))
-            scores = given.out / f"{name}.scores.json"
-            ended = [rows[name, m] for m in CARDS if (name, m) in rows]
-            if waiting or graded(scores) != {row["method"] for row in ended}:
-                grade(given.out, name, data, ended, scores)
+            for method in sorted(waiting[name], key=lambda m: CARDS[m]["run"] == "default"):
+                jobs.append(pool.submit(fit, name, data, method, seed))
+        for job in jobs:
+            job.result()
+    print(f"the table took {(time.monotonic() - start) / 60:.1f} min, fits and scores")
     table(given)
 
 
@@ -173,8 +195,9 @@ def grade(folder: Path, name: str, data: Path, rows: list[dict[str, Any]], score
     plan = folder / f"{name}.outcomes.json"
     plan.write_text(json.dumps(outcomes), encoding="utf-8")
     fits = [folder / outcome["fit"] for outcome in outcomes if outcome["fit"]]
-    options = ("--quiet", "--no-evidence", "--threads", 2, "--outcomes", plan, "--name", name, "-o", scores)
-    subprocess.run(command("score", data, *fits, *options), check=True, env=ENVIRONMENT)
+    options = ("--quiet", "--no-evidence", "--threads", 1, "--outcomes", plan, "--name", name, "-o", scores)
+    compiled = COMPILED | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    subprocess.run(command("score", data, *fits, *options), check=True, env=ENVIRONMENT | compiled)
 
 
 def read_rows(book: Path) -> dict[tuple[str, str], dict[str, Any]]:
