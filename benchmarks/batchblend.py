@@ -8,16 +8,20 @@
     python benchmarks/batchblend.py refusal DATA.h5ad [MODE ...] # a section split in pseudo-batches, with and
                                                        # without an effect: uncorrected, default, leave, remove
     python benchmarks/batchblend.py sections DATA.h5ad # several sections, scores and NMI by section
+    python benchmarks/batchblend.py speed [PYTHON]     # CPU time of a fit; beside popari's package, if PYTHON has it
     python benchmarks/batchblend.py scale              # time and memory from 1,000 to 1,000,000 cells
 
 DATA.h5ad is a dataset that `preprocess` wrote. Seeds 50 to 54, on which nothing was tuned.
 """
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -304,6 +308,57 @@ def clustered(embedding: np.ndarray, label: np.ndarray, seeds: int = 5) -> float
     return round(float(np.mean([normalized_mutual_info_score(label, fit) for fit in fits])), 3)
 
 
+FITS = {
+    "batchblend": ("batchblend", {}),
+    "batchblend, no space": ("batchblend", {"spatial": "none"}),
+    "popari mode": ("popari", {}),
+}
+PUBLISHED = {"popari, 50 iterations, svd": (50, "svd"), "popari, 200 iterations, leiden": (200, "leiden")}
+
+
+def speed(python: str | None, metagenes: int = 11, repeats: int = 5) -> None:
+    """CPU seconds of fits of the thesis preset, in turns, one thread; the first of each does not count."""
+    torch.set_num_threads(1)
+    rows = []
+    for seed in SEEDS[:2]:
+        cells, _ = simulated(seed)
+        reference = principal_components(cells.X, 50).embedding
+        spent: dict[str, list[float]] = {name: [] for name in FITS}
+        for _ in range(repeats + 1):
+            for name, (method, changes) in FITS.items():
+                start = time.process_time()
+                embedding, _ = embed(method, cells, seed, metagenes=metagenes, **changes)
+                spent[name].append(time.process_time() - start)
+                if len(spent[name]) == 1:
+                    rows.append({"seed": seed, "method": name, **score(embedding, cells, reference)})
+        for row in rows[-len(FITS) :]:
+            row["cpu_s"] = float(np.median(spent[row["method"]][1:]))
+        for name, embedding, cpu in published(python, cells, metagenes, seed) if python else ():
+            for form, values in ((", amounts", embedding), (", shares", batchblend.shares(embedding))):
+                rows.append({"seed": seed, "method": name + form, **score(values, cells, reference), "cpu_s": cpu})
+        print(pd.DataFrame([r for r in rows if r["seed"] == seed]).round(3).to_string(), flush=True)
+    print(pd.DataFrame(rows).groupby("method", sort=False)[["cpu_s", "batch", "bio", "total"]].mean().round(3))
+
+
+def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Fit popari's own package; embedding and CPU seconds."""
+    import anndata
+
+    program = Path(__file__).with_name("published_popari.py")
+    environment = os.environ | {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = Path(folder, "data.h5ad"), Path(folder, "out.npz")
+        obs = pd.DataFrame(
+            {"batch": pd.Categorical(cells.batch.astype(str))}, index=np.arange(len(cells.batch)).astype(str)
+        )
+        anndata.AnnData(cells.counts, obs=obs, obsm={"spatial": cells.coordinates}).write_h5ad(data)
+        for name, (iterations, start) in PUBLISHED.items():
+            wanted = [python, program, data, out, metagenes, seed, iterations, start]
+            subprocess.run(list(map(str, wanted)), check=True, env=environment)
+            found = np.load(out)
+            yield name, found["embedding"], float(found["cpu_s"])
+
+
 def scale(sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000), device: str = "cpu") -> None:
     """One process per size, as memory is a process's highest."""
     for size in sizes:
@@ -359,6 +414,8 @@ def main() -> None:
         refusal(Path(given.arguments[0]), tuple(given.arguments[1:]) or tuple(REFUSAL))
     elif given.what == "sections":
         sections(Path(given.arguments[0]))
+    elif given.what == "speed":
+        speed(given.arguments[0] if given.arguments else None)
     elif given.what == "scale":
         scale(device=given.arguments[0] if given.arguments else "cpu")
     elif given.what == "one-size":

@@ -1,6 +1,6 @@
 """Every method beside every other: the table of all cards on simulated data and on tissue sections.
 
-    python benchmarks/peers.py run OUT [--dlpfc DATA.h5ad] [--methods A,B] [--seeds 50,51] [--cells 1200] [--minutes 58]
+    python benchmarks/peers.py run OUT [--dlpfc DATA.h5ad] [--methods A,B] [--seeds 50,51] [--cells 400] [--minutes 58]
     python benchmarks/peers.py table OUT
     python benchmarks/peers.py report OUT
 
@@ -297,7 +297,7 @@ def main() -> None:
     parser.add_argument("--dlpfc", type=Path, help="dataset of the sections; without it, only the simulation")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(CARDS))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=list(SEEDS))
-    parser.add_argument("--cells", type=int, default=1200, help="spots of each section")
+    parser.add_argument("--cells", type=int, default=400, help="spots of each section")
     parser.add_argument("--minutes", type=float, default=58.0)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()

@@ -76,11 +76,11 @@ bench_scmedal() {
     measure counterfactuals "${program[@]}" counterfactuals
 }
 
-# All methods of the cards on simulations and sections, an hour for the fits and the scoring on top; needs the extras (LIGER's too) and Seurat
+# All methods of the cards on simulations and sections, three quarters of an hour on two cores; needs the extras (LIGER's too) and Seurat
 bench_peers() {
     dlpfc_sheet
     preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
-    measure peers "${PYTHON:-$root/.venv/bin/python}" -W ignore "$root/benchmarks/peers.py" run "$scratch/peers" --dlpfc "$scratch/dlpfc.h5ad" --cells 400
+    measure peers "${PYTHON:-$root/.venv/bin/python}" -W ignore "$root/benchmarks/peers.py" run "$scratch/peers" --dlpfc "$scratch/dlpfc.h5ad"
 }
 
 dlpfc_sheet() {
