@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ def run(given: argparse.Namespace) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     end = start + 60 * given.minutes
-    book, lock = given.out / "fits.csv", threading.Lock()
+    # scorers share what XLA compiled, which it does not write at once: one at a time
+    book, lock, scoring = given.out / "fits.csv", threading.Lock(), threading.Lock()
     rows = read_rows(book)
     waiting = {
         name: [m for m in given.methods if rows.get((name, m), {}).get("status") in (None, "not run")]
@@ -125,25 +126,29 @@ def run(given: argparse.Namespace) -> None:
         if last:
             grade_all(name, data)
 
-    def grade_all(name: str, data: Path) -> None:
+    def ended(name: str) -> list[dict[str, Any]]:
         with lock:
-            ended = [rows[name, m] for m in CARDS if (name, m) in rows]
-        grade(given.out, name, data, ended, given.out / f"{name}.scores.json")
+            return [rows[name, m] for m in CARDS if (name, m) in rows]
+
+    def grade_all(name: str, data: Path) -> None:
+        with scoring:
+            grade(given.out, name, data, ended(name), given.out / f"{name}.scores.json")
         print(name, "scored", f"{(time.monotonic() - start) / 60:.1f} min from the start", flush=True)
 
-    with ThreadPoolExecutor(given.jobs) as pool:
-        made = [pool.submit(make, given, *which) for which in datasets(given)]
-        for done in made:
-            done.result()
-        jobs = []
+    pool, jobs = ThreadPoolExecutor(given.jobs), []
+    try:
+        list(pool.map(lambda which: make(given, *which), datasets(given)))
         for name, data, seed in datasets(given):
-            if not waiting[name] and graded(given.out / f"{name}.scores.json") != {m for d, m in rows if d == name}:
+            if not waiting[name] and graded(given.out / f"{name}.scores.json") != planned(name, ended(name)):
                 jobs.append(pool.submit(grade_all, name, data))
             # the longest first, so that none is left alone at the end
             for method in sorted(waiting[name], key=lambda m: CARDS[m]["run"] == "default"):
                 jobs.append(pool.submit(fit, name, data, method, seed))
-        for job in jobs:
+        for job in as_completed(jobs):
             job.result()
+    finally:
+        # after an error nothing more is begun
+        pool.shutdown(cancel_futures=True)
     print(f"the table took {(time.monotonic() - start) / 60:.1f} min, fits and scores")
     table(given)
 
@@ -154,7 +159,8 @@ def attempt(arguments: list[str], out: Path) -> dict[str, Any]:
     # bash measures the child, and timeout ends it with all that it started
     timed = ["bash", "-c", 'TIMEFORMAT="%U %S"; time timeout "$@"', "_", str(LIMIT_S), *arguments]
     done = subprocess.run(timed, capture_output=True, text=True, errors="replace", env=ENVIRONMENT, check=False)
-    *said, cpu = [line for line in done.stderr.splitlines() if line.strip()]
+    # nothing was said where bash itself was killed
+    *said, cpu = [line for line in done.stderr.splitlines() if line.strip()] or ["nan"]
     code = done.returncode
     status = {0: "ok", 99: "not applicable"}.get(code, "failed")
     if code == 124:
@@ -170,13 +176,14 @@ def attempt(arguments: list[str], out: Path) -> dict[str, Any]:
     }
 
 
-def graded(scores: Path) -> set[str]:
-    """Methods that a file of scores has; none if it is not there."""
-    return {row["method"] for row in json.loads(scores.read_text())["rows"]} if scores.exists() else set()
+def graded(scores: Path) -> list[dict[str, Any]]:
+    """Outcomes that a file of scores was made of; none if it is not there."""
+    plan = scores.with_name(scores.name.replace(".scores.", ".outcomes."))
+    return json.loads(plan.read_text()) if scores.exists() else []
 
 
-def grade(folder: Path, name: str, data: Path, rows: list[dict[str, Any]], scores: Path) -> None:
-    """Score all fits of a dataset, those without a result as rows."""
+def planned(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outcomes of the fits of a dataset, for `score`."""
     outcomes = []
     for row in rows:
         fit = f"{name}.{row['method']}.fit.h5ad"
@@ -192,6 +199,14 @@ def grade(folder: Path, name: str, data: Path, rows: list[dict[str, Any]], score
                 "fit": fit if status == "ok" else None,
             }
         )
+    return outcomes
+
+
+def grade(folder: Path, name: str, data: Path, rows: list[dict[str, Any]], scores: Path) -> None:
+    """Score all fits of a dataset, those without a result as rows."""
+    outcomes = planned(name, rows)
+    # a file of scores beside other outcomes would pass for theirs
+    scores.unlink(missing_ok=True)
     plan = folder / f"{name}.outcomes.json"
     plan.write_text(json.dumps(outcomes), encoding="utf-8")
     fits = [folder / outcome["fit"] for outcome in outcomes if outcome["fit"]]
@@ -258,9 +273,11 @@ def print_table(kind: str, found: list[dict[str, Any]]) -> None:
     spots = ", ".join(str(n) for n in first["batches"].values())
     print(f"\n### {kind}: {len(found)} seeds, {first['cells']} cells ({spots} a batch), {first['genes']} genes\n")
     rows = pd.DataFrame([{**row, **row["metrics"]} for scores in found for row in scores["rows"]])
-    ok = rows[rows["status"] == "ok"]
     kinds = found[0]["metrics"]
     columns = [*kinds["batch"], *kinds["bio"], "batch", "bio", "total", "wall_s", "peak_mb"]
+    # a table of failures alone has no scores
+    rows = rows.reindex(columns=[*rows, *(c for c in columns if c not in rows)])
+    ok = rows[rows["status"] == "ok"]
     mean = ok.groupby("method")[columns].mean()
     spread = ok.groupby("method")["total"].std()
     fits = ok.groupby("method").size()

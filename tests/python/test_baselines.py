@@ -67,6 +67,17 @@ def between_over_within(embedding: np.ndarray, groups: np.ndarray) -> float:
     return float(((means[0] - means[1]) ** 2).sum() / within)
 
 
+def fit_of(method: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    """A short fit of whole counts with labels and places: embedding or graph, labels, and whether it is a graph."""
+    cells, label = shifted_batches()
+    counts = sparse.csr_matrix(np.rint(3 * cells.counts.toarray()))
+    places = np.random.default_rng(1).random((len(label), 2))
+    cells = replace(cells, counts=counts, label=label.astype(np.int64), coordinates=places)
+    found = loaded(method)(cells, seed=3, **SHORT.get(method, {}))
+    graph = found.embedding is None
+    return found.graph.toarray() if graph else found.embedding, label, graph
+
+
 def test_every_card_has_its_file_and_every_file_its_card():
     assert sorted(BASELINES) == baselines.names()
     programs = {name: card["program"] for name, card in CARDS.items() if name not in BASELINES}
@@ -136,21 +147,25 @@ def test_defaults_on_the_card_of_scmedal_are_those_of_the_program():
 
 @pytest.mark.parametrize("method", BASELINES)
 def test_the_same_seed_gives_the_same_embedding(method: str):
-    cells, label = shifted_batches()
-    counts = sparse.csr_matrix(np.rint(3 * cells.counts.toarray()))
-    places = np.random.default_rng(1).random((len(label), 2))
-    cells = replace(cells, counts=counts, label=label.astype(np.int64), coordinates=places)
-    fit = loaded(method)
-    first, second = (fit(cells, seed=3, **SHORT.get(method, {})) for _ in range(2))
-    if first.embedding is None:
-        first, second = (found.graph.toarray() for found in (first, second))
-        assert first.shape == (len(label), len(label))
-    else:
-        first, second = first.embedding, second.embedding
-    assert first.shape[0] == len(cells.batch)
+    first, label, graph = fit_of(method)
+    second, *_ = fit_of(method)
+    assert first.shape == (len(label), len(label) if graph else first.shape[1])
     assert np.isfinite(first).all()
     assert (np.ptp(first, axis=0) > 0).all()
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("method", [name for name in BASELINES if name != "shuffled"])
+def test_cells_come_back_in_their_order(method: str):
+    """Some libraries have given them sorted by batch: types would then be no more apart than groups drawn at random."""
+    found, label, graph = fit_of(method)
+
+    def apart(groups: np.ndarray) -> float:
+        same = groups[:, None] == groups
+        return float(found[same].sum() / found.sum()) if graph else between_over_within(found, groups)
+
+    rng = np.random.default_rng(0)
+    assert apart(label) > max(apart(rng.permutation(label)) for _ in range(100))
 
 
 @pytest.mark.parametrize("method", ["combat", "harmony", "leace", "mnn", "scanorama"])

@@ -304,6 +304,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(run, latent, tmp_path: P
     ("params", "says"),
     [
         ("latent: 0", "parameter latent is 0, expected a whole number of 1 or more"),
+        ("minibatch: 1", "parameter minibatch is 1, expected a whole number of 2 or more"),
         ("preset: best", "parameter preset is 'best', expected one of recommended, paper"),
         ("learning_rate: 7", "parameter learning_rate is 7, expected a number between 0 and 1"),
         ("weights_fixed: {hsic: many}", "weights_fixed: hsic is 'many'"),
@@ -343,3 +344,42 @@ def test_a_loss_that_is_not_finite_says_which_and_keeps_the_model(run, tmp_path:
     mine = {name.removeprefix("fe."): x for name, x in weights.items()}
     assert Model.from_weights(config["models"]["fe"], mine).settings.model == "fe"
     assert not (tmp_path / "fit.h5ad").exists()
+
+
+def test_models_that_were_fitted_before_one_broke_are_kept(run, tmp_path: Path, latent) -> None:
+    path = Path(latent[1])
+    path.write_text("latent: 6\nweights_random: {reconstruction: 1.0e+38}\n")
+    result = run("--params", str(path), "--model", str(tmp_path / "model"))
+    assert result.exit_code == 1
+    assert "re failed: loss term" in result.output
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert set(config["models"]) == {"fe", "re"}
+    weights = load_file(tmp_path / "model" / "weights.safetensors")
+    mine = {name.removeprefix("fe."): x for name, x in weights.items() if name.startswith("fe.")}
+    assert Model.from_weights(config["models"]["fe"], mine).settings.model == "fe"
+
+
+@pytest.mark.parametrize(
+    ("mode", "params"),
+    [("fec", "weights_fixed: {label: 0.2}"), ("fe", "preset: paper\nweights_fixed: {reconstruction: 2000}")],
+)
+def test_weights_of_another_model_are_not_those_of_what_is_decoded(run, latent, tmp_path: Path, mode, params) -> None:
+    found = []
+    for given in (params, ""):
+        Path(latent[1]).write_text(f"latent: 6\n{given}\n")
+        result = run(*latent, "--mode", mode, "--counterfactual", "batch1")
+        assert result.exit_code == 0, result.output
+        found.append(anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["counterfactual"])
+    np.testing.assert_array_equal(found[0]["shift"], found[1]["shift"])
+
+
+def test_expression_is_streamed_where_the_container_has_little_memory(
+    monkeypatch, dataset_path, tmp_path: Path
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(fit_scmedal, "_LIMITS_OF_MEMORY", (limit,))
+    found = []
+    for bytes_at_hand in ("max", "100000", str(2**60)):
+        limit.write_text(f"{bytes_at_hand}\n")
+        found.append(fit_scmedal._is_large(dataset_path, "cpu"))
+    assert found == [False, True, False]

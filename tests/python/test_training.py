@@ -54,6 +54,14 @@ def test_every_cell_is_in_one_minibatch_from_memory_and_from_a_file(matrix, spar
     np.testing.assert_array_equal(seen[1], seen[2])
 
 
+def test_no_window_has_one_cell_alone(matrix):
+    """A network could not normalise it by its variance."""
+    source = Resident(matrix, chunk=17, window=3)
+    for seed in range(10):
+        parts = source.minibatches(np.arange(103), 200, np.random.default_rng(seed))
+        assert min(len(position) for position, _ in parts) > 1
+
+
 def test_hsic_is_the_sum_over_pairs():
     rng = np.random.default_rng(0)
     u, z = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)

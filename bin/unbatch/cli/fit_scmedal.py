@@ -1,6 +1,8 @@
 """`fit-scmedal`: autoencoders with the batch taken out (fixed effects), the batch alone (random effects), or both."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,6 @@ from unbatch.cli.fits import (
     fit_arguments,
     merge_parameters,
     names_in,
-    read_cells,
     read_parameters,
     refuse_options,
     saved_parameters,
@@ -27,6 +28,7 @@ from unbatch.errors import InputError, NotApplicable, UnbatchError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from anndata import AnnData
 
     from unbatch.models.scmedal import Fitted, Projection, Settings
@@ -64,7 +66,8 @@ _OF_A_FIT = ("mode", "preset", "fold", "held_out_batch", "params", "max_epochs",
 """Options that change nothing where a model is applied."""
 
 _SHARE_OF_MEMORY = 0.25
-"""Expression that takes a larger share of the machine's memory is streamed."""
+"""Expression that takes a larger share of the memory at hand is streamed."""
+_LIMITS_OF_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _DEPTH_CELLS = 1000
 
 
@@ -165,10 +168,15 @@ def main(
     start = time.perf_counter()
     trained = None
     if saved is None:
-        arguments = (data, parts, values, max_epochs, run.seed)
-        fits = {kind: _fit(dataset, kind, *arguments, model, method) for kind in kinds}
+        fits: dict[str, Fitted] = {}
+        projection = None
+        with _kept(dataset, model, method, values, data, fits):
+            arguments = (data, parts, values, max_epochs, run.seed)
+            for kind in kinds:
+                fits[kind] = _fit(kind, *arguments)
+            if asked and way == WAYS[0]:
+                projection = _projection(*arguments)
         trained = _Trained(fits, parts)
-        projection = _projection(*arguments) if asked and way == WAYS[0] else None
         models = Models({kind: fitted.model for kind, fitted in fits.items()}, projection)
     else:
         models = saved.models
@@ -211,8 +219,8 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     for name, allowed in CHOICES.items():
         if values[name] not in allowed:
             raise InputError(f"scmedal: parameter {name} is {values[name]!r}, expected one of {', '.join(allowed)}")
-    for name in ("latent", "epochs", "minibatch", "patience", "fold"):
-        value, least = values[name], 0 if name == "fold" else 1
+    for name, least in (("latent", 1), ("epochs", 1), ("minibatch", 2), ("patience", 1), ("fold", 0)):
+        value = values[name]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise InputError(f"scmedal: parameter {name} is {value!r}, expected a whole number of {least} or more")
     rate = values["learning_rate"]
@@ -243,12 +251,14 @@ def _read(path: Path, in_memory: str, device: str, saved: _Saved | None) -> Data
     from unbatch.data import io, schema
     from unbatch.nn.minibatches import Resident, Streamed
 
-    streamed = in_memory == "no" or (in_memory == "auto" and _is_large(path))
+    streamed = in_memory == "no" or (in_memory == "auto" and _is_large(path, device))
     if streamed:
         adata = io.read_h5ad(path, ["uns/unbatch"])
         schema.validate(adata, "dataset", path, unread=("X", "layers/counts"))
     else:
-        adata, _ = read_cells(path, least_batches=1)
+        # counts are not used, and would take as much again
+        adata = io.read_h5ad(path, ["X", "uns/unbatch"])
+        schema.validate(adata, "dataset", path, unread=("layers/counts",))
     batch = adata.obs["batch"].cat.remove_unused_categories()
     names = [str(name) for name in batch.cat.categories]
     own = batch.cat.codes.to_numpy().astype(np.int64)
@@ -316,14 +326,28 @@ def _rescaled(cells: Any, scale: float) -> Any:
     return np.log1p(np.expm1(cells) * cells.dtype.type(scale))
 
 
-def _is_large(path: Path) -> bool:
-    import os
-
+def _is_large(path: Path, device: str) -> bool:
     from unbatch.data import io
 
     with io.open_hdf5(path) as file:
         stored = file["X/data"].size if "X/data" in file else file["X"].size
-    return 8 * stored > _SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 8 * stored > _SHARE_OF_MEMORY * _memory(device)
+
+
+def _memory(device: str) -> float:
+    """Bytes that this process may use: of the machine, of its container, and of the device."""
+    import os
+
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    # of version 2 and 1 of control groups; "max", or more than there is, where nothing limits it
+    for file in _LIMITS_OF_MEMORY:
+        with suppress(OSError, ValueError):
+            found.append(int(file.read_text()))
+    if device.startswith("cuda"):
+        import torch
+
+        found.append(torch.cuda.mem_get_info(device)[1])
+    return min(found)
 
 
 def _reader(path: Path) -> Any:
@@ -383,19 +407,14 @@ def _settings(kind: str, values: dict[str, Any], cells: int, max_epochs: int | N
     return settings
 
 
-def _fit(
-    path: Path,
-    kind: str,
-    data: Data,
-    parts: "Parts",
-    values: dict[str, Any],
-    max_epochs: int | None,
-    seed: int,
-    folder: Path | None,
-    method: str,
-) -> "Fitted":
-    """Fit one model; where a loss is not finite, what was good before is still written to `folder`."""
-    from unbatch.data import io
+def _fit(kind: str, data: Data, parts: "Parts", values: dict[str, Any], max_epochs: int | None, seed: int) -> "Fitted":
+    """Fit one model.
+
+    Raises
+    ------
+    _Broken
+        If a loss is not finite.
+    """
     from unbatch.models import scmedal
     from unbatch.nn.training import Diverged
 
@@ -404,26 +423,88 @@ def _fit(
     try:
         return scmedal.fit(data.source, data.batch, parts, settings, label=data.label, seed=seed, tell=log.info)
     except Diverged as error:
-        if folder is not None:
-            labels = len(data.labels) if kind in scmedal.WITH_LABELS else 0
-            config = {"settings": asdict(settings), "genes": len(data.genes)}
-            config |= {"batches": len(data.known), "labels": labels}
-            weights = {f"{kind}.{name}": value.cpu().numpy() for name, value in error.weights.items()}
-            about = _about(method, values, data) | {"models": {kind: config}, "diverged": str(error)}
-            io.write_model(folder, about, weights)
-        raise UnbatchError(f"{path}: {kind} failed: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+        labels = len(data.labels) if kind in scmedal.WITH_LABELS else 0
+        config = {"settings": asdict(settings), "genes": len(data.genes)}
+        raise _Broken(
+            kind, str(error), config | {"batches": len(data.known), "labels": labels}, error.weights
+        ) from error
 
 
 def _projection(data: Data, parts: "Parts", values: dict[str, Any], max_epochs: int | None, seed: int) -> "Projection":
-    """Fit what the default counterfactual is decoded with."""
-    from unbatch.models import scmedal
+    """Fit what the default counterfactual is decoded with.
 
-    settings = _settings("fe", {**values, "preset": "recommended"}, len(parts.train), max_epochs)
+    It is of the recommended preset whatever the models are; weights that were set for another preset or for terms that
+    it lacks say nothing of it.
+    """
+    from unbatch.models import scmedal
+    from unbatch.nn.training import Diverged
+
+    known = scmedal.RECOMMENDED_WEIGHTS["fe"] if values["preset"] == "recommended" else {}
+    weights = {term: weight for term, weight in values["weights_fixed"].items() if term in known}
+    values = {**values, "preset": "recommended", "weights_fixed": weights}
+    settings = _settings("fe", values, len(parts.train), max_epochs)
     label = data.label if len(data.labels) > 1 else None
     log.info("embedding to decode%s", "" if label is None else ", batches matched within labels")
-    return scmedal.fit_projection(data.source, data.batch, parts, settings, label=label, seed=seed, tell=log.info)[0]
+    try:
+        return scmedal.fit_projection(data.source, data.batch, parts, settings, label=label, seed=seed, tell=log.info)[
+            0
+        ]
+    except Diverged as error:
+        raise _Broken("the embedding to decode", str(error)) from error
+
+
+class _Broken(Exception):
+    """A fit whose loss was not finite: of what, why, its configuration and its last good weights."""
+
+    def __init__(
+        self,
+        what: str,
+        why: str,
+        config: dict[str, Any] | None = None,
+        weights: "dict[str, torch.Tensor] | None" = None,
+    ) -> None:
+        super().__init__(why)
+        self.what, self.why, self.config, self.weights = what, why, config, weights or {}
+
+
+@contextmanager
+def _kept(
+    path: Path,
+    folder: Path | None,
+    method: str,
+    values: dict[str, Any],
+    data: Data,
+    fits: "dict[str, Fitted]",
+) -> Iterator[None]:
+    """Where a fit breaks, write to `folder` what is good: the models so far, and the last good weights of that one.
+
+    Raises
+    ------
+    UnbatchError
+        If a loss was not finite.
+    InputError
+        If the data or the settings can't be fitted.
+    """
+    from unbatch.data import io
+
+    try:
+        yield
+    except _Broken as broken:
+        if folder is not None:
+            about = _about(method, values, data) | {"diverged": f"{broken.what}: {broken.why}"}
+            about["models"] = {kind: fitted.model.config() for kind, fitted in fits.items()}
+            weights = {
+                f"{kind}.{name}": value
+                for kind, fitted in fits.items()
+                for name, value in fitted.model.weights().items()
+            }
+            if broken.config is not None:
+                about["models"][broken.what] = broken.config
+                weights |= {f"{broken.what}.{name}": value.cpu().numpy() for name, value in broken.weights.items()}
+            io.write_model(folder, about, weights)
+        raise UnbatchError(f"{path}: {broken.what} failed: {broken.why}") from broken
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _found(

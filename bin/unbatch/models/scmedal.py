@@ -152,7 +152,8 @@ def schedule(settings: Settings, cells: int) -> Plan:
 
     Recommended: minibatches of a power of 2 cells, about 18 in an epoch, but at least 64 cells (256 with the term
     ``matching``) and at most 512, and for large data about 100 in an epoch, at most 4,096 cells; epochs for 460 steps,
-    but at least 25.
+    but at least 25. Training ends early after a third of the epochs without a better one (at least 10, at most 30); for
+    FE and FEC only epochs count in which the penalties of the batch have their weight for a while (the last 40 %).
     """
     if settings.preset == "paper":
         plan = Plan(epochs=500, size=512, patience=30)
@@ -164,7 +165,9 @@ def schedule(settings: Settings, cells: int) -> Plan:
             # batches are compared within the labels of a minibatch
             size = max(size, 256)
         penalised = settings.model in ("fe", "fec")
-        plan = Plan(epochs, size, patience=30, first=2 * RAMP if penalised else 0.0, cosine=True)
+        # a patience longer than the training would never end it
+        patience = min(30, max(10, (settings.epochs or epochs) // 3))
+        plan = Plan(epochs, size, patience, first=2 * RAMP if penalised else 0.0, cosine=True)
     changes = {"epochs": settings.epochs, "size": settings.minibatch, "patience": settings.patience}
     return replace(plan, **{name: value for name, value in changes.items() if value is not None})
 
