@@ -266,6 +266,8 @@ def test_every_method_writes_a_fit_that_keeps_the_contract(method: str, dataset_
     [
         ("scvi", {"likelihood": "znb"}, "expected one of zinb, nb, poisson"),
         ("label_leak", {"noise": -1.0}, "0 or more"),
+        ("none", {"n_components": 0}, "n_components is 0, expected whole numbers from 1 on"),
+        ("saucie", {"hidden": [64, 0]}, "whole numbers from 1 on"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(
@@ -279,14 +281,18 @@ def test_values_that_make_no_sense_are_refused(
     assert message in result.stderr
 
 
-def test_a_model_is_not_written_without_its_fit(dataset_path: Path, tmp_path: Path):
-    out, params = tmp_path / "fit.h5ad", tmp_path / "params.yml"
+def test_a_model_is_not_written_without_its_fit(dataset_path: Path, tmp_path: Path, monkeypatch):
+    out = tmp_path / "fit.h5ad"
     arguments = [str(dataset_path), "-o", str(out), "--model", str(tmp_path / "model"), "--method"]
     result = CliRunner().invoke(fit_baseline.main, [*arguments, "pca"])
     assert result.exit_code == 2
     assert "pca embeds only the cells it was fitted to" in result.stderr
-    params.write_text("n_components: 0\n")
-    assert CliRunner().invoke(fit_baseline.main, [*arguments, "none", "--params", str(params)]).exit_code
+
+    def refuse(*given: object, **named: object) -> None:
+        raise InputError("no place for a fit")
+
+    monkeypatch.setattr(fit_baseline, "write_fit", refuse)
+    assert CliRunner().invoke(fit_baseline.main, [*arguments, "none"]).exit_code == 2
     assert not out.exists()
     assert not (tmp_path / "model").exists()
 

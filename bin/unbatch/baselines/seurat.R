@@ -70,7 +70,7 @@ if (!is.null(options_of[["--params"]])) {
   # the pipeline writes JSON, which is YAML
   text <- paste(readLines(options_of[["--params"]], warn = FALSE), collapse = "\n")
   own_params <- tryCatch(jsonlite::fromJSON(text), error = function(e)
-    fail(paste0(options_of[["--params"]], ": not JSON (", gsub("\\s+", " ", conditionMessage(e)), ")")))
+    fail(paste0(options_of[["--params"]], ": not JSON, which this program takes in place of YAML (", gsub("\\s+", " ", conditionMessage(e)), ")")))
   for (name in names(own_params)) {
     if (!name %in% names(DEFAULTS))
       fail(paste0("seurat has no parameter '", name, "'; it has ", paste(names(DEFAULTS), collapse = ", ")))

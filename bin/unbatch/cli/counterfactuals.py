@@ -137,7 +137,8 @@ def chosen(path: Path, data: Data, query: str | None) -> "np.ndarray":
     try:
         found = obs.query(query, engine="python").index.to_numpy()
     except Exception as error:  # a condition may fail in any way
-        raise InputError(f"--cells {query!r}: {error}; expected a condition on the columns of obs in {path}") from error
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"--cells {query!r}: {said}; expected a condition on the columns of obs in {path}") from error
     if not len(found):
         raise InputError(f"--cells {query!r}: no cell of {path} is such, expected one or more")
     return found.astype(np.int64)

@@ -276,6 +276,10 @@ def _read(path: Path, in_memory: str, device: str, saved: _Saved | None) -> Data
             log.info("%s: the model does not know the batches %s, it takes the average one for them", path, listed(new))
     whole = _reader(path) if streamed else None
     depth = _depth(whole(0, min(_DEPTH_CELLS, adata.n_obs)) if streamed else adata.X[:_DEPTH_CELLS])
+    if not 0 < depth < float("inf"):
+        raise InputError(
+            f"{path}: X is too large for logarithms of normalised counts, expected what `preprocess` writes"
+        )
     scale = 1.0 if saved is None else saved.depth / depth
     if streamed:
         log.info("%s: expression is read from the file, some cells at a time", path)

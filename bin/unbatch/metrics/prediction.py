@@ -27,7 +27,7 @@ SOLVED = 0.98
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over splits and its 95 % t interval, not cut at 0 or 1; a single split has none (NaN)."""
+    """Mean over splits and its 95 % t interval, not cut at 0 or 1; fewer than three splits have none (NaN)."""
 
     mean: float
     low: float
@@ -37,7 +37,8 @@ class Interval:
     def of(cls, values: list[float]) -> "Interval":
         """Summarise the values of the splits."""
         mean, n = float(np.mean(values)), len(values)
-        if n < 2:
+        # of two, it would be six times as wide as they are apart
+        if n < 3:
             return cls(mean, float("nan"), float("nan"))
         half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
         return cls(mean, mean - half, mean + half)
@@ -133,7 +134,9 @@ def forest(features: np.ndarray, target: np.ndarray, splits: list[Split], *, see
 
 def dummy(target: np.ndarray, splits: list[Split], *, seed: int) -> Accuracy:
     """Guess classes as often as they are among the cells to fit to."""
-    return _accuracy(DummyClassifier(strategy="stratified", random_state=seed), target[:, None], target, splits)
+    # one generator for all splits: begun anew, it would guess the same for cells in the same places of each
+    guess = DummyClassifier(strategy="stratified", random_state=np.random.RandomState(seed))
+    return _accuracy(guess, target[:, None], target, splits)
 
 
 def _accuracy(classifier: object, features: np.ndarray, target: np.ndarray, splits: list[Split]) -> Accuracy:
