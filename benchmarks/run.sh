@@ -61,7 +61,7 @@ bench_batchblend() {
     local program=("$root/.venv/bin/python" -W ignore "$root/benchmarks/batchblend.py")
     dlpfc_sheet
     preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
-    for part in simulations recovery robustness scale; do measure "$part" "${program[@]}" "$part"; done
+    for part in simulations recovery robustness speed scale; do measure "$part" "${program[@]}" "$part"; done
     for part in refusal sections; do measure "$part" "${program[@]}" "$part" "$scratch/dlpfc.h5ad"; done
 }
 
@@ -74,6 +74,7 @@ bench_scmedal() {
         measure "$part" "${program[@]}" "$part" "$scratch/dlpfc.h5ad" --keep "$scratch/scmedal"
     done
     measure counterfactuals "${program[@]}" counterfactuals
+    measure large "${program[@]}" large
 }
 
 # All methods of the cards on simulations and sections, three quarters of an hour on two cores; needs the extras (LIGER's too) and Seurat

@@ -323,7 +323,7 @@ KNOWN = {
 
 
 def counterfactuals(seeds: tuple[int, ...]) -> None:
-    rows = []
+    rows, types = [], []
     for seed in seeds:
         for name, draw in KNOWN.items():
             known = draw(seed)
@@ -334,13 +334,18 @@ def counterfactuals(seeds: tuple[int, ...]) -> None:
                 fold[test] = number
             for labelled in (True, False):
                 row = {"data": name, "labels": labelled, "seed": seed}
-                rows.append(row | of_projection(known, of_fold(fold, 0), labelled, seed))
+                found, by_type = of_projection(known, of_fold(fold, 0), labelled, seed)
+                rows.append(row | found)
+                types += [row | one for one in by_type]
                 print(pd.DataFrame(rows[-1:]).round(4).to_string(header=len(rows) == 1), flush=True)
     means = pd.DataFrame(rows).drop(columns="seed").groupby(["data", "labels"], sort=False).mean()
     print(f"means of seeds {', '.join(map(str, seeds))}", means.round(4).to_string(), sep="\n")
+    by_type = pd.DataFrame(types).drop(columns="seed").groupby(["data", "labels", "type"], sort=False).mean()
+    print("by cell type, over genes", by_type.round(4).to_string(), sep="\n")
 
 
-def of_projection(known: Known, parts: Parts, labelled: bool, seed: int) -> dict[str, float]:
+def of_projection(known: Known, parts: Parts, labelled: bool, seed: int) -> tuple[dict[str, float], list[dict]]:
+    """Errors of the shifts of test cells, over all of them, and by cell type and gene."""
     start = time.process_time()
     label = known.label if labelled else None
     projection, _ = scmedal.fit_projection(
@@ -348,12 +353,13 @@ def of_projection(known: Known, parts: Parts, labelled: bool, seed: int) -> dict
     )
     spent = time.process_time() - start
     expression, batches = known.X[parts.train].toarray(), known.batch[parts.train]
-    found, plain, of_labels, true, covered = [], [], [], [], []
+    found, plain, of_labels, true, covered, types = [], [], [], [], [], []
     means = group_means(expression, batches, known.label[parts.train])
     for target in range(int(known.batch.max()) + 1):
         cells = parts.test[known.comparable(parts.test, target)]
         shown = list(projection.counterfactual(known.X[cells], known.batch[cells], target, samples=30, seed=seed))
         shift, sd = (np.concatenate([getattr(block, each) for block in shown]) for each in ("shift", "sd"))
+        types.append(known.label[cells])
         true.append(known.shift(cells, target))
         found.append(shift - true[-1])
         plain.append(counterfactual.batch_mean_shift(expression, batches, known.batch[cells], target) - true[-1])
@@ -365,7 +371,26 @@ def of_projection(known: Known, parts: Parts, labelled: bool, seed: int) -> dict
     )
     row = {"no change": nothing, "batch means": of_means, "label means": by_label / of_means}
     row |= {"error": error, "over batch means": error / of_means}
-    return row | {"covered": float(np.mean(np.concatenate(covered))), "cpu_s": spent}
+    row |= {"covered": float(np.mean(np.concatenate(covered))), "cpu_s": spent}
+    truth, kinds = np.concatenate(true), np.concatenate(types)
+    ours, theirs = (
+        counterfactual.shift_error(np.concatenate(each) + truth, truth, kinds)["mse_by_gene"] for each in (found, plain)
+    )
+    nothing = counterfactual.shift_error(0 * truth, truth, kinds)["mse_by_gene"]
+    by_type = [
+        {
+            "type": kind + 1,
+            "no change": nothing[kind].mean(),
+            "batch means": theirs[kind].mean(),
+            "error": ours[kind].mean(),
+            "over batch means": ours[kind].mean() / theirs[kind].mean(),
+            "median gene": np.median(ours[kind]),
+            "largest of a gene": ours[kind].max(),
+            "genes better than batch means": (ours[kind] < theirs[kind]).mean(),
+        }
+        for kind in np.unique(kinds)
+    ]
+    return row, by_type
 
 
 def group_means(values: np.ndarray, batch: np.ndarray, label: np.ndarray) -> np.ndarray:
