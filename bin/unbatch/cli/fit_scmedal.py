@@ -449,10 +449,9 @@ def _projection(data: Data, parts: "Parts", values: dict[str, Any], max_epochs: 
     settings = _settings("fe", values, len(parts.train), max_epochs)
     label = data.label if len(data.labels) > 1 else None
     log.info("embedding to decode%s", "" if label is None else ", batches matched within labels")
+    named = {"label": label, "seed": seed, "tell": log.info}
     try:
-        return scmedal.fit_projection(data.source, data.batch, parts, settings, label=label, seed=seed, tell=log.info)[
-            0
-        ]
+        return scmedal.fit_projection(data.source, data.batch, parts, settings, **named)[0]
     except Diverged as error:
         raise _Broken("the embedding to decode", str(error)) from error
 
@@ -489,23 +488,12 @@ def _kept(
     InputError
         If the data or the settings can't be fitted.
     """
-    from unbatch.data import io
-
     try:
         yield
     except _Broken as broken:
         if folder is not None:
-            about = _about(method, values, data) | {"diverged": f"{broken.what}: {broken.why}"}
-            about["models"] = {kind: fitted.model.config() for kind, fitted in fits.items()}
-            weights = {
-                f"{kind}.{name}": value
-                for kind, fitted in fits.items()
-                for name, value in fitted.model.weights().items()
-            }
-            if broken.config is not None:
-                about["models"][broken.what] = broken.config
-                weights |= {f"{broken.what}.{name}": value.cpu().numpy() for name, value in broken.weights.items()}
-            io.write_model(folder, about, weights)
+            models = Models({kind: fitted.model for kind, fitted in fits.items()}, None)
+            _write_model(folder, method, values, data, models, broken)
         raise UnbatchError(f"{path}: {broken.what} failed: {broken.why}") from broken
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
@@ -542,22 +530,24 @@ def _found(
     )
 
 
-def _about(method: str, values: dict[str, Any], data: Data) -> dict[str, Any]:
-    about = {"method": method, "params": values, "genes": data.genes, "batches": data.known, "labels": data.labels}
-    return about | {"depth": data.depth}
-
-
-def _write_model(folder: Path, method: str, values: dict[str, Any], data: Data, models: Models) -> None:
+def _write_model(
+    folder: Path, method: str, values: dict[str, Any], data: Data, models: Models, broken: _Broken | None = None
+) -> None:
     from unbatch.data import io
 
-    about = _about(method, values, data)
-    about["models"] = {kind: each.config() for kind, each in models.by_kind.items()}
+    about = {"method": method, "params": values, "genes": data.genes, "batches": data.known, "labels": data.labels}
+    about |= {"depth": data.depth, "models": {kind: each.config() for kind, each in models.by_kind.items()}}
     weights = {
         f"{kind}.{name}": value for kind, each in models.by_kind.items() for name, value in each.weights().items()
     }
     if models.projection is not None:
         about["projection"] = models.projection.config()
         weights |= {f"projection.{name}": value for name, value in models.projection.weights().items()}
+    if broken is not None:
+        about["diverged"] = f"{broken.what}: {broken.why}"
+        if broken.config is not None:
+            about["models"][broken.what] = broken.config
+            weights |= {f"{broken.what}.{name}": value.cpu().numpy() for name, value in broken.weights.items()}
     io.write_model(folder, about, weights)
 
 
