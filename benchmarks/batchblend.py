@@ -362,7 +362,8 @@ def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[
 def scale(sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000), device: str = "cpu") -> None:
     """One process per size, as memory is a process's highest."""
     for size in sizes:
-        subprocess.run([sys.executable, __file__, "one-size", str(size), device], check=True)
+        threads = ("--threads", str(torch.get_num_threads()))
+        subprocess.run([sys.executable, __file__, "one-size", str(size), device, *threads], check=True)
 
 
 def one_size(cells: int, device: str) -> None:
