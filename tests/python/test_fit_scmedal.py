@@ -383,3 +383,16 @@ def test_expression_is_streamed_where_the_container_has_little_memory(
         limit.write_text(f"{bytes_at_hand}\n")
         found.append(fit_scmedal._is_large(dataset_path, "cpu"))
     assert found == [False, True, False]
+
+
+@pytest.mark.parametrize(("fold", "code"), [(0, 2), (3, 0)])
+def test_a_batch_in_one_fold_is_refused_or_named(run, latent, dataset_path, tmp_path: Path, fold, code) -> None:
+    """In the test fold no model can learn it; in a training fold nothing judges it."""
+    adata = anndata.read_h5ad(dataset_path)
+    adata.obs.loc[adata.obs["batch"] == "batch1", "split"] = fold
+    path = tmp_path / "folds.h5ad"
+    adata.write_h5ad(path)
+    result = run(*latent, "--mode", "ae", dataset=path)
+    assert result.exit_code == code, result.output
+    says = "batch batch1 has no cells in the training folds" if code else "no cell of batch1 is in the validation fold"
+    assert says in result.output

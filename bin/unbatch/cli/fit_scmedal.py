@@ -397,6 +397,12 @@ def _parts(path: Path, data: Data, values: dict[str, Any]) -> tuple["Parts", Dat
             f"{path}: obs/split: batch {data.known[missing[0]]} has no cells in the training folds, expected some in "
             "every batch; run preprocess again, or hold the batch out"
         )
+    for fold, cells in (("validation", parts.validation), ("test", parts.test)):
+        absent = [name for code, name in enumerate(data.known) if not (data.batch[cells] == code).any()]
+        if absent and held is None:
+            log.warning(
+                "%s: obs/split: no cell of %s is in the %s fold, which tells nothing of it", path, listed(absent), fold
+            )
     return parts, data
 
 
