@@ -318,6 +318,8 @@ def of_types(
 KNOWN = {
     "effects of types": of_types,
     "donors": of_donors,
+    # as many cells of a type and batch as the effects of types have
+    "donors, 1,000 cells of each": partial(of_donors, cells_of_each=1000),
     "donors, 1,500 cells of each": partial(of_donors, cells_of_each=1500),
 }
 

@@ -263,7 +263,7 @@ def test_a_failing_fit_stops_the_run_and_is_named(pipeline: Path, tmp_path: Path
         pipeline, tmp_path, "-profile", "test", "--methods", "harmony", "--method_params", str(tmp_path / "own.yml")
     )
     assert failed.code != 0
-    assert "harmony: parameter n_components is -3, expected a number of 0 or more" in failed.output
+    assert "harmony: parameter n_components is -3, expected whole numbers from 1 on" in failed.output
     assert "The run failed" in failed.output
     assert (failed.outdir / "simulated" / "simulated.raw.h5ad").exists()
     assert not (failed.outdir / "scores").exists()
