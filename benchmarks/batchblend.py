@@ -1,7 +1,8 @@
 """BatchBlend beside other methods and controls: tables for RESULTS.md.
 
     python benchmarks/batchblend.py simulations [METHOD ...]  # scores on simulated data, five seeds
-    python benchmarks/batchblend.py grid 2             # every strength, share and mix, two seeds; needs the extra liger
+    python benchmarks/batchblend.py grid 2 [METHOD ...] # every strength, share and mix, two seeds; needs liger;
+                                                       # truth is what the true amounts score
     python benchmarks/batchblend.py metagenes 15       # the thesis preset with so many metagenes
     python benchmarks/batchblend.py recovery           # batch effect against the truth, coverage of the errors
     python benchmarks/batchblend.py robustness         # harder simulations, beside plain factorisation
@@ -15,7 +16,6 @@ DATA.h5ad is a dataset that `preprocess` wrote. Seeds 50 to 54, on which nothing
 """
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -154,11 +154,14 @@ def simulations(settings: dict[str, dict], methods: tuple[str, ...], seeds: rang
     rows = []
     for name, options in settings.items():
         for seed in seeds:
-            cells, _ = simulated(seed, **options)
+            cells, truth = simulated(seed, **options)
             reference = principal_components(cells.X, 50).embedding
             for method in methods:
                 start = time.process_time()
-                embedding, fitted = embed(method, cells, seed, **changes)
+                if method == "truth":
+                    embedding, fitted = batchblend.shares(np.asarray(truth.amounts)), None
+                else:
+                    embedding, fitted = embed(method, cells, seed, **changes)
                 spent = time.process_time() - start
                 rows.append({"data": name, "seed": seed, "method": method, "cpu_s": spent})
                 rows[-1] |= score(embedding, cells, reference)
@@ -343,9 +346,9 @@ def speed(python: str | None, metagenes: int = 11, repeats: int = 5) -> None:
 def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[tuple[str, np.ndarray, float]]:
     """Fit popari's own package; embedding and CPU seconds."""
     import anndata
+    from peers import ENVIRONMENT
 
     program = Path(__file__).with_name("published_popari.py")
-    environment = os.environ | {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder, "data.h5ad"), Path(folder, "out.npz")
         obs = pd.DataFrame(
@@ -354,7 +357,7 @@ def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[
         anndata.AnnData(cells.counts, obs=obs, obsm={"spatial": cells.coordinates}).write_h5ad(data)
         for name, (iterations, start) in PUBLISHED.items():
             wanted = [python, program, data, out, metagenes, seed, iterations, start]
-            subprocess.run(list(map(str, wanted)), check=True, env=environment)
+            subprocess.run(list(map(str, wanted)), check=True, env=ENVIRONMENT)
             found = np.load(out)
             yield name, found["embedding"], float(found["cpu_s"])
 
@@ -400,7 +403,7 @@ def main() -> None:
         simulations(
             GRID,
             # torch must have been at work before pyliger is imported, whose h5sparse can't be looked at
-            ("combat", "harmony", "scanorama", "popari", "batchblend", "liger"),
+            tuple(given.arguments[1:]) or ("combat", "harmony", "scanorama", "popari", "batchblend", "liger"),
             seeds=SEEDS[: int(given.arguments[0])],
         )
     elif given.what == "metagenes":

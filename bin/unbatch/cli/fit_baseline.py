@@ -68,15 +68,14 @@ def main(
 
 def _require_values(method: str, settings: dict[str, Any]) -> None:
     """Raise InputError where a parameter that is a name is none of those known, or a number is too small."""
-    known = baselines.choices(method)
+    known, defaults = baselines.choices(method), baselines.parameters(baselines.load(method))
     for name, value in settings.items():
         if name in known and value not in known[name]:
             raise InputError(f"{method}: parameter {name} is {value!r}, expected one of {', '.join(known[name])}")
         # of components, neighbours, layers, steps there is one at least
-        whole = [each for each in (value if isinstance(value, list | tuple) else [value]) if type(each) is int]
-        if isinstance(baselines.parameters(baselines.load(method))[name], float):
-            whole = []
-        if any(each < 1 for each in whole):
-            raise InputError(f"{method}: parameter {name} is {value!r}, expected whole numbers from 1 on")
-        if isinstance(value, int | float) and value < 0:
-            raise InputError(f"{method}: parameter {name} is {value!r}, expected a number of 0 or more")
+        least, right = (
+            (0, "a number of 0 or more") if isinstance(defaults[name], float) else (1, "whole numbers from 1 on")
+        )
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(type(each) in (int, float) and each < least for each in numbers):
+            raise InputError(f"{method}: parameter {name} is {value!r}, expected {right}")

@@ -220,6 +220,6 @@ def _windows(cells: np.ndarray, chunk: int | None, window: int, rng: np.random.G
         chunks = rng.permutation(chunks)
     parts = [cells[np.isin(number, chunks[start : start + window])] for start in range(0, len(chunks), window)]
     if len(parts) > 1 and len(parts[-1]) < 2:
-        # one cell alone has no variance to be normalised by; a later window must not begin before the one before ends
-        parts[-2:] = [np.concatenate(parts[-2:]) if rng is None else np.sort(np.concatenate(parts[-2:]))]
+        # one cell alone has no variance to be normalised by
+        parts[-2:] = [np.sort(np.concatenate(parts[-2:]))]
     return parts if rng is None else [rng.permutation(part) for part in parts]
