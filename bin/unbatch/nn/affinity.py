@@ -6,13 +6,22 @@ from dataclasses import dataclass
 import torch
 
 from unbatch.nn.neighbours import adjacency
-from unbatch.nn.simplex import log_partition
+from unbatch.nn.simplex import covariance, log_partition
 
 RIDGE = 1e-3
 """Weight of the squared affinities, against the mean over cells of the negative log pseudo-likelihood."""
 
 MAX_CELLS = 20_000
 """Cells of a batch (or of all, if shared) whose conditional densities are used; more are sampled."""
+
+_MOST_FOR_CURVATURE = 2000
+"""Cells that the curvature of an objective is found from."""
+
+_STEPS = 30
+_HALVINGS = 30
+
+_SMALL_GAIN = 1e-4
+"""Twice what a step gains by its slope: after a smaller one, the matrices stand."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,9 @@ def affinities(
 
     Notes
     -----
-    Minimises ``<L, Z'N> / n + mean(log Zint(L N_i)) + RIDGE / 2 |L|^2`` over the upper triangle by L-BFGS, N_i being
-    the sum over the neighbours: convex, so the start does not matter. What a metagene's abundance alone explains is in
-    L, too: compare with `permuted_affinities`.
+    Minimises ``<L, Z'N> / n + mean(log Zint(L N_i)) + RIDGE / 2 |L|^2`` over symmetric L by Newton's method, N_i
+    being the sum over the neighbours: convex, so the start does not matter. What a metagene's abundance alone explains
+    is in L, too: compare with `permuted_affinities`.
     """
     cells = _samples(z, source, target, batch, shared, most, seed)
     return _fit_all(cells, z.shape[1], start)
@@ -169,33 +178,54 @@ def _fit_all(cells: list[tuple[torch.Tensor, torch.Tensor]], K: int, start: torc
 
 
 def _fit(cells: list[tuple[torch.Tensor, torch.Tensor]], start: torch.Tensor) -> torch.Tensor:
-    L, K, _ = start.shape
-    row, column = torch.triu_indices(K, K, device=start.device)
-    upper = start[:, row, column].clone()
-    upper.grad = torch.zeros_like(upper)
+    """Take Newton's steps in the upper triangle of each matrix, halved where its objective would rise."""
+    K, device = start.shape[1], start.device
+    row, column = torch.triu_indices(K, K, device=device)
+    # which parameter each element of a matrix is, and how often it is there
+    place = torch.empty(K, K, dtype=torch.int64, device=device)
+    place[row, column] = place[column, row] = torch.arange(len(row), device=device)
+    often = 1.0 + (row != column).double()
     product = torch.stack([z.T @ sums / len(z) for z, sums in cells])
     sizes = [len(z) for z, _ in cells]
 
-    def symmetric() -> torch.Tensor:
-        matrix = upper.new_zeros((L, K, K))
-        matrix[:, row, column] = upper
-        matrix[:, column, row] = upper
-        return matrix
+    def gathered(values: torch.Tensor) -> torch.Tensor:
+        """Add up what belongs to one parameter, over the first dimension of K * K elements."""
+        return values.new_zeros(len(row), *values.shape[1:]).index_add_(0, place.flatten(), values)
 
-    def closure() -> torch.Tensor:
-        matrix = symmetric()
-        eta = torch.cat([sums @ one for (_, sums), one in zip(cells, matrix, strict=True)])
+    def look(upper: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Objectives (L) and their slopes (L x parameters), eta and mean of the cells of each."""
+        affinity = upper[:, place]
+        eta = torch.cat([sums @ one for (_, sums), one in zip(cells, affinity, strict=True)])
         log_z, mean = log_partition(eta)
-        parts = zip(mean.split(sizes), cells, strict=True)
-        slope = product - torch.stack([part.T @ sums / len(part) for part, (_, sums) in parts]) + RIDGE * matrix
-        slope = slope + slope.transpose(1, 2)
-        slope.diagonal(dim1=1, dim2=2).mul_(0.5)
-        upper.grad = slope[:, row, column]
-        constants = sum(part.mean() for part in log_z.split(sizes))
-        return (matrix * product).sum() + constants + RIDGE / 2 * matrix.square().sum()
+        fields = list(zip(eta.split(sizes), mean.split(sizes), strict=True))
+        slope = product - torch.stack([m.T @ sums / len(m) for (_, m), (_, sums) in zip(fields, cells, strict=True)])
+        value = (affinity * product).sum((1, 2)) + torch.stack([part.mean() for part in log_z.split(sizes)])
+        value += RIDGE / 2 * (often * upper.square()).sum(1)
+        return value, gathered(slope.flatten(1).T).T + RIDGE * often * upper, fields
 
-    steps = torch.optim.LBFGS(
-        [upper], max_iter=40, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe"
-    )
-    steps.step(closure)
-    return symmetric()
+    def curvature(sums: torch.Tensor, eta: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        some = slice(None, None, -(-len(sums) // _MOST_FOR_CURVATURE))
+        sums, spread = sums[some], covariance(eta[some], mean[some])
+        pairs = (sums[:, :, None] * sums[:, None, :]).flatten(1)
+        # rows k and m of the covariance, columns l and p of the sums, put in the order of the elements: k l, m p
+        whole = (pairs.T @ spread.flatten(1) / len(sums)).view(K, K, K, K).permute(2, 0, 3, 1).reshape(K * K, K * K)
+        return gathered(gathered(whole).T) + RIDGE * often.diag()
+
+    upper = start[:, row, column]
+    value, slope, fields = look(upper)
+    for _ in range(_STEPS):
+        matrices = [curvature(sums, *field) for (_, sums), field in zip(cells, fields, strict=True)]
+        step = torch.linalg.solve(torch.stack(matrices), slope)
+        gain = (step * slope).sum(1)
+        for _ in range(_HALVINGS):
+            trial, *rest = upper - step, *look(upper - step)
+            risen = ~(rest[0] <= value + 1e-12 * value.abs())
+            if not risen.any():
+                break
+            step = torch.where(risen[:, None], step / 2, step)
+        else:
+            break
+        upper, (value, slope, fields) = trial, rest
+        if float(gain.max()) < _SMALL_GAIN:
+            break
+    return upper[:, place]
