@@ -415,7 +415,7 @@ def test_a_spatial_phase_goes_on_from_the_factorisation(phase):
     total = history["data"] + history["sparsity"] + history["spatial"]
     np.testing.assert_allclose(history["objective"], total)
     first = history["phase"] == 0
-    assert first.sum() == 40
+    assert first.sum() == Settings(METAGENES).iterations
     assert (np.diff(history["phase"]) >= 0).all()
     assert (~first).sum() > 1
     assert not history["spatial"][first].any()

@@ -7,7 +7,7 @@ from scipy.optimize import nnls
 from scipy.sparse import csr_matrix
 
 from unbatch.nn import cells, kmeans
-from unbatch.nn.coordinates import sweep_amounts, sweep_metagenes
+from unbatch.nn.coordinates import solve_amounts, sweep_amounts, sweep_metagenes
 from unbatch.nn.held_out import held_out_errors
 from unbatch.nn.rays import RayFit
 from unbatch.nn.two_way import two_way
@@ -293,6 +293,26 @@ def test_sweeps_end_at_non_negative_least_squares():
     root = np.repeat(np.sqrt(weights.numpy()), 25, axis=0)
     exact = [nnls(truth * root[:, [g]], values[:, g] * root[:, g])[0] for g in range(30)]
     np.testing.assert_allclose(found.T, exact, atol=1e-7)
+
+
+@pytest.mark.parametrize("alike", [1.0, 0.02])
+def test_pivots_end_at_non_negative_least_squares(alike):
+    rng = np.random.default_rng(2)
+    metagenes = 1 + alike * rng.gamma(1, size=(12, 40))
+    values = rng.gamma(0.3, size=(300, 12)) @ metagenes + rng.normal(0, 1, (300, 40))
+    found = solve_amounts(torch.tensor(values @ metagenes.T), torch.tensor(metagenes @ metagenes.T))
+    exact = np.array([nnls(metagenes.T, value)[0] for value in values])
+    assert 0.2 < (exact == 0).mean() < 0.95
+    np.testing.assert_allclose(found, exact, atol=1e-6 * exact.max())
+
+
+def test_pivots_bear_dead_and_equal_metagenes():
+    metagenes = torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    values = torch.tensor([[2.0, 4.0, 1.0], [0.0, 0.0, 3.0], [-1.0, 0.0, 0.0]])
+    found = solve_amounts(values @ metagenes.T, metagenes @ metagenes.T)
+    torch.testing.assert_close(found[:, :2].sum(1), torch.tensor([2.0, 0.0, 0.0], dtype=torch.float64))
+    assert (found >= 0).all()
+    assert not found[:, 2].any()
 
 
 def test_a_pull_to_an_anchor_ends_where_no_step_lowers_the_objective():

@@ -44,7 +44,7 @@ CHOICES = {
 
 _COMMON: dict[str, Any] = {
     "metagenes": None,
-    "iterations": 40,
+    "iterations": 20,
     "spatial": "auto",
     "spatial_weight": None,
     "shared_affinity": False,
@@ -55,7 +55,7 @@ _COMMON: dict[str, Any] = {
 DEFAULTS: dict[str, dict[str, Any]] = {
     "batchblend": _COMMON
     | {"offset": "rays", "factors": True, "ambiguous": "auto", "rounds": 4, "sparsity": None, "pooling": None},
-    "popari": _COMMON | {"spatial": "hmrf", "spatial_weight": 1.0},
+    "popari": _COMMON | {"iterations": 60, "spatial": "hmrf", "spatial_weight": 1.0},
 }
 """Parameters by mode; ``metagenes: null`` chooses their number by held-out entries; `null` of the `_WEIGHTS` is
 what suits cells, or spots on a Visium array, which hold several."""

@@ -39,6 +39,11 @@ class Rays:
     covariance: Tensor
 
 
+def quadratic(basis: Tensor, covariance: Tensor) -> Tensor:
+    """Variance of each gene from covariances on directions: ``v_g' C v_g`` of the rows of G x r; b x G of b x r x r."""
+    return ((basis @ covariance) * basis).sum(-1)
+
+
 class RayFit:
     """Weighted least squares of ``y_i = F_b + p_c (T_i - S_b)``, Gauss-Newton on S with F and p projected out.
 
@@ -175,7 +180,7 @@ class RayFit:
         own = len(directions)
         spread = torch.cat(
             [
-                torch.einsum("gr,crs,gs->cg", basis, part[:, : basis.shape[1], : basis.shape[1]], basis)
+                quadratic(basis, part[:, : basis.shape[1], : basis.shape[1]])
                 for basis, part in zip(directions, moments.view(own, -1, rank, rank), strict=True)
             ]
         )
