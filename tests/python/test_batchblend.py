@@ -104,6 +104,23 @@ def test_a_fit_explains_the_data_up_to_their_noise():
     assert np.sqrt(np.mean((values - mean) ** 2)) < 1.3 * noise
 
 
+def test_beside_a_certain_offset_a_small_one_takes_less_to_be_taken():
+    values, truth = simulation(1, sigma_beta=0.0)
+    profile, size = truth.metagenes.mean(0) / truth.metagenes.mean(0).sum(), values.sum(1).mean()
+    small = 0.04 * (truth.batch == 0)
+    taken = {}
+    for name, other in (("alone", 0.0), ("beside", 0.3)):
+        added = (small + other * (truth.batch == 1))[:, None] * size * profile
+        model = fit(values + added, truth.batch, replace(ALONE, iterations=1)).model
+        taken[name] = next(each for each in model.evidence if each.step == "offset")
+        assert 2 < taken[name].size / taken[name].error < 3
+    assert not taken["alone"].accepted
+    assert "within 3" in taken["alone"].reason
+    assert taken["beside"].accepted
+    assert "beyond doubt" in taken["beside"].reason
+    assert taken["beside"].size == pytest.approx(0.04, rel=0.25)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_data_without_a_batch_effect_are_left_alone_to_the_last_bit(seed):
     effect = {"sigma_beta": 0.0}

@@ -48,6 +48,12 @@ MOST_AMBIGUOUS = 0.5
 """Two batches are compared gene by gene when at most this share of their difference could be composition."""
 MOST_ERROR = 0.12
 """An offset whose standard error is a larger share of the mean total is not taken."""
+CERTAIN = 6.0
+"""Standard errors from 0 at which an offset is beyond doubt."""
+LEAST_ERRORS = 3.0
+"""Standard errors from 0 at which an offset is taken."""
+LEAST_ERRORS_BESIDE = 2.0
+"""The same beside a batch whose offset is beyond doubt: then all of them are likely, and 0 is no safe guess."""
 HALVED = 20_000
 """Cells of a batch at most whose halves are fitted apart."""
 SPLITS = 4
@@ -867,7 +873,7 @@ class _Rounds:
         return RayFit(view.scores, view.totals, view.data.batch, state, states, len(self.data.mean), self.offset_scale)
 
     def _certain(self, free: Rays) -> Tensor:
-        return (free.total > 6 * free.error) & (free.error < MOST_ERROR * self.mean_total)
+        return (free.total > CERTAIN * free.error) & (free.error < MOST_ERROR * self.mean_total)
 
     @property
     def mean_total(self) -> float:
@@ -1082,7 +1088,7 @@ class _Rounds:
             # with factors as given an offset looks more certain than it is: both come from the same rays
             covariance = self._free_rays(self.whole).fit(start=rays.total).covariance
         variance = quadratic(basis, covariance).clamp(min=0)
-        if (rays.total > 3 * total_error).any():
+        if (rays.total > LEAST_ERRORS * total_error).any():
             # directions are found anew in each half, so that their error is in the difference, too
             totals, genes = [], []
             # halves are of a sample where batches are large, and their variance falls with the number of cells
@@ -1101,7 +1107,9 @@ class _Rounds:
             total_error = (chance + change.square()).sqrt()
             variance = variance * (1 + change.square() / chance)[:, None]
             certain = total_error < MOST_ERROR * self.mean_total
-        accepted = (rays.total > 3 * total_error) & certain
+        sure = ((rays.total > CERTAIN * total_error) & certain).int()
+        least = torch.where(sure.sum() > sure, LEAST_ERRORS_BESIDE, LEAST_ERRORS)
+        accepted = (rays.total > least * total_error) & certain
         self.total, self.total_error = rays.total * accepted, total_error
         on_directions = rays.offset * accepted[:, None]
         self.offset = on_directions @ basis.T / weights
@@ -1111,6 +1119,7 @@ class _Rounds:
                 b,
                 *(float(x) / self.mean_total for x in (rays.total[b], total_error[b])),
                 bool(accepted[b]),
+                float(least[b]),
                 bool(by_size[b]),
                 not by_size.any(),
             )
@@ -1210,7 +1219,7 @@ _SHRUNKEN = {
 
 
 def _offset_evidence(
-    batch: int, size: float, error: float, accepted: bool, size_tells: bool, no_size_tells: bool
+    batch: int, size: float, error: float, accepted: bool, least: float, size_tells: bool, no_size_tells: bool
 ) -> Evidence:
     if error >= MOST_ERROR and size_tells:
         reason = (
@@ -1222,9 +1231,12 @@ def _offset_evidence(
         if no_size_tells:
             reason += " If there must be one, `offset: annealed` finds it without them."
     elif accepted:
-        reason = f"The states meet {size / max(error, 1e-9):.0f} standard errors from 0."
+        distance = size / max(error, 1e-9)
+        reason = f"The states meet {distance:.{0 if distance >= LEAST_ERRORS else 1}f} standard errors from 0."
+        if distance < LEAST_ERRORS:
+            reason += " Beside a batch whose offset is beyond doubt, that is enough."
     else:
-        reason = f"The states meet at 0 within 3 standard errors of {error:.1%} of a mean cell."
+        reason = f"The states meet at 0 within {least:.0f} standard errors of {error:.1%} of a mean cell."
     return Evidence((batch,), "offset", accepted, reason, size, error, refused=error >= MOST_ERROR)
 
 
