@@ -28,7 +28,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
 
-import jax
 import numpy as np
 import pandas as pd
 import torch
@@ -154,6 +153,8 @@ def table(rows: list[dict], index: list[str], columns: str = "method") -> None:
 
 
 def simulations(settings: dict[str, dict], methods: tuple[str, ...], seeds: range = SEEDS, **changes: Any) -> None:
+    import jax
+
     rows = []
     for name, options in settings.items():
         for seed in seeds:

@@ -380,7 +380,7 @@ methods:
                 "grid.yml: methods.harmny: no such method, did you mean harmony?",
                 "grid.yml: methods.none.n_component: no such parameter, did you mean n_components?",
                 "grid.yml: methods.batchblend.spatial: found 'linaer', expected one of auto, none, linear, hmrf",
-                "grid.yml: methods.batchblend.iterations: found 'many', expected a value like 40",
+                "grid.yml: methods.batchblend.iterations: found 'many', expected a value like 20",
             ],
         ),
         ("- sigma_beta", ["grid.yml: expected lists of values under simulate and methods"]),

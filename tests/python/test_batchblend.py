@@ -121,6 +121,18 @@ def test_beside_a_certain_offset_a_small_one_takes_less_to_be_taken():
     assert taken["beside"].size == pytest.approx(0.04, rel=0.25)
 
 
+def test_one_batch_with_an_offset_tells_nothing_of_many_others():
+    """Beside one of three, the first batch's z of 2 to 3 is not enough."""
+    values, truth = simulation(1, sigma_beta=0.0, batches=4, cells=100)
+    profile, size = truth.metagenes.mean(0) / truth.metagenes.mean(0).sum(), values.sum(1).mean()
+    added = 0.3 * (truth.batch == 3)[:, None] * size * profile
+    model = fit(values + added, truth.batch, replace(ALONE, iterations=1)).model
+    offsets = [each for each in model.evidence if each.step == "offset"]
+    assert [each.accepted for each in offsets] == [False, False, False, True]
+    assert offsets[3].size > 6 * offsets[3].error
+    assert all("within 3" in each.reason for each in offsets[:3])
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_data_without_a_batch_effect_are_left_alone_to_the_last_bit(seed):
     effect = {"sigma_beta": 0.0}

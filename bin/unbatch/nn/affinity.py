@@ -17,6 +17,9 @@ MAX_CELLS = 20_000
 _MOST_FOR_CURVATURE = 2000
 """Cells that the curvature of an objective is found from."""
 
+_BLOCK_VALUES = 2**22
+"""Values of a curvature, by elements, that are held at once."""
+
 _STEPS = 30
 _HALVINGS = 30
 
@@ -204,12 +207,16 @@ def _fit(cells: list[tuple[torch.Tensor, torch.Tensor]], start: torch.Tensor) ->
         return value, gathered(slope.flatten(1).T).T + RIDGE * often * upper, fields
 
     def curvature(sums: torch.Tensor, eta: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        some = slice(None, None, -(-len(sums) // _MOST_FOR_CURVATURE))
-        sums, spread = sums[some], covariance(eta[some], mean[some])
+        sample = slice(None, None, -(-len(sums) // _MOST_FOR_CURVATURE))
+        sums, spread = sums[sample], covariance(eta[sample], mean[sample])
         pairs = (sums[:, :, None] * sums[:, None, :]).flatten(1)
-        # rows k and m of the covariance, columns l and p of the sums, put in the order of the elements: k l, m p
-        whole = (pairs.T @ spread.flatten(1) / len(sums)).view(K, K, K, K).permute(2, 0, 3, 1).reshape(K * K, K * K)
-        return gathered(gathered(whole).T) + RIDGE * often.diag()
+        found = torch.zeros(len(row), len(row), dtype=sums.dtype, device=device)
+        for some in torch.arange(K, device=device).split(max(1, _BLOCK_VALUES // K**3)):
+            # elements k m of the covariance and l p of the sums are those of the elements k l and m p of the matrix
+            part = (pairs.T @ spread[:, some].flatten(1) / len(sums)).view(K, K, len(some), K)
+            by_column = gathered(part.permute(3, 1, 2, 0).reshape(K * K, -1)).T
+            found.index_add_(0, place[some].flatten(), by_column)
+        return found + RIDGE * often.diag()
 
     upper = start[:, row, column]
     value, slope, fields = look(upper)
@@ -224,7 +231,8 @@ def _fit(cells: list[tuple[torch.Tensor, torch.Tensor]], start: torch.Tensor) ->
                 break
             step = torch.where(risen[:, None], step / 2, step)
         else:
-            break
+            trial = torch.where(risen[:, None], upper, trial)
+            rest = look(trial)
         upper, (value, slope, fields) = trial, rest
         if float(gain.max()) < _SMALL_GAIN:
             break
