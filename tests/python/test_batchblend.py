@@ -122,15 +122,30 @@ def test_beside_a_certain_offset_a_small_one_takes_less_to_be_taken():
 
 
 def test_one_batch_with_an_offset_tells_nothing_of_many_others():
-    """Beside one of three, the first batch's z of 2 to 3 is not enough."""
     values, truth = simulation(1, sigma_beta=0.0, batches=4, cells=100)
     profile, size = truth.metagenes.mean(0) / truth.metagenes.mean(0).sum(), values.sum(1).mean()
-    added = 0.3 * (truth.batch == 3)[:, None] * size * profile
+    added = (0.01 * (truth.batch == 0) + 0.3 * (truth.batch == 3))[:, None] * size * profile
     model = fit(values + added, truth.batch, replace(ALONE, iterations=1)).model
     offsets = [each for each in model.evidence if each.step == "offset"]
     assert [each.accepted for each in offsets] == [False, False, False, True]
+    assert 2 < offsets[0].size / offsets[0].error < 3
     assert offsets[3].size > 6 * offsets[3].error
     assert all("within 3" in each.reason for each in offsets[:3])
+
+
+def test_a_batch_that_is_known_to_be_clean_gets_no_offset():
+    values, truth = simulation()
+    totals, order = values.sum(1), np.argsort(truth.batch, kind="stable")
+
+    def take(rows):
+        scale = METAGENES / totals.mean()
+        return batchblend._prepare(values, truth.batch, order[rows.numpy()], totals, scale, torch.device("cpu"))
+
+    data = take(torch.arange(len(totals)))
+    noise, own = batchblend._noise_model(data, METAGENES)
+    for clean, expected in (((), [True, True]), ((0,), [False, True])):
+        effect = batchblend._Rounds(data, take, DEFAULT, noise, own, 0, lambda text: None, clean=clean).run()
+        assert effect.offset.any(1).tolist() == expected
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
