@@ -77,7 +77,8 @@ def numbers(path: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
 
     def keep(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf" and not NOT_COMPARED & set(name.split("/")):
+        numeric = isinstance(item, h5py.Dataset) and item.shape is not None and item.dtype.kind in "biuf"
+        if numeric and not NOT_COMPARED & set(name.split("/")):
             found[name] = item[()]
 
     with h5py.File(path) as file:

@@ -22,14 +22,20 @@ class _Programs(click.Group):
         "attempt": "attempt",
         "each": "each",
     }
+    """Programs with a module; a program that only methods name (`unbatch.methods`) needs none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.modules)
+        from unbatch import methods
+
+        fits = {method.program for method in map(methods.load, methods.names()) if method.fits_here}
+        return [*self.modules, *sorted(fits - self.modules.keys())]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.modules:
+        if name in self.modules:
+            return importlib.import_module(f"unbatch.cli.{self.modules[name]}").main
+        if name not in self.list_commands(ctx):
             return None
-        return importlib.import_module(f"unbatch.cli.{self.modules[name]}").main
+        return importlib.import_module("unbatch.cli.fit").fit_program(name)
 
 
 @click.command(cls=_Programs)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
-    from unbatch.baselines.cells import Cells
+    from unbatch.data.cells import Cells
 
 
 def fit_arguments(function: Callable[..., None]) -> Callable[..., None]:
@@ -122,8 +122,8 @@ def read_cells(path: Path, least_batches: int = 2, *, normalised: bool = True) -
     """
     import numpy as np
 
-    from unbatch.baselines.cells import Cells
     from unbatch.data import io, schema
+    from unbatch.data.cells import Cells
 
     expression = ["X"] if normalised else []
     adata = io.read_h5ad(path, [*expression, "layers/counts", "obsm/spatial", "uns/unbatch"])

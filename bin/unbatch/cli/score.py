@@ -264,7 +264,7 @@ def _codes(adata: "AnnData", column: str, cells: "np.ndarray") -> "np.ndarray":
 
 def _reference(adata: "AnnData", cells: "np.ndarray") -> "np.ndarray":
     """Return the uncorrected components that PCR comparison measures against."""
-    from unbatch.baselines.cells import principal_components
+    from unbatch.data.cells import principal_components
 
     variable = adata.var["highly_variable"].to_numpy()
     return principal_components(adata.X[:, variable][cells], 50).embedding

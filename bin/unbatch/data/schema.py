@@ -1,6 +1,6 @@
 """The contract of the h5ad files between the steps, checked first and last in every program."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,10 @@ from unbatch.errors import InputError
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from unbatch.contract import Slot
+
 VERSION = 1
 """Version of the contract, kept in ``uns['unbatch']['schema']``."""
-
-FIXED, RANDOM = "X_scmedal_fe", "X_scmedal_re"
-"""Where in obsm a fit has fixed and random effects beside its embedding."""
 
 
 @cache
@@ -32,6 +31,7 @@ def validate(
     source: str | Path,
     cells_of: "AnnData | None" = None,
     unread: Collection[str] = (),
+    slots: "Mapping[str, Slot] | None" = None,
 ) -> None:
     """Check a file's content against the contract of its role.
 
@@ -47,6 +47,8 @@ def validate(
         A dataset whose cells `adata` must have, in the same order.
     unread
         Slots that the step needs not and left in the file; they are not checked.
+    slots
+        Slots that the method of a fit declares; they are checked where they are present.
 
     Raises
     ------
@@ -56,7 +58,10 @@ def validate(
     about = dict(adata.uns.get("unbatch", {}))
     method = str(about.get("method", "")) if role == "fit" else ""
     output = str(about.get("output", "embedding"))
-    for slot, rule in _contract()[role].items():
+    declared = {
+        name: {"kind": slot.kind, "about": slot.about, "optional": True} for name, slot in (slots or {}).items()
+    }
+    for slot, rule in (_contract()[role] | declared).items():
         if slot in unread:
             continue
         name = slot.format(method=method)
@@ -82,7 +87,7 @@ def _get(adata: "AnnData", slot: str) -> Any:
     group, _, key = slot.partition("/")
     if not key:
         return getattr(adata, group)
-    container = getattr(adata, group)
+    container = adata.uns.get("unbatch", {}) if group == "uns" and key != "unbatch" else getattr(adata, group)
     return container.get(key)
 
 
@@ -164,4 +169,5 @@ _CHECKS = {
     "graph": _check_graph,
     "coordinates": _check_coordinates,
     "mapping": _check_mapping,
+    "any": lambda _value, _rule: None,
 }

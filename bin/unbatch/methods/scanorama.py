@@ -4,24 +4,33 @@ import contextlib
 import io
 
 import numpy as np
-import scanorama
+from pydantic import Field
 
-from unbatch.baselines.cells import Cells, Fit
+from unbatch.contract import Fit, Parameters, Run
+from unbatch.data.cells import Cells
 
 PACKAGES = ("scanorama",)
 
 
-def fit(cells: Cells, *, seed: int, n_components: int = 100) -> Fit:
+class Params(Parameters):
+    """Parameters of `fit`."""
+
+    n_components: int = Field(100, ge=1, description="dimensions of the panorama")
+
+
+def fit(cells: Cells, params: Params, run: Run) -> Fit:
     """Return the integrated embedding of the panorama."""
+    import scanorama
+
     rows = [np.flatnonzero(cells.batch == b) for b in range(cells.n_batches)]
-    dimensions = min(n_components, len(cells.genes) - 1, len(cells.batch) - 1)
+    dimensions = min(params.n_components, len(cells.genes) - 1, len(cells.batch) - 1)
     # it prints the number of shared genes whatever it is told
     with contextlib.redirect_stdout(io.StringIO()):
         parts, _genes = scanorama.integrate(
             [cells.X[r] for r in rows],
             [cells.genes for _ in rows],
             dimred=dimensions,
-            seed=seed,
+            seed=run.seed,
             verbose=0,
         )
     embedding = np.empty((len(cells.batch), parts[0].shape[1]), dtype=np.float32)

@@ -3,50 +3,46 @@
 import logging
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
-import scvi
-from anndata import AnnData
+from pydantic import Field
 
-from unbatch.baselines.cells import Cells, Fit
+from unbatch.contract import Fit, Needs, Parameters, Run
+from unbatch.data.cells import Cells
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 PACKAGES = ("scvi-tools",)
-CHOICES = {"likelihood": ("zinb", "nb", "poisson")}
+EXTRA = "scvi"
+NEEDS = Needs(integers=True, gpu=True)
+EPOCHS = "max_epochs"
 
 
-def fit(
-    cells: Cells,
-    *,
-    seed: int,
-    device: str = "cpu",
-    latent: int = 10,
-    layers: int = 1,
-    likelihood: str = "zinb",
-    max_epochs: int | None = None,
-) -> Fit:
-    """Return the means of the latent variables.
+class Params(Parameters):
+    """Parameters of `fit`."""
 
-    Parameters
-    ----------
-    cells, seed, device
-        As of every method.
-    latent, layers, likelihood
-        Latent dimensions, hidden layers, ``zinb``, ``nb`` or ``poisson``.
-    max_epochs
-        None for scvi-tools' heuristic: 400, fewer above 20,000 cells.
-    """
-    model, _data = trained(cells, seed, device, latent, layers, likelihood, max_epochs)
+    latent: int = Field(10, ge=1, description="latent dimensions")
+    layers: int = Field(1, ge=1, description="hidden layers")
+    likelihood: Literal["zinb", "nb", "poisson"] = Field("zinb", description="distribution of the counts")
+    max_epochs: int | None = Field(None, ge=1, description="training epochs; null: 400, fewer above 20,000 cells")
+
+
+def fit(cells: Cells, params: Params, run: Run) -> Fit:
+    """Return the means of the latent variables."""
+    model, _data = trained(cells, params, run)
     return Fit(model.get_latent_representation())
 
 
-def trained(
-    cells: Cells, seed: int, device: str, latent: int, layers: int, likelihood: str, max_epochs: int | None
-) -> tuple[Any, AnnData]:
+def trained(cells: Cells, params: Params, run: Run) -> "tuple[Any, AnnData]":
     """Train scVI; return the model and its data, in which ``label`` holds names of labels, ``unknown`` for none."""
+    import pandas as pd
+    import scvi
+    from anndata import AnnData
+
     quiet()
-    scvi.settings.seed = seed
+    scvi.settings.seed = run.seed
     label = np.full(len(cells.batch), -1) if cells.label is None else cells.label
     obs = pd.DataFrame(
         {
@@ -57,8 +53,8 @@ def trained(
     )
     data = AnnData(cells.whole_counts().astype(np.float32), obs=obs)
     scvi.model.SCVI.setup_anndata(data, batch_key="batch")
-    model = scvi.model.SCVI(data, n_latent=latent, n_layers=layers, gene_likelihood=likelihood)
-    model.train(max_epochs=max_epochs, **training(device, data.n_obs))
+    model = scvi.model.SCVI(data, n_latent=params.latent, n_layers=params.layers, gene_likelihood=params.likelihood)
+    model.train(max_epochs=params.max_epochs, **training(run.device, data.n_obs))
     return model, data
 
 

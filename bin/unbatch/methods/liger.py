@@ -4,18 +4,25 @@ import contextlib
 import io
 
 import numpy as np
-import pandas as pd
-import pyliger
-from anndata import AnnData
-from scipy import sparse
+from pydantic import Field
 
-from unbatch.baselines.cells import Cells, Fit
+from unbatch.contract import Fit, Needs, Parameters, Run
+from unbatch.data.cells import Cells
 from unbatch.errors import NotApplicable, UnbatchError
 
 PACKAGES = ("pyliger",)
+EXTRA = "liger"
+NEEDS = Needs(integers=True)
 
 
-def fit(cells: Cells, *, seed: int, factors: int = 20, penalty: float = 5.0) -> Fit:
+class Params(Parameters):
+    """Parameters of `fit`."""
+
+    factors: int = Field(20, ge=1, description="shared factors")
+    penalty: float = Field(5.0, ge=0, description="penalty of factors that are a batch's own (lambda)")
+
+
+def fit(cells: Cells, params: Params, run: Run) -> Fit:
     """Return the quantile-normalised factor loadings; factors that no cell uses are left out.
 
     Raises
@@ -30,9 +37,15 @@ def fit(cells: Cells, *, seed: int, factors: int = 20, penalty: float = 5.0) -> 
     pyliger's own steps but for the choice of genes, which all methods share. Results are put back in order by the
     cells' names: pyliger sorts them by batch.
     """
-    if np.bincount(cells.batch).min() <= factors:
+    import pandas as pd
+    import pyliger
+    from anndata import AnnData
+    from scipy import sparse
+
+    smallest = np.bincount(cells.batch).min()
+    if smallest <= params.factors:
         raise NotApplicable(
-            f"liger: the smallest batch has {np.bincount(cells.batch).min()} cells, more than {factors} factors needed"
+            f"liger: the smallest batch has {smallest} cells, more than {params.factors} factors needed"
         )
     counts = cells.whole_counts().astype(np.float64)
     names = np.array([f"cell{i}" for i in range(len(cells.batch))])
@@ -54,8 +67,8 @@ def fit(cells: Cells, *, seed: int, factors: int = 20, penalty: float = 5.0) -> 
             part.uns["var_gene_idx"] = np.arange(part.n_vars)
         data.var_genes = data.adata_list[0].var_names
         pyliger.scale_not_center(data, remove_missing=False)
-        pyliger.optimize_ALS(data, k=factors, value_lambda=penalty, rand_seed=seed + 1)
-        pyliger.quantile_norm(data, rand_seed=seed + 1)
+        pyliger.optimize_ALS(data, k=params.factors, value_lambda=params.penalty, rand_seed=run.seed + 1)
+        pyliger.quantile_norm(data, rand_seed=run.seed + 1)
     loadings = pd.concat([pd.DataFrame(part.obsm["H_norm"], index=part.obs_names) for part in data.adata_list])
     lost = len(names) - loadings.index.isin(names).sum()
     if lost:

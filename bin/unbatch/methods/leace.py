@@ -1,14 +1,22 @@
 """LEACE (Belrose et al. 2023, NeurIPS, arXiv 2306.03819): linear erasure of the batch in closed form, on PCA."""
 
 import numpy as np
+from pydantic import Field
 
-from unbatch.baselines.cells import Cells, Fit, principal_components
+from unbatch.contract import Fit, Parameters, Run, SavedModel
+from unbatch.data.cells import Cells, principal_components, project
 from unbatch.errors import NotApplicable
 
 PACKAGES = ("scikit-learn",)
 
 
-def fit(cells: Cells, *, seed: int, n_components: int = 30) -> Fit:
+class Params(Parameters):
+    """Parameters of `fit`."""
+
+    n_components: int = Field(30, ge=1, description="principal components that the batch is erased from")
+
+
+def fit(cells: Cells, params: Params, run: Run) -> Fit:
     """Return the components of `none` after the smallest change that leaves no linear trace of the batch.
 
     Raises
@@ -22,7 +30,7 @@ def fit(cells: Cells, *, seed: int, n_components: int = 30) -> Fit:
     are uncorrelated, so W divides each by its standard deviation; z is the one-hot batch, so the columns span the same
     as the whitened means of the batches. In float64: the means of all batches become equal but for rounding.
     """
-    pca = principal_components(cells.X, n_components)
+    pca = principal_components(cells.X, params.n_components)
     components = pca.embedding.astype(np.float64)
     spread = components.std(axis=0)
     white = (components - components.mean(axis=0)) / spread
@@ -36,3 +44,8 @@ def fit(cells: Cells, *, seed: int, n_components: int = 30) -> Fit:
     keep = np.eye(len(spread)) - (erased.T @ erased) * spread / spread[:, None]
     weights = {"mean": pca.weights["mean"], "components": (keep.T @ pca.weights["components"]).astype(np.float32)}
     return Fit((components @ keep).astype(np.float32), weights)
+
+
+def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
+    """Return the erased components of other cells."""
+    return Fit(project(model.weights, cells.X))

@@ -1,0 +1,31 @@
+"""scANVI (Xu et al. 2021) by scvi-tools: starts from scVI, then learns from the labels."""
+
+from pydantic import Field
+
+from unbatch.contract import Fit, Needs, Run
+from unbatch.data.cells import Cells
+from unbatch.methods import scvi
+
+PACKAGES = scvi.PACKAGES
+EXTRA = scvi.EXTRA
+NEEDS = Needs(integers=True, labels=True, gpu=True)
+EPOCHS = scvi.EPOCHS
+
+
+class Params(scvi.Params):
+    """Parameters of `fit`: those of scVI, from which it starts, and one of its own."""
+
+    label_epochs: int = Field(
+        20, ge=1, description="epochs with labels, 100 cells of each label in an epoch as in scvi-tools' tutorial"
+    )
+
+
+def fit(cells: Cells, params: Params, run: Run) -> Fit:
+    """Return the means of the latent variables."""
+    from scvi.model import SCANVI
+
+    start, data = scvi.trained(cells, params, run)
+    model = SCANVI.from_scvi_model(start, unlabeled_category="unknown", labels_key="label")
+    epochs = params.label_epochs if params.max_epochs is None else min(params.label_epochs, params.max_epochs)
+    model.train(max_epochs=epochs, n_samples_per_label=100, **scvi.training(run.device, data.n_obs))
+    return Fit(model.get_latent_representation(data))
