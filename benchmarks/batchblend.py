@@ -35,8 +35,9 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
-from unbatch import baselines
-from unbatch.baselines.cells import Cells, principal_components
+from unbatch import methods
+from unbatch.contract import Run
+from unbatch.data.cells import Cells, principal_components
 from unbatch.data.graph import neighbours, widened
 from unbatch.data.simulate import Parameters, draw_expression, draw_truth
 from unbatch.metrics import integration, recovery
@@ -96,8 +97,8 @@ def as_cells(counts: sparse.spmatrix, batch: np.ndarray, label: np.ndarray, coor
         sparse.csr_matrix(counts),
         genes,
         np.asarray(batch, np.int64),
-        np.asarray(label, np.int64),
-        np.asarray(coordinates, float),
+        label=np.asarray(label, np.int64),
+        coordinates=np.asarray(coordinates, float),
     )
 
 
@@ -106,7 +107,7 @@ def embed(
 ) -> tuple[np.ndarray, batchblend.Fitted | None]:
     """Embedding and, for our own methods, the fit."""
     if method not in ("plain", "popari", "batchblend"):
-        return baselines.load(method)(cells, seed=seed).embedding, None
+        return methods.load(method).fit(cells, run=Run(seed)).embedding, None
     K = metagenes or batchblend.choose_metagenes(cells.counts, cells.batch, seed)
     graph = neighbours(cells.coordinates, cells.batch)
     if method == "popari":

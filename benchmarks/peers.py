@@ -53,8 +53,7 @@ def command(program: str, *arguments: object) -> list[str]:
 
 def fit_command(method: str, data: Path, out: Path, seed: int) -> list[str]:
     program = CARDS[method]["program"]
-    named = {"fit-baseline": ["--method", method], "fit-batchblend": ["--mode", method]}.get(program, [])
-    return command(program, data, *named, "--seed", seed, "--threads", 1, "-o", out)
+    return command(program, data, "--method", method, "--seed", seed, "--threads", 1, "-o", out)
 
 
 def simulate(path: Path, seed: int) -> None:

@@ -36,8 +36,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from unbatch.baselines.cells import principal_components
 from unbatch.data import donors
+from unbatch.data.cells import principal_components
 from unbatch.data.simulate import draw_expression
 from unbatch.metrics import counterfactual, evidence, prediction
 from unbatch.models import scmedal

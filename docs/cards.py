@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Write what the method cards say into the documentation, between its `<!-- cards: ... -->` marks.
+"""Write what methods declare and what their cards say to where others read it.
 
-`make docs` runs it; with --check it only says whether a file is out of date.
+`make docs` runs it: ``assets/parameters.json``, which the workflow checks values against, and the parts of the pages
+between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``. With --check it only says whether something is out of date.
 """
 
 import json
@@ -12,78 +13,120 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bin"))
+
+from unbatch import contract, methods
+from unbatch.methods import Method
+
+CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+METHODS = {name: methods.load(name) for name in CARDS}
 
 
-def short_table(cards: dict) -> str:
+def short_table() -> str:
     """Name, kind and summary of every method."""
-    rows = [f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} |" for name, card in cards.items()]
+    rows = [f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} |" for name, card in CARDS.items()]
     return "\n".join(["| Method | Name | Kind | What it does |", "|---|---|---|---|", *rows])
 
 
-def _written(value: object) -> str:
-    """Write a value as in YAML."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _where(card: dict) -> str:
-    """Name what brings the package, if it is not there anyway."""
-    extra = f"`unbatch[{card['extra']}]`" if card["extra"] else ""
-    image = f"`{card['image']}`" if card["image"] else ""
-    return ", ".join(part for part in (extra, image) if part) or "–"
-
-
-def full_table(cards: dict) -> str:
-    """Everything a user needs to choose and to set a method."""
+def full_table() -> str:
+    """Everything a user needs to choose a method."""
     rows = []
-    for name, card in cards.items():
-        needs = ", ".join(card["needs"]) or "counts, batch"
-        settings = ", ".join(f"`{key}: {_written(value)}`" for key, value in card["defaults"].items()) or "none"
+    for name, card in CARDS.items():
+        extra = f"`unbatch[{card['extra']}]`" if card["extra"] else ""
+        image = f"`{card['image']}`" if card["image"] else ""
         rows.append(
-            f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} | {needs} | {settings} "
-            f"| {card['package'] or 'unbatch'} ({card['licence']}) | {_where(card)} |"
+            f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} | {needs(METHODS[name])} "
+            f"| {card['package'] or 'unbatch'} ({card['licence']}) "
+            f"| {', '.join(part for part in (extra, image) if part) or '–'} |"
         )
-    head = "| Method | Name | Kind | What it does | Needs | Parameters | Package (licence) | Extra, image |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
+    head = "| Method | Name | Kind | What it does | Needs | Package (licence) | Extra, image |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
 
 
-def citations(cards: dict) -> str:
+def needs(method: Method) -> str:
+    """Name what must be there in addition to counts."""
+    found = ["labels"] * method.needs.labels + ["coordinates"] * method.needs.coordinates
+    found += ["whole counts"] * method.needs.integers
+    return ", ".join(["one batch or more" if method.needs.batches == 1 else "two batches or more", *found])
+
+
+def parameters() -> str:
+    """All parameters of every method: value, range, default, description."""
+    lines = []
+    for name, method in METHODS.items():
+        lines += [f"#### `{name}`", "", "| Parameter | Takes | Default | Is |", "|---|---|---|---|"]
+        for key, rule in contract.rules(method.params).items():
+            default = json.dumps(rule["default"]).replace('"', "")
+            about = rule["description"].replace("|", "\\|")
+            lines.append(f"| `{key}` | {contract.expected(rule)} | `{default}` | {about} |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def slots() -> str:
+    """List the slots of a fit that methods declare."""
+    lines = ["| Method | Slot | Holds |", "|---|---|---|"]
+    for name, method in METHODS.items():
+        for slot, declared in method.slots.items():
+            group, _, key = slot.partition("/")
+            where = f"uns['unbatch']['{key}']" if group == "uns" else f"{group}['{key}']"
+            lines.append(f"| `{name}` | `{where}` | {declared.about} |")
+    return "\n".join(lines)
+
+
+def citations() -> str:
     """One line per method."""
     lines = []
-    for card in cards.values():
+    for card in CARDS.values():
         doi = f" doi:{card['doi']}" if card["doi"] else ""
         own = "" if card["package"] else "; the code is unbatch's own"
         lines.append(f"- **{card['label']}**: {card['citation']}{doi}{own}")
     return "\n".join(lines)
 
 
-def fill(page: str, table: str) -> tuple[str, int]:
-    """Put a table between the marks of a page; return the page and how many pairs of marks it has."""
-    marks = r"(<!-- cards: begin -->\n).*?(<!-- cards: end -->)"
-    return re.subn(marks, lambda found: f"{found[1]}{table}\n{found[2]}", page, flags=re.DOTALL)
+def fill(page: str, name: str, text: str) -> tuple[str, int]:
+    """Put text between the marks of a page; return the page and how many pairs of marks it has."""
+    marks = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
+    return re.subn(marks, lambda found: f"{found[1]}{text}\n{found[2]}", page, flags=re.DOTALL)
 
 
 PAGES = {
-    "README.md": short_table,
-    "docs/methods.md": full_table,
-    "CITATIONS.md": citations,
+    "README.md": {"cards": short_table},
+    "docs/methods.md": {"cards": full_table, "parameters": parameters},
+    "docs/output.md": {"slots": slots},
+    "CITATIONS.md": {"cards": citations},
 }
 
 
+def fresh_files() -> dict[str, str]:
+    """Every file as it should be."""
+    rules = {
+        name: {"needs": needs(method), "parameters": contract.rules(method.params)} for name, method in METHODS.items()
+    }
+    fresh = {"assets/parameters.json": json.dumps(rules, indent=1, ensure_ascii=False) + "\n"}
+    for page, parts in PAGES.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for name, write in parts.items():
+            text, found = fill(text, name, write())
+            if found != 1:
+                sys.exit(
+                    f"{page}: expected one pair of '<!-- {name}: begin -->' and '<!-- {name}: end -->', found {found}"
+                )
+        fresh[page] = text
+    return fresh
+
+
 def main() -> int:
-    """Rewrite the pages, or check them; return how many were out of date."""
-    cards = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+    """Rewrite what is out of date, or only name it; return how many files were."""
     stale = 0
-    for name, write in PAGES.items():
-        page = ROOT / name
-        text = page.read_text(encoding="utf-8")
-        fresh, found = fill(text, write(cards))
-        if found != 1:
-            sys.exit(f"{name}: expected one pair of '<!-- cards: begin -->' and '<!-- cards: end -->', found {found}")
-        if fresh != text:
-            stale += 1
-            print(f"{name}: out of date with assets/methods.yml")
-            if "--check" not in sys.argv:
-                page.write_text(fresh, encoding="utf-8")
+    for name, text in fresh_files().items():
+        path = ROOT / name
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        print(f"{name}: out of date with assets/methods.yml or bin/unbatch/methods")
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
     return stale
 
 
