@@ -12,12 +12,12 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bin"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
 
 from unbatch import contract, methods
 from unbatch.methods import Method
 
+ROOT = Path(__file__).resolve().parents[1]
 CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
 METHODS = {name: methods.load(name) for name in CARDS}
 
