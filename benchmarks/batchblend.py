@@ -39,7 +39,8 @@ from unbatch import methods
 from unbatch.contract import Run
 from unbatch.data.cells import Cells, principal_components
 from unbatch.data.graph import neighbours, widened
-from unbatch.data.simulate import Parameters, draw_expression, draw_truth
+from unbatch.data.simulation.common import draw_expression
+from unbatch.data.simulation.thesis import Parameters, draw_truth
 from unbatch.metrics import integration, recovery
 from unbatch.models import batchblend
 

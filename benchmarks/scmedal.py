@@ -36,9 +36,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from unbatch.data import donors
 from unbatch.data.cells import principal_components
-from unbatch.data.simulate import draw_expression
+from unbatch.data.simulation import donors
+from unbatch.data.simulation.common import draw_expression
 from unbatch.metrics import counterfactual, evidence, prediction
 from unbatch.models import scmedal
 from unbatch.models.scmedal import Settings

@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix, vstack
 
 from unbatch.data.graph import neighbours, widened
-from unbatch.data.simulate import METAGENES, Parameters, Truth, draw_expression, draw_truth
+from unbatch.data.simulation.common import METAGENES, draw_expression
+from unbatch.data.simulation.thesis import Parameters, Truth, draw_truth
 from unbatch.metrics.recovery import (
     coverage,
     factor_correlation,

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from scipy import sparse
 
 from unbatch import contract, methods
-from unbatch.cli import fit, fit_baseline, score
+from unbatch.cli import fit as fits_programs
+from unbatch.cli import fit_baseline, score
 from unbatch.contract import Fit, Run
 from unbatch.data import io, schema
 from unbatch.data.cells import Cells, principal_components
@@ -281,7 +282,7 @@ def test_a_model_is_not_written_without_its_fit(dataset_path: Path, tmp_path: Pa
     def refuse(*given: object, **named: object) -> None:
         raise InputError("no place for a fit")
 
-    monkeypatch.setattr(fit, "_write", refuse)
+    monkeypatch.setattr(fits_programs, "_write", refuse)
     assert CliRunner().invoke(fit_baseline.main, [*arguments, "none"]).exit_code == 2
     assert not out.exists()
     assert not (tmp_path / "model").exists()

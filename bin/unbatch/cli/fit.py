@@ -3,7 +3,7 @@
 import functools
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from unbatch import contract, methods
 from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program, versions
+from unbatch.cli.options import parameter_option
 from unbatch.contract import Fit, SavedModel, short
 from unbatch.errors import InputError, UnbatchError
 from unbatch.methods import Method
@@ -94,27 +95,7 @@ def _method_option(known: list[Method]) -> Callable[[Any], Any]:
 def _parameter_options(known: list[Method]) -> list[Callable[[Any], Any]]:
     """Make an option of every parameter but those that are lists or mappings, which files have."""
     rules = {name: rule for each in reversed(known) for name, rule in contract.rules(each.params).items()}
-    return [_parameter_option(name, rule) for name, rule in rules.items() if rule["type"] not in ("array", "object")]
-
-
-def _parameter_option(name: str, rule: Mapping[str, Any]) -> Callable[[Any], Any]:
-    option = f"--{name.replace('_', '-')}"
-    text = rule["description"][:1].upper() + rule["description"][1:]
-    default = rule["default"]
-    told = f"{text}.  [default: {str(default).lower() if isinstance(default, bool) else default}]"
-    text = f"{text}." if default is None else told
-    if rule["type"] == "boolean":
-        return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=text)
-    limits = {"min": rule.get("minimum", rule.get("exclusiveMinimum")), "min_open": "exclusiveMinimum" in rule}
-    limits |= {"max": rule.get("maximum", rule.get("exclusiveMaximum")), "max_open": "exclusiveMaximum" in rule}
-    kind: Any = str
-    if "enum" in rule:
-        kind = click.Choice(rule["enum"])
-    elif rule["type"] == "integer":
-        kind = click.IntRange(**limits)
-    elif rule["type"] == "number":
-        kind = click.FloatRange(**limits)
-    return click.option(option, name, type=kind, help=text)
+    return [parameter_option(name, rule) for name, rule in rules.items() if rule["type"] not in ("array", "object")]
 
 
 def _fit_method(

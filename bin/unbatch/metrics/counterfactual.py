@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from unbatch.data.donors import Truth
+    from unbatch.data.simulation.donors import Truth
 
 # Nodes of the trapezoid rule over the logarithm of t; on an analytic integrand it errs by exp(-pi^2 / step)
 _STEP = 0.5
@@ -63,7 +63,7 @@ def expected_shift(
     Parameters
     ----------
     truth
-        Of the simulation, from `unbatch.data.donors.truth_in` for the genes of the dataset.
+        Of the simulation, from `unbatch.data.simulation.donors.truth_in` for the genes of the dataset.
     size_factor
         Of all cells of `truth`, as in obs of the dataset, N.
     donor

@@ -7,27 +7,19 @@ additive batch term of the BatchBlend thesis, section 2.1: cell i of batch t has
 """
 
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import batched
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
-from unbatch.errors import InputError
+from unbatch.data.simulation.common import METAGENES, Simulation
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from scipy.sparse import csr_matrix
-
-    from unbatch.data import donors
 
 # Share of the genes in which a metagene differs from the latest one marked 0, which is drawn afresh.
 _REDRAWN = (0, 0.1, 0, 0, 0.1, 0.1, 0.1, 0, 0.1, 0.1, 0.1)
-
-METAGENES = len(_REDRAWN)
-"""Number of metagenes, K."""
 
 # Mean amounts by metagene. Excitatory types share metagene 0, inhibitory ones metagene 1.
 _TYPES: dict[str, dict[int, float]] = {
@@ -56,93 +48,34 @@ _SHIFTED_MIX = (
     {"Excitatory L3": 0.2, "Excitatory L4": 0.2, "Inhibitory L4": 0.53, "Non-neuron": 0.07},
 )
 
-# Values in a block: 32 MB as float64. The values depend on it, as every block has its own random numbers.
-_BLOCK = 2**22
 
-# Smallest and largest value of each numeric parameter. With fewer than 10 genes int(0.1 * genes) is 0 and
-# metagenes that should differ are the same.
-_RANGES = {
-    "batches": (1, math.inf),
-    "cells": (3, math.inf),
-    "genes": (10, math.inf),
-    "sigma_beta": (0, math.inf),
-    "share_beta": (0, 1),
-    "sigma_gene": (0, math.inf),
-    "sigma_x": (0, math.inf),
-    "sigma_y": (0, math.inf),
-    "gamma_shape": (1e-3, math.inf),
-    "size_scale": (1e-3, math.inf),
-    "depth": (1e-3, math.inf),
-    "dispersion": (0, math.inf),
-}
+class Parameters(Simulation):
+    """What to simulate; the defaults are the thesis's."""
 
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """What to simulate; the defaults are the thesis's.
-
-    Attributes
-    ----------
-    batches, cells, genes
-        Number of batches, of cells in each, and of genes.
-    sigma_beta, share_beta
-        In each batch, this share of the metagenes, drawn at random, has a batch effect ``|N(0, sigma_beta^2)|``,
-        in the unit of the amounts (a cell has K of them in the mean); the others have none.
-    mix
-        ``shifted`` gives every second batch another mix of cell types in each layer.
-    sigma_gene
-        Every gene of every batch is multiplied by ``exp(N(0, sigma_gene^2))``.
-    noise
-        ``gaussian``: continuous values ``|mean + N(0, (sigma_y / genes)^2)|``, a folded Gaussian as in POPARI's
-        code. ``nb``: negative binomial counts with `depth` counts per cell in the mean over all cells and variance
-        ``m + dispersion * m^2`` at mean m; dispersion 0 is Poisson.
-    sigma_x
-        Standard deviation of a cell's amounts around those of its type, before they are scaled to the cell's size.
-    sigma_y, depth, dispersion
-        See `noise`.
-    gamma_shape
-        Shape of the gamma distribution of the genes' weights in a metagene; small values make sparser metagenes.
-    size_scale
-        Scale of the gamma distribution of the cell sizes; its shape is K over this, so that the mean stays K.
-
-    Raises
-    ------
-    InputError
-        If a value is out of its range.
-    """
-
-    batches: int = 2
-    cells: int = 225
-    genes: int = 100
-    sigma_beta: float = 2.0
-    share_beta: float = 0.5
-    mix: Literal["same", "shifted"] = "same"
-    sigma_gene: float = 0.0
-    noise: Literal["gaussian", "nb"] = "gaussian"
-    sigma_x: float = 0.1
-    sigma_y: float = 1.0
-    depth: float = 1000.0
-    dispersion: float = 0.1
-    gamma_shape: float = 8.0
-    size_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_ranges(self, _RANGES)
-
-
-def require_ranges(parameters: object, ranges: dict[str, tuple[float, float]]) -> None:
-    """Check numeric parameters against their smallest and largest values.
-
-    Raises
-    ------
-    InputError
-        If a value is out of its range, or not a finite number.
-    """
-    for name, (low, high) in ranges.items():
-        value = getattr(parameters, name)
-        if not (math.isfinite(value) and low <= value <= high):
-            limit = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
-            raise InputError(f"{name} of the simulation is {value}, expected a number of {limit}")
+    sigma_beta: float = Field(
+        2.0,
+        ge=0,
+        description="strength of the additive batch effect: in each batch a share of the metagenes, drawn at random, "
+        "has an effect |N(0, sigma_beta^2)| in the unit of the amounts, of which a cell has 11 in the mean",
+    )
+    share_beta: float = Field(0.5, ge=0, le=1, description="share of the metagenes with an additive batch effect")
+    sigma_gene: float = Field(
+        0.0,
+        ge=0,
+        description="strength of the multiplicative batch effect: genes of a batch are multiplied by exp(N(0, this^2))",
+    )
+    sigma_x: float = Field(
+        0.1,
+        ge=0,
+        description="standard deviation of a cell's amounts around those of its type, before they are scaled to the "
+        "cell's size",
+    )
+    gamma_shape: float = Field(
+        8.0, ge=1e-3, description="shape of the genes' weights in a metagene; small values make sparser metagenes"
+    )
+    size_scale: float = Field(
+        1.0, ge=1e-3, description="scale of the gamma distribution of cell sizes, whose mean stays the same"
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -234,43 +167,6 @@ def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
     )
 
 
-def draw_expression(
-    truth: "Truth | donors.Truth", rng: np.random.Generator, threads: int = 1
-) -> Iterator["np.ndarray | csr_matrix"]:
-    """Draw the expression values, some cells at a time, so that memory does not grow with the data.
-
-    Parameters
-    ----------
-    truth
-        What `draw_truth` returned, or that of `unbatch.data.donors`.
-    rng
-        Source of all random numbers.
-    threads
-        Blocks that are drawn at the same time; the values do not depend on it.
-
-    Yields
-    ------
-    np.ndarray or scipy.sparse.csr_matrix
-        Float32 blocks of shape (cells, genes) in the order of the cells: dense for Gaussian noise, whose values are
-        never 0, and CSR for counts.
-    """
-    from scipy.sparse import csr_matrix
-
-    p = truth.parameters
-
-    def draw(start: int, rng: np.random.Generator) -> "np.ndarray | csr_matrix":
-        mean = truth.mean(slice(start, start + block))
-        if p.noise == "gaussian":
-            return np.abs(mean + rng.normal(0, p.sigma_y / p.genes, mean.shape)).astype(np.float32)
-        return csr_matrix(_counts(mean, p.dispersion, rng), dtype=np.float32)
-
-    block = max(1, _BLOCK // p.genes)
-    starts = range(0, len(truth.batch), block)
-    with ThreadPoolExecutor(threads) as pool:
-        for jobs in batched(zip(starts, rng.spawn(len(starts)), strict=True), threads):
-            yield from pool.map(draw, *zip(*jobs, strict=True))
-
-
 def annotated(truth: Truth) -> "AnnData":
     """Return the cells, without expression, and with the truth in obs, obsm, varm and uns."""
     import pandas as pd
@@ -294,13 +190,6 @@ def annotated(truth: Truth) -> "AnnData":
         varm={"metagenes_true": truth.metagenes.T},
         uns={"unbatch": {"truth": known}},
     )
-
-
-def _counts(mean: np.ndarray, dispersion: float, rng: np.random.Generator) -> np.ndarray:
-    if dispersion:
-        # a Poisson draw whose mean is gamma distributed is negative binomial
-        mean = mean * rng.gamma(1 / dispersion, dispersion, mean.shape)
-    return rng.poisson(mean)
 
 
 def _metagenes(genes: int, shape: float, rng: np.random.Generator) -> np.ndarray:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field
 
-from unbatch.data.simulate import METAGENES, require_ranges
+from unbatch.data.simulation.common import METAGENES, Simulation
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,81 +32,50 @@ PROGRAMS = 3
 
 _BLOCK = 2**22
 
-_RANGES = {
-    "batches": (2, math.inf),
-    "cells": (3, math.inf),
-    "genes": (10, math.inf),
-    "types": (2, 100),
-    "sigma_common": (0, 3),
-    "sigma_type": (0, 3),
-    "sigma_condition": (0, 3),
-    "share_types": (0, 1),
-    "share_genes": (0, 1),
-    "sigma_profile": (0, 3),
-    "sigma_x": (0, 3),
-    "sigma_size": (0, 3),
-    "sigma_y": (0, math.inf),
-    "depth": (1e-3, math.inf),
-    "dispersion": (0, math.inf),
-}
 
+class Parameters(Simulation):
+    """What to simulate."""
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """What to simulate.
-
-    Attributes
-    ----------
-    batches, cells, genes, types
-        Number of donors, of cells of each, of genes and of cell types. The first half of the donors are controls; of an
-        odd number there is a control more.
-    sigma_common, sigma_type
-        Standard deviation of the technical effect of a donor on the logarithm of a gene: of the part that all types
-        share and of the part of each type. The latter has the mean 0 over types, so that the two are told apart.
-    sigma_condition, share_types, share_genes
-        In this share of the types, and in each of them in this share of the genes, both drawn at random, the condition
-        adds ``N(0, sigma_condition^2)`` to the logarithm.
-    mix
-        ``shifted`` turns the shares of the types around in every second donor of a condition.
-    noise
-        ``nb``: counts with `depth` per cell in the mean and variance ``m + dispersion * m^2`` at mean m (0 is Poisson).
-        ``gaussian``: ``|mean + N(0, (sigma_y / genes)^2)|``, in the unit of the preset ``thesis``: a cell has 11 in the
-        mean.
-    sigma_profile
-        Standard deviation of the profiles of the types about the one that they share, in which that over genes is 1.
-    sigma_x
-        Standard deviation of the states of the cells of a type; a program has the standard deviation 1 over genes.
-    sigma_size
-        Standard deviation of the logarithm of the size of cells.
-    sigma_y, depth, dispersion
-        See `noise`.
-
-    Raises
-    ------
-    InputError
-        If a value is out of its range.
-    """
-
-    batches: int = 8
-    cells: int = 300
-    genes: int = 200
-    types: int = 5
-    sigma_common: float = 0.3
-    sigma_type: float = 0.25
-    sigma_condition: float = 0.5
-    share_types: float = 0.4
-    share_genes: float = 0.2
-    mix: Literal["same", "shifted"] = "same"
-    noise: Literal["gaussian", "nb"] = "nb"
-    sigma_profile: float = 0.5
-    sigma_x: float = 0.2
-    sigma_size: float = 0.3
-    sigma_y: float = 1.0
-    depth: float = 1000.0
-    dispersion: float = 0.1
-
-    def __post_init__(self) -> None:
-        require_ranges(self, _RANGES)
+    batches: int = Field(
+        8, ge=2, description="donors, each a batch; the first half are controls, of an odd number one more"
+    )
+    cells: int = Field(300, ge=3, description="cells of each donor")
+    genes: int = Field(200, ge=10, description="genes")
+    mix: Literal["same", "shifted"] = Field(
+        "same", description="shares of the cell types: shifted turns them around in every second donor of a condition"
+    )
+    noise: Literal["gaussian", "nb"] = Field(
+        "nb",
+        description="distribution of the noise, as of thesis; with gaussian, values of a cell sum to 11 in the mean",
+    )
+    types: int = Field(5, ge=2, le=100, description="cell types")
+    sigma_common: float = Field(
+        0.3, ge=0, le=3, description="batch effect of a donor that all types share, standard deviation of the logarithm"
+    )
+    sigma_type: float = Field(
+        0.25,
+        ge=0,
+        le=3,
+        description="batch effect of a donor in each type in addition to that; its mean over types is 0",
+    )
+    sigma_condition: float = Field(
+        0.5, ge=0, le=3, description="effect of the condition, standard deviation of the logarithm"
+    )
+    share_types: float = Field(0.4, ge=0, le=1, description="share of the types that the condition changes")
+    share_genes: float = Field(0.2, ge=0, le=1, description="share of the genes that it changes in these types")
+    sigma_profile: float = Field(
+        0.5,
+        ge=0,
+        le=3,
+        description="standard deviation of the types' profiles about their common one, in units of its own over genes",
+    )
+    sigma_x: float = Field(
+        0.2,
+        ge=0,
+        le=3,
+        description="standard deviation of the states of the cells of a type along programs, which have 1 over genes",
+    )
+    sigma_size: float = Field(0.3, ge=0, le=3, description="standard deviation of the logarithm of cell sizes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
