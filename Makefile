@@ -12,7 +12,7 @@ EXTRAS := --extra bbknn --extra mnn --extra scvi
 IMAGE := unbatch:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bin/unbatch/__init__.py)
 # Passed into the build of the image where they are set.
 BUILD_ENV := http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL PIP_EXTRA_INDEX_URL
-NEXTFLOW_CODE := $(wildcard main.nf nextflow.config conf workflows modules)
+NEXTFLOW_CODE := $(wildcard main.nf nextflow.config conf functions workflows modules)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The strict parser is the default of Nextflow from 26.04 on; here it is on for the older ones too.

@@ -101,7 +101,8 @@ PAGES = {
 def fresh_files() -> dict[str, str]:
     """Every file as it should be."""
     rules = {
-        name: {"needs": needs(method), "parameters": contract.rules(method.params)} for name, method in METHODS.items()
+        name: {"needs": needs(method), "model": method.applies, "parameters": contract.rules(method.params)}
+        for name, method in METHODS.items()
     }
     fresh = {"assets/parameters.json": json.dumps(rules, indent=1, ensure_ascii=False) + "\n"}
     for page, parts in PAGES.items():

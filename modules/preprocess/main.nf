@@ -1,25 +1,30 @@
-include { arguments } from '../arguments'
+include { argumentList ; quote } from '../../functions/arguments'
 
 process PREPROCESS {
     tag "${meta.id}"
     label 'process_medium'
 
     input:
-    // the files that a samplesheet names are staged in the order of its rows, as staged/1/NAME, staged/2/NAME, ...
-    tuple val(meta), path(source, stageAs: 'source/*'), path(samples, stageAs: 'staged/?/*'), val(options)
+    // names: of the datasets, one a source; the files that a samplesheet names are staged in the order of its rows, as
+    // staged/1/NAME, staged/2/NAME, ...
+    tuple val(meta), path(sources, stageAs: 'source/*'), path(samples, stageAs: 'staged/?/*'), val(names), val(options)
 
     output:
-    tuple val(meta), path("${meta.id}.h5ad"), emit: dataset
+    tuple val(meta), path('*.h5ad'), emit: datasets
     tuple val(task.process), eval('preprocess --version'), topic: 'versions'
 
     script:
-    def staged = samples ? '--staged staged' : ''
+    def staged = samples ? ['--staged', 'staged'] : []
+    def jobs = [[sources].flatten(), names].transpose().collect { source, name ->
+        ['preprocess', source.toString()] + staged + argumentList(options) + ['--threads', task.cpus, '-o', "${name}.h5ad"]
+    }
     """
-    preprocess ${source} ${staged} ${arguments(options)} --threads ${task.cpus} -o ${meta.id}.h5ad
+    printf '%s' ${quote(groovy.json.JsonOutput.toJson(jobs))} > jobs.json
+    each jobs.json
     """
 
     stub:
     """
-    touch ${meta.id}.h5ad
+    touch ${names.collect { name -> "${name}.h5ad" }.join(' ')}
     """
 }

@@ -1,4 +1,4 @@
-include { quote } from '../arguments'
+include { quote } from '../../functions/arguments'
 
 process REPORT {
     tag 'report'

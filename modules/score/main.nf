@@ -1,26 +1,32 @@
-include { arguments ; quote } from '../arguments'
+include { argumentList ; quote } from '../../functions/arguments'
 
 process SCORE {
     tag "${meta.id}"
     label 'process_medium'
 
     input:
-    // outcomes: one map per planned fit, those that failed included; fits: the files of those that did not
-    tuple val(meta), path(dataset), path(fits), val(outcomes), val(options)
+    // outcomes: name of each dataset -> one map per planned fit, those that failed included; fits: the files of the others
+    tuple val(meta), path(datasets), path(fits), val(outcomes), val(options)
 
     output:
-    tuple val(meta), path("${meta.id}.scores.json"), emit: scores
+    tuple val(meta), path('*.scores.json'), emit: scores
     tuple val(task.process), eval('score --version'), topic: 'versions'
 
     script:
+    def written = outcomes.collect { name, rows -> "printf '%s' ${quote(groovy.json.JsonOutput.toJson(rows))} > ${name}.outcomes.json" }
+    def jobs = outcomes.collect { name, rows ->
+        def files = rows.collect { row -> row.fit }.findAll { file -> file }
+        ['score', "${name}.h5ad"] + files + ['--outcomes', "${name}.outcomes.json", '--name', name] +
+            argumentList(options) + ['--threads', task.cpus, '-o', "${name}.scores.json"]
+    }
     """
-    printf '%s' ${quote(groovy.json.JsonOutput.toJson(outcomes))} > outcomes.json
-    score ${dataset} ${fits} --outcomes outcomes.json --name ${meta.dataset} ${arguments(options)} \\
-        --threads ${task.cpus} -o ${meta.id}.scores.json
+    ${written.join('\n    ')}
+    printf '%s' ${quote(groovy.json.JsonOutput.toJson(jobs))} > jobs.json
+    each jobs.json
     """
 
     stub:
     """
-    touch ${meta.id}.scores.json
+    touch ${outcomes.keySet().collect { name -> "${name}.scores.json" }.join(' ')}
     """
 }

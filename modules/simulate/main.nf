@@ -1,22 +1,27 @@
-include { arguments } from '../arguments'
+include { argumentList ; quote } from '../../functions/arguments'
 
 process SIMULATE {
     tag "${meta.id}"
 
     input:
-    tuple val(meta), val(options)
+    // simulations: list of [name: of the dataset, options: of the program], one after another
+    tuple val(meta), val(simulations)
 
     output:
-    tuple val(meta), path("${meta.id}.raw.h5ad"), emit: dataset
+    tuple val(meta), path('*.raw.h5ad'), emit: datasets
     tuple val(task.process), eval('simulate --version'), topic: 'versions'
 
     script:
+    def jobs = simulations.collect { one ->
+        ['simulate'] + argumentList(one.options) + ['--threads', task.cpus, '-o', "${one.name}.raw.h5ad"]
+    }
     """
-    simulate ${arguments(options)} --threads ${task.cpus} -o ${meta.id}.raw.h5ad
+    printf '%s' ${quote(groovy.json.JsonOutput.toJson(jobs))} > jobs.json
+    each jobs.json
     """
 
     stub:
     """
-    touch ${meta.id}.raw.h5ad
+    touch ${simulations.collect { one -> "${one.name}.raw.h5ad" }.join(' ')}
     """
 }

@@ -32,7 +32,7 @@ class Simulation(Parameters):
     )
     noise: Literal["gaussian", "nb"] = Field(
         "gaussian",
-        description="distribution of the noise; gaussian: continuous values |mean + N(0, (sigma_y / genes)^2)|, a folded "
+        description="noise; gaussian: continuous values |mean + N(0, (sigma_y / genes)^2)|, a folded "
         "Gaussian as in POPARI's code; nb: negative binomial counts",
     )
     sigma_y: float = Field(

@@ -46,7 +46,7 @@ class Parameters(Simulation):
     )
     noise: Literal["gaussian", "nb"] = Field(
         "nb",
-        description="distribution of the noise, as of thesis; with gaussian, values of a cell sum to 11 in the mean",
+        description="noise, as of thesis; with gaussian, the values of a cell sum to 11 in the mean",
     )
     types: int = Field(5, ge=2, le=100, description="cell types")
     sigma_common: float = Field(

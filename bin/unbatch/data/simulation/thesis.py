@@ -62,7 +62,7 @@ class Parameters(Simulation):
     sigma_gene: float = Field(
         0.0,
         ge=0,
-        description="strength of the multiplicative batch effect: genes of a batch are multiplied by exp(N(0, this^2))",
+        description="multiplicative batch effect: genes of a batch are multiplied by exp(N(0, this^2))",
     )
     sigma_x: float = Field(
         0.1,

@@ -9,6 +9,11 @@ def readCards() {
     new org.yaml.snakeyaml.Yaml().load(file("${projectDir}/assets/methods.yml").text)
 }
 
+// What methods declare (bin/unbatch/methods), as `make docs` writes it: method -> needs, model, parameters
+def readDeclared() {
+    new groovy.json.JsonSlurper().parseText(file("${projectDir}/assets/parameters.json").text)
+}
+
 // All parameters by name, in the order of the schema
 def describedParameters(schema) {
     schema['$defs'].values().collectEntries { section -> section.properties }
@@ -39,21 +44,53 @@ Methods: ${readCards().keySet().join(', ')}
 """
 }
 
-// What is wrong with a parameter of a method, by its card; null when nothing is
-def methodError(where, card, name, value) {
-    if (!card.defaults.containsKey(name)) {
-        return "${where}: no such parameter${suggestion(name.toString(), card.defaults.keySet(), '')}; there are ${card.defaults.keySet().join(', ') ?: 'none'}"
+// What is wrong with a parameter of a method, by what the method declares; null when nothing is, and of a method that was
+// added without `make docs`, whose program says it
+def methodError(where, method, name, value) {
+    def known = readDeclared()[method]?.parameters
+    if (known == null) {
+        return null
     }
-    def choices = card.choices[name]
-    if (choices) {
-        return choices.contains(value) ? null : "${where}: found '${value}', expected one of ${choices.join(', ')}${suggestion(value.toString(), choices, '')}"
+    if (!known.containsKey(name)) {
+        return "${where}: no such parameter${suggestion(name.toString(), known.keySet(), '')}; there are ${known.keySet().join(', ') ?: 'none'}"
     }
-    def usual = card.defaults[name]
-    def fits = usual == null || (usual instanceof Boolean && value instanceof Boolean) ||
-        (usual instanceof Integer && value instanceof Integer) || (usual instanceof Double && value instanceof Number) ||
-        (usual instanceof CharSequence && value instanceof CharSequence) || (usual instanceof Map && value instanceof Map) ||
-        (usual instanceof List && value instanceof List)
-    fits ? null : "${where}: found '${value}', expected a value like ${usual}"
+    ruleError(where, known[name], value)
+}
+
+// What is wrong with a value by its rule (unbatch.contract.rules); null when nothing is
+def ruleError(where, rule, value) {
+    if (value == null) {
+        return rule.nullable ? null : "${where}: found nothing, expected ${kindOf(rule)}"
+    }
+    if (rule['enum'] && !rule['enum'].contains(value)) {
+        return "${where}: found '${value}', expected one of ${rule['enum'].join(', ')}${suggestion(value.toString(), rule['enum'], '')}"
+    }
+    def fits = [
+        string: value instanceof CharSequence,
+        integer: value instanceof Integer || value instanceof Long,
+        number: value instanceof Number && Double.isFinite(value.doubleValue()),
+        boolean: value instanceof Boolean,
+        array: value instanceof List,
+        object: value instanceof Map,
+    ]
+    if (!fits[rule.type]) {
+        return "${where}: found '${value}', expected ${kindOf(rule)}"
+    }
+    if (rule.items) {
+        def inner = (value instanceof Map) ? value : value.withIndex().collectEntries { one, place -> ["${place + 1}".toString(), one] }
+        return inner.findResult { name, one -> ruleError("${where}.${name}", rule.items, one) }
+    }
+    def outside = (rule.minimum != null && value < rule.minimum) || (rule.exclusiveMinimum != null && value <= rule.exclusiveMinimum) ||
+        (rule.maximum != null && value > rule.maximum) || (rule.exclusiveMaximum != null && value >= rule.exclusiveMaximum)
+    outside ? "${where}: found '${value}', expected ${kindOf(rule)}" : null
+}
+
+// Which values a rule allows, in words
+def kindOf(rule) {
+    def kinds = [string: 'a text', integer: 'a whole number', number: 'a number', boolean: 'true or false', array: 'a list', object: 'values by name']
+    def limits = [minimum: 'or more', maximum: 'or less'].collect { key, words -> rule[key] == null ? null : "${rule[key]} ${words}" } +
+        [exclusiveMinimum: 'above', exclusiveMaximum: 'below'].collect { key, words -> rule[key] == null ? null : "${words} ${rule[key]}" }
+    ([kinds[rule.type]] + limits.findAll { limit -> limit != null }).join(', ')
 }
 
 // What is wrong with the parameters, one sentence each; an empty list when nothing is

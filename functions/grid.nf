@@ -82,7 +82,7 @@ def methodErrors(methods) {
             def where = "methods.${method}.${name}"
             def wrong = listErrors(where, values)
             wrong ?: listed(values)
-                .collect { value -> methodError(where, cards[method], name, value) }
+                .collect { value -> methodError(where, method, name, value) }
                 .findAll { message -> message != null }
                 .unique()
         }
@@ -144,9 +144,9 @@ def product(lists) {
 
 // How large the sweep is
 def sweepText(points, plan) {
-    def datasets = points.sum { point -> point.datasets.size() }
+    def datasets = points.sum { point -> point.names.size() }
     def variants = plan.countBy { job -> [job.method, job.params_id] }.size()
-    "Sweep: ${points.size()} settings, ${datasets} datasets, ${datasets * plan.size()} fits, ${points.size() * (variants + 2) + 2} tasks"
+    "Sweep: ${points.size()} settings, ${datasets} datasets, ${datasets * plan.size()} fits, ${points.size() * (variants + 3) + 2} tasks"
 }
 
 // The points of the grid, each a setting of the simulation with one dataset per seed
@@ -156,8 +156,9 @@ def gridPoints(grid, options, code) {
         def id = setting.collect { name, value -> name + brief(value) }.join('-') ?: 'simulated'
         def simulation = options.simulate + setting
         [
-            meta: [id: id, point: id, code: code],
-            datasets: seeds.collect { seed -> [name: "${id}-seed${seed}".toString(), simulate: simulation + [seed: seed]] },
+            meta: [id: id, code: code],
+            names: seeds.collect { seed -> "${id}-seed${seed}".toString() },
+            simulate: seeds.collect { seed -> simulation + [seed: seed] },
             preprocess: options.preprocess + [allow_continuous: options.preprocess.allow_continuous || isContinuous(simulation)],
         ]
     }

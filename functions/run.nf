@@ -1,6 +1,6 @@
 // What a run is made of, from its parameters: the input, the plan of fits, the options of every step, the last message.
 
-include { isContinuous ; methodError ; plannedMethods ; readCards ; simulates ; stop ; suggestion } from './parameters'
+include { isContinuous ; methodError ; plannedMethods ; readCards ; readDeclared ; simulates ; stop ; suggestion } from './parameters'
 
 // Parameters of each method from the YAML file: method -> name -> value
 def methodParameters(path, methods) {
@@ -17,7 +17,7 @@ def methodParameters(path, methods) {
     }
     def wrong = content.collectMany { method, settings ->
         settings
-            .collect { name, value -> methodError("${method}.${name}", readCards()[method], name, value) }
+            .collect { name, value -> methodError("${method}.${name}", method, name, value) }
             .findAll { message -> message != null }
     }
     if (wrong) {
@@ -40,7 +40,9 @@ def fitPlan(given, variants) {
     def cards = readCards()
     def methods = plannedMethods(given)
     def own = methodParameters(given.method_params, methods)
+    def declared = readDeclared()
     methods.collectMany { method ->
+        def card = cards[method]
         (variants[method] ?: [[id: null, params: [:]]]).collectMany { variant ->
             def settings = (own[method] ?: [:]) + variant.params
             def hash = 'p' + groovy.json.JsonOutput.toJson(settings).md5().take(6)
@@ -48,11 +50,17 @@ def fitPlan(given, variants) {
             (0..<seedCount(given)).collect { seed ->
                 [
                     method: method,
-                    program: cards[method].program,
-                    image: imageOf(cards[method], given.container),
+                    program: card.program,
+                    image: imageOf(card, given.container),
                     params_id: id,
                     params: settings,
                     seed: seed,
+                    max_epochs: given.max_epochs,
+                    // the models of a sweep are many, and its seeds make them again
+                    model: !given.sweep && declared[method]?.model,
+                    cpus: card.cpus ?: 1,
+                    memory: card.memory ?: '4 GB',
+                    time: card.time ?: '8 h',
                 ]
             }
         }
@@ -106,27 +114,34 @@ def codeFingerprint() {
     sources.sort { source -> source.toString() }.collect { source -> source.text }.join('\n').md5().take(12)
 }
 
-def datasetMeta(given, code) {
-    def name = simulates(given) ? 'simulated' : file(given.input, glob: false).baseName.replaceAll(/[^A-Za-z0-9_-]+/, '_')
-    [id: name, dataset: name, code: code]
+def datasetName(given) {
+    simulates(given) ? 'simulated' : file(given.input, glob: false).baseName.replaceAll(/[^A-Za-z0-9_-]+/, '_')
 }
 
-def inputOf(meta, source) {
-    [meta, source, source.extension == 'csv' ? sampleFiles(source) : []]
+// The one point of a run without a sweep
+def inputPoint(given, options, code) {
+    def name = datasetName(given)
+    def source = options.simulate ? null : file(given.input, glob: false)
+    [
+        meta: [id: name, code: code],
+        names: [name],
+        simulate: options.simulate ? [options.simulate] : null,
+        source: source,
+        samples: source && source.extension == 'csv' ? sampleFiles(source) : [],
+        preprocess: options.preprocess,
+    ]
 }
 
 // Options of the program of each step, by their names without dashes
-def stepOptions(given, meta) {
+def stepOptions(given) {
     def simulation = given.findAll { name, _value -> name.startsWith('sim_') }.collectEntries { name, value -> [name.drop(4), value] }
     [
         outdir: given.outdir,
-        simulated: meta,
         simulate: simulates(given) ? simulation : null,
         preprocess: given.subMap(['batch_key', 'counts_from', 'min_counts', 'min_genes', 'min_cells', 'n_top_genes']) + [
             label_key: given.label_key ?: (simulates(given) ? 'cell_type' : null),
             allow_continuous: given.allow_continuous || (simulates(given) && isContinuous(simulation)),
         ],
-        fit: [max_epochs: given.max_epochs],
         score: given.subMap(['max_cells', 'batch_silhouette', 'targets']) + [no_evidence: !given.evidence || given.sweep],
     ]
 }

@@ -1,0 +1,56 @@
+// The tasks of the fits, and what became of them.
+
+// The tasks that fit the methods of a plan to the datasets of a point: [meta, datasets, job, runs]. One for each fit; in a
+// sweep one for each method and set of parameters, with all datasets and seeds
+def fitTasks(meta, datasets, plan, swept) {
+    def groups = plan.groupBy { job -> swept ? [job.method, job.params_id] : [job.method, job.params_id, job.seed] }.values()
+    groups.collect { jobs ->
+        def first = jobs[0]
+        def runs = datasets.collectMany { dataset ->
+            jobs.collect { job ->
+                def id = "${dataset.baseName}.${job.method}.${job.params_id}.s${job.seed}".toString()
+                [id: id, dataset: dataset.baseName, seed: job.seed]
+            }
+        }
+        def id = swept ? "${meta.id}.${first.method}.${first.params_id}".toString() : runs[0].id
+        [meta + [id: id, point: meta.id, tasks: groups.size()], datasets, first, runs]
+    }
+}
+
+// A task that writes one file hands over that file, not a list
+def fileList(found) {
+    [found].flatten().sort { one -> one.name }
+}
+
+// How the fits of a task ended, by their ids
+def outcomesById(outcomes) {
+    fileList(outcomes).collectEntries { outcome -> [outcome.name - '.outcome.json', readOutcome(outcome)] }
+}
+
+// How a fit ended, in its own words. A failure is no result to keep: without its file, -resume runs the task again.
+def readOutcome(file) {
+    def outcome = new groovy.json.JsonSlurper().parseText(file.text)
+    if (outcome.status == 'failed') {
+        file.delete()
+    }
+    outcome
+}
+
+// What is known of the planned fits of a task
+def rowsOf(meta, job, runs, outcomes, fits) {
+    runs.collect { run ->
+        def told = (outcomes ? outcomes[run.id] : null) ?:
+            [status: 'failed', exit_code: null, attempts: null, message: 'the task was stopped before it could say why']
+        def fit = fits.find { file -> file.name == "${run.id}.fit.h5ad".toString() }
+        [id: run.id, method: job.method, params_id: job.params_id, seed: run.seed, code: meta.code] + told +
+            [fit: fit ? fit.name : null, dataset: run.dataset]
+    }
+}
+
+// Collated versions as MultiQC reads them: {step or program: {tool: version}}
+def versionsText(found, about) {
+    def tools = found.collectEntries { step, json -> [step.tokenize(':').last(), new groovy.json.JsonSlurper().parseText(json)] }
+    groovy.json.JsonOutput.prettyPrint(
+        groovy.json.JsonOutput.toJson(tools + [Workflow: [unbatch: about.version, Nextflow: about.nextflow]])
+    ) + '\n'
+}
