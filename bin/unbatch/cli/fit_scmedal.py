@@ -149,7 +149,7 @@ def main(
             "--groups, or ask for --way published"
         )
     start = time.perf_counter()
-    keep = None if model is None else partial(_write_model, model, method, values, data)
+    keep = None if model is None else partial(_write_model, model, method=method, values=values, data=data)
     if saved is None:
         projected = bool(asked) and way == WAYS[0]
         named = {"projected": projected, "max_epochs": max_epochs, "seed": run.seed, "keep": keep}
@@ -416,7 +416,7 @@ def _extras(
 
 
 def _write_model(
-    folder: Path, method: str, values: dict[str, Any], data: Data, models: "Models", *, diverged: str | None = None
+    folder: Path, models: "Models", *, method: str, values: dict[str, Any], data: Data, diverged: str | None = None
 ) -> None:
     from unbatch.data import io
 
