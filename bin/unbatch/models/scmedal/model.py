@@ -204,7 +204,8 @@ def fit(
     labels = int(label.max()) + 1 if settings.uses_labels else 0
     data = TrainingData.on_device(source, parts, batch, label)
     objective, plan, history = fit_network(data, settings, int(batch.max()) + 1, labels, seed=seed, tell=tell)
-    return Fitted(Model(objective.network), history.terms, history.best, plan, objective.weights)
+    model, best = Model(objective.network), history.best
+    return Fitted(model, history.terms, best_epoch=best, plan=plan, weights=objective.weights)
 
 
 def fit_network(
