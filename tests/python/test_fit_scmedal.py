@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from scipy.sparse import csr_matrix
 
 from unbatch.cli import fit_scmedal
+from unbatch.data import expression
 from unbatch.models.scmedal import Model
 from unbatch.report.autoencoders import read_autoencoders
 
@@ -156,7 +157,7 @@ def test_new_cells_of_another_depth_and_an_unknown_batch_are_embedded(dataset_pa
     [
         ("plain", ["--counterfactual", "batch2"], "was saved without what --way batch-free decodes with"),
         ("plain", ["--mode", "fe"], "--mode cannot be given with --apply"),
-        ("model", ["--counterfactual", "batch9"], "obs/batch has no 'batch9'"),
+        ("model", ["--counterfactual", "batch9"], "no batch 'batch9'"),
     ],
 )
 def test_what_a_saved_model_cannot_do_is_refused(dataset_path, saved, tmp_path: Path, model, options, says) -> None:
@@ -231,8 +232,8 @@ def test_groups_of_batches_are_tested_by_label_on_projections_and_observed_cells
     ("column", "says"),
     [
         ("nothing", "obs has no column 'nothing' for --groups"),
-        ("site", "obs/site holds far (1 batches), near (5 batches), --groups needs two groups of two batches or more"),
-        ("mixed", "has cells of x, y, --groups needs one group a batch"),
+        ("site", "obs/site, --groups: found far (1 batches), near (5 batches), expected two groups of two batches"),
+        ("mixed", "has cells of x, y, expected one group a batch"),
     ],
 )
 def test_columns_that_are_no_two_groups_of_batches_are_refused(grouped, run, latent, column, says) -> None:
@@ -286,7 +287,7 @@ def test_a_latent_space_larger_than_the_data_is_made_smaller(run, tmp_path: Path
     [
         (["--held-out-batch", "batch9"], "obs/batch has no 'batch9' to hold out, expected one of batch1, batch2"),
         (["--fold", "7"], "obs/split: fold 7 of 5"),
-        (["--counterfactual", "batch7"], "obs/batch has no 'batch7' for --counterfactual"),
+        (["--counterfactual", "batch7"], "--counterfactual: there is no batch 'batch7'"),
         (["--counterfactual", "batch1", "--cells", "nothing == 1"], "expected a condition on the columns of obs"),
         (["--counterfactual", "batch1", "--cells", "batch == 'x'"], "no cell of"),
         (["--cells", "batch == 'batch1'"], "neither is given"),
@@ -377,11 +378,11 @@ def test_expression_is_streamed_where_the_container_has_little_memory(
     monkeypatch, dataset_path, tmp_path: Path
 ) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(fit_scmedal, "_LIMITS_OF_MEMORY", (limit,))
+    monkeypatch.setattr(expression, "LIMITS_OF_MEMORY", (limit,))
     found = []
     for bytes_at_hand in ("max", "100000", str(2**60)):
         limit.write_text(f"{bytes_at_hand}\n")
-        found.append(fit_scmedal._is_large(dataset_path, "cpu"))
+        found.append(expression.is_large(dataset_path))
     assert found == [False, True, False]
 
 

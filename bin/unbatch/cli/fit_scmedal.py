@@ -1,9 +1,9 @@
 """`fit-scmedal`: autoencoders with the batch taken out (fixed effects), the batch alone (random effects), or both."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import click
 
 from unbatch.cli import counterfactuals
 from unbatch.cli.common import Folder, Run, log, program
-from unbatch.cli.counterfactuals import AVERAGE, WAYS, Data, Models, listed
+from unbatch.cli.counterfactuals import AVERAGE, WAYS, Data
 from unbatch.cli.fits import (
     columns_of,
     fit_arguments,
@@ -28,10 +28,9 @@ from unbatch.errors import InputError, NotApplicable, UnbatchError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from anndata import AnnData
 
-    from unbatch.models.scmedal import Fitted, Projection, Settings
+    from unbatch.models.scmedal import Fitted, Models, Settings
     from unbatch.nn.minibatches import Source
     from unbatch.nn.parts import Parts
 
@@ -65,11 +64,6 @@ CHOICES = {"preset": ("recommended", "paper"), "in_memory": ("auto", "yes", "no"
 _OF_A_FIT = ("mode", "preset", "fold", "held_out_batch", "params", "max_epochs", "model")
 """Options that change nothing where a model is applied."""
 
-_SHARE_OF_MEMORY = 0.25
-"""Expression that takes a larger share of the memory at hand is streamed."""
-_LIMITS_OF_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-_DEPTH_CELLS = 1000
-
 
 @dataclass(frozen=True)
 class _Saved:
@@ -81,15 +75,7 @@ class _Saved:
     genes: list[str]
     batches: list[str]
     depth: float
-    models: Models
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """Fits by kind, and the cells of each part."""
-
-    fits: dict[str, "Fitted"]
-    parts: "Parts"
+    models: "Models"
 
 
 @program("torch")
@@ -154,9 +140,7 @@ def main(
         if values["latent"] > largest:
             log.info("latent space of %d, as there are no more genes or training cells", largest)
             values["latent"] = largest
-    into = counterfactuals.targets(dataset, data, counterfactual)
-    between = counterfactuals.groups(dataset, data, groups)
-    asked = bool(into or between)
+    asked = counterfactuals.asked(dataset, data, counterfactual, groups, query=query)
     if asked and way != WAYS[0] and "re" not in kinds:
         raise InputError(f"--way {way} needs random effects, expected --mode scmedal or re, found {method}")
     if asked and way == WAYS[0] and saved is not None and saved.models.projection is None:
@@ -164,48 +148,32 @@ def main(
             f"{apply}: the model was saved without what --way {way} decodes with; fit it with --counterfactual or "
             "--groups, or ask for --way published"
         )
-    chosen = counterfactuals.chosen(dataset, data, query)
     start = time.perf_counter()
-    trained = None
+    keep = None if model is None else partial(_write_model, model, method=method, values=values, data=data)
     if saved is None:
-        fits: dict[str, Fitted] = {}
-        projection = None
-        with _kept(dataset, model, method, values, data, fits):
-            arguments = (data, parts, values, max_epochs, run.seed)
-            for kind in kinds:
-                fits[kind] = _fit(kind, *arguments)
-            if asked and way == WAYS[0]:
-                projection = _projection(*arguments)
-        trained = _Trained(fits, parts)
-        models = Models({kind: fitted.model for kind, fitted in fits.items()}, projection)
+        projected = bool(asked) and way == WAYS[0]
+        named = {"projected": projected, "max_epochs": max_epochs, "seed": run.seed, "keep": keep}
+        fits, models = _fit(dataset, kinds, data, parts, values=values, **named)
     else:
-        models = saved.models
+        fits, models = {}, saved.models
     embeddings = {kind: each.embed(data.source, data.batch) for kind, each in models.by_kind.items()}
-    # genomaps are of random effects as published, unless something else was asked for
-    way = way if asked else WAYS[1]
-    move = counterfactuals.mover(models, way, run.seed) if asked or "re" in kinds else None
-    found: dict[str, Any] = {}
-    if into:
-        found["counterfactual"] = counterfactuals.shifts(data, move, way, into, chosen)
-    if between:
-        found["groups"] = counterfactuals.tests(data, move, way, between, chosen, run.seed)
-    if move is not None:
-        found["panel"] = counterfactuals.panel(data, models, move, way, embeddings[kinds[0]], run.seed)
+    first = embeddings[kinds[0]]
+    found = counterfactuals.answers(data, models, asked, way, embedding=first, seed=run.seed)
     wall_s = time.perf_counter() - start
     write_fit(
         output,
         data.adata,
-        embeddings[kinds[0]],
+        first,
         method=method,
         run=run,
         device=device,
         params=values,
         wall_s=wall_s,
         packages=("torch",),
-        extras=_found(data, trained, embeddings, found),
+        extras=_extras(data, fits, parts, embeddings, found=found),
     )
-    if model is not None:
-        _write_model(model, method, values, data, models)
+    if keep is not None:
+        keep(models)
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
@@ -248,10 +216,11 @@ def _read(path: Path, in_memory: str, device: str, saved: _Saved | None) -> Data
     """
     import numpy as np
 
-    from unbatch.data import io, schema
+    from unbatch.data import expression, io, schema
+    from unbatch.models.scmedal.counterfactual import listed
     from unbatch.nn.minibatches import Resident, Streamed
 
-    streamed = in_memory == "no" or (in_memory == "auto" and _is_large(path, device))
+    streamed = in_memory == "no" or (in_memory == "auto" and expression.is_large(path, device))
     if streamed:
         adata = io.read_h5ad(path, ["uns/unbatch"])
         schema.validate(adata, "dataset", path, unread=("X", "layers/counts"))
@@ -274,8 +243,9 @@ def _read(path: Path, in_memory: str, device: str, saved: _Saved | None) -> Data
         new = [name for name in names if name not in known]
         if new:
             log.info("%s: the model does not know the batches %s, it takes the average one for them", path, listed(new))
-    whole = _reader(path) if streamed else None
-    depth = _depth(whole(0, min(_DEPTH_CELLS, adata.n_obs)) if streamed else adata.X[:_DEPTH_CELLS])
+    whole = expression.reader(path) if streamed else None
+    first = min(expression.DEPTH_CELLS, adata.n_obs)
+    depth = expression.depth(whole(0, first) if streamed else adata.X[:first])
     if not 0 < depth < float("inf"):
         raise InputError(
             f"{path}: X is too large for logarithms of normalised counts, expected what `preprocess` writes"
@@ -285,83 +255,27 @@ def _read(path: Path, in_memory: str, device: str, saved: _Saved | None) -> Data
         log.info("%s: expression is read from the file, some cells at a time", path)
 
         def read(start: int, stop: int) -> Any:
-            return _rescaled(whole(start, stop)[:, columns], scale)
+            return expression.rescaled(whole(start, stop)[:, columns], scale)
 
         source: Source = Streamed(read, (adata.n_obs, len(columns)), device)
     else:
-        source = Resident(_rescaled(adata.X[:, columns], scale), device)
+        source = Resident(expression.rescaled(adata.X[:, columns], scale), device)
         del adata.X
     label = adata.obs.get("label")
     label = None if label is None else label.cat.remove_unused_categories()
     return Data(
-        adata,
-        source,
-        adata.var_names[columns].tolist(),
-        own,
-        names,
-        code,
-        known,
-        None if label is None else label.cat.codes.to_numpy().astype(np.int64),
-        [] if label is None else [str(name) for name in label.cat.categories],
-        np.asarray(adata.obs["split"]).astype(np.int64),
-        depth,
+        adata=adata,
+        source=source,
+        genes=adata.var_names[columns].tolist(),
+        own=own,
+        names=names,
+        batch=code,
+        known=known,
+        label=None if label is None else label.cat.codes.to_numpy().astype(np.int64),
+        labels=[] if label is None else [str(name) for name in label.cat.categories],
+        fold=np.asarray(adata.obs["split"]).astype(np.int64),
+        depth=depth,
     )
-
-
-def _depth(cells: Any) -> float:
-    """Sum of the normalised counts of a cell, which `preprocess` makes the same for all cells of a dataset."""
-    import numpy as np
-
-    counts = cells.astype(np.float64).expm1() if hasattr(cells, "indptr") else np.expm1(cells.astype(np.float64))
-    sums = np.asarray(counts.sum(axis=1)).ravel()
-    return float(np.median(sums[sums > 0])) if (sums > 0).any() else 1.0
-
-
-def _rescaled(cells: Any, scale: float) -> Any:
-    """Bring log-normalised expression to another depth."""
-    import numpy as np
-
-    if abs(scale - 1) < 1e-6:
-        return cells
-    if hasattr(cells, "indptr"):
-        cells = cells.copy()
-        cells.data = np.log1p(np.expm1(cells.data) * cells.dtype.type(scale))
-        return cells
-    return np.log1p(np.expm1(cells) * cells.dtype.type(scale))
-
-
-def _is_large(path: Path, device: str) -> bool:
-    from unbatch.data import io
-
-    with io.open_hdf5(path) as file:
-        stored = file["X/data"].size if "X/data" in file else file["X"].size
-    return 8 * stored > _SHARE_OF_MEMORY * _memory(device)
-
-
-def _memory(device: str) -> float:
-    """Bytes that this process may use: of the machine, of its container, and of the device."""
-    import os
-
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    # of version 2 and 1 of control groups; "max", or more than there is, where nothing limits it
-    for file in _LIMITS_OF_MEMORY:
-        with suppress(OSError, ValueError):
-            found.append(int(file.read_text()))
-    if device.startswith("cuda"):
-        import torch
-
-        found.append(torch.cuda.mem_get_info(device)[1])
-    return min(found)
-
-
-def _reader(path: Path) -> Any:
-    """Give a function that reads the cells from one position up to another."""
-    import h5py
-    from anndata.io import sparse_dataset
-
-    file = h5py.File(path, "r")
-    rows = sparse_dataset(file["X"]) if isinstance(file["X"], h5py.Group) else file["X"]
-    return lambda start, stop: rows[start:stop]
 
 
 def _require_labels(path: Path, data: Data, mode: str) -> None:
@@ -378,6 +292,7 @@ def _parts(path: Path, data: Data, values: dict[str, Any]) -> tuple["Parts", Dat
         If there is no such fold or batch, or a batch has no cell to train on.
     """
     from unbatch.models.scmedal import missing_batches
+    from unbatch.models.scmedal.counterfactual import listed
     from unbatch.nn.parts import of_fold, without_batch
 
     held = values["held_out_batch"]
@@ -406,86 +321,29 @@ def _parts(path: Path, data: Data, values: dict[str, Any]) -> tuple["Parts", Dat
     return parts, data
 
 
-def _settings(kind: str, values: dict[str, Any], cells: int, max_epochs: int | None) -> "Settings":
-    from unbatch.models.scmedal import Settings, schedule
+def _settings(kind: str, values: dict[str, Any]) -> "Settings":
+    from unbatch.models.scmedal import Settings
 
     names = ("preset", "latent", "epochs", "minibatch", "learning_rate", "patience")
     weights = values["weights_random" if kind == "re" else "weights_fixed"]
-    settings = Settings(model=kind, weights=dict(weights), **{name: values[name] for name in names})
-    if max_epochs is not None:
-        settings = replace(settings, epochs=min(schedule(settings, cells).epochs, max_epochs))
-    return settings
+    return Settings(model=kind, weights=dict(weights), **{name: values[name] for name in names})
 
 
-def _fit(kind: str, data: Data, parts: "Parts", values: dict[str, Any], max_epochs: int | None, seed: int) -> "Fitted":
-    """Fit one model.
-
-    Raises
-    ------
-    _Broken
-        If a loss is not finite.
-    """
-    from unbatch.models import scmedal
-    from unbatch.nn.training import Diverged
-
-    settings = _settings(kind, values, len(parts.train), max_epochs)
-    log.info("%s", kind.upper())
-    try:
-        return scmedal.fit(data.source, data.batch, parts, settings, label=data.label, seed=seed, tell=log.info)
-    except Diverged as error:
-        labels = len(data.labels) if kind in scmedal.WITH_LABELS else 0
-        config = {"settings": asdict(settings), "genes": len(data.genes)}
-        raise _Broken(
-            kind, str(error), config | {"batches": len(data.known), "labels": labels}, error.weights
-        ) from error
-
-
-def _projection(data: Data, parts: "Parts", values: dict[str, Any], max_epochs: int | None, seed: int) -> "Projection":
-    """Fit what the default counterfactual is decoded with.
-
-    It is of the recommended preset whatever the models are; weights that were set for another preset or for terms that
-    it lacks say nothing of it.
-    """
-    from unbatch.models import scmedal
-    from unbatch.nn.training import Diverged
-
-    known = scmedal.RECOMMENDED_WEIGHTS["fe"] if values["preset"] == "recommended" else {}
-    weights = {term: weight for term, weight in values["weights_fixed"].items() if term in known}
-    values = {**values, "preset": "recommended", "weights_fixed": weights}
-    settings = _settings("fe", values, len(parts.train), max_epochs)
-    label = data.label if len(data.labels) > 1 else None
-    log.info("embedding to decode%s", "" if label is None else ", batches matched within labels")
-    named = {"label": label, "seed": seed, "tell": log.info}
-    try:
-        return scmedal.fit_projection(data.source, data.batch, parts, settings, **named)[0]
-    except Diverged as error:
-        raise _Broken("the embedding to decode", str(error)) from error
-
-
-class _Broken(Exception):
-    """A fit whose loss was not finite: of what, why, its configuration and its last good weights."""
-
-    def __init__(
-        self,
-        what: str,
-        why: str,
-        config: dict[str, Any] | None = None,
-        weights: "dict[str, torch.Tensor] | None" = None,
-    ) -> None:
-        super().__init__(why)
-        self.what, self.why, self.config, self.weights = what, why, config, weights or {}
-
-
-@contextmanager
-def _kept(
+def _fit(
     path: Path,
-    folder: Path | None,
-    method: str,
-    values: dict[str, Any],
+    kinds: tuple[str, ...],
     data: Data,
-    fits: "dict[str, Fitted]",
-) -> Iterator[None]:
-    """Where a fit breaks, write to `folder` what is good: the models so far, and the last good weights of that one.
+    parts: "Parts",
+    *,
+    values: dict[str, Any],
+    projected: bool,
+    max_epochs: int | None,
+    seed: int,
+    keep: "Callable[[Models], None] | None",
+) -> "tuple[dict[str, Fitted], Models]":
+    """Fit the models of some kinds, and what the default counterfactual is decoded with where it is `projected`.
+
+    Where a fit breaks, `keep` gets what is good: the models so far, and the last good weights of that one.
 
     Raises
     ------
@@ -494,29 +352,50 @@ def _kept(
     InputError
         If the data or the settings can't be fitted.
     """
+    from unbatch.models import scmedal
+    from unbatch.nn.training import Diverged
+
+    fits: dict[str, Fitted] = {}
+    what, cells = "", len(parts.train)
+    common = {"seed": seed, "tell": log.info}
     try:
-        yield
-    except _Broken as broken:
-        if folder is not None:
-            models = Models({kind: fitted.model for kind, fitted in fits.items()}, None)
-            _write_model(folder, method, values, data, models, broken)
-        raise UnbatchError(f"{path}: {broken.what} failed: {broken.why}") from broken
+        for what in kinds:
+            log.info("%s", what.upper())
+            settings = scmedal.limited(_settings(what, values), cells, max_epochs)
+            fits[what] = scmedal.fit(data.source, data.batch, parts, settings, label=data.label, **common)
+        projection = None
+        if projected:
+            what, label = "the embedding to decode", data.label if len(data.labels) > 1 else None
+            log.info("embedding to decode%s", "" if label is None else ", batches matched within labels")
+            settings = scmedal.limited(scmedal.decoding_settings(_settings("fe", values)), cells, max_epochs)
+            projection, _ = scmedal.fit_projection(data.source, data.batch, parts, settings, label=label, **common)
+    except Diverged as error:
+        if keep is not None:
+            good = {kind: fitted.model for kind, fitted in fits.items()}
+            good |= {what: scmedal.Model(error.network)} if what in kinds else {}
+            keep(scmedal.Models(good), diverged=f"{what}: {error}")
+        raise UnbatchError(f"{path}: {what} failed: {error}") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+    return fits, scmedal.Models({kind: fitted.model for kind, fitted in fits.items()}, projection)
 
 
-def _found(
-    data: Data, trained: _Trained | None, embeddings: dict[str, "np.ndarray"], found: dict[str, Any]
+def _extras(
+    data: Data,
+    fits: "dict[str, Fitted]",
+    parts: "Parts | None",
+    embeddings: dict[str, "np.ndarray"],
+    *,
+    found: dict[str, Any],
 ) -> "AnnData":
-    """Everything that the fit holds beside its embedding; of a model that was applied, nothing on its training."""
+    """Everything that the fit holds in addition to its embedding; of a model that was applied, nothing on training."""
     import numpy as np
     import pandas as pd
     from anndata import AnnData
 
-    part = np.full(data.adata.n_obs, "applied" if trained is None else "train", dtype=object)
-    if trained is not None:
-        part[trained.parts.validation], part[trained.parts.test] = "validation", "test"
-    fits = {} if trained is None else trained.fits
+    part = np.full(data.adata.n_obs, "applied" if parts is None else "train", dtype=object)
+    if parts is not None:
+        part[parts.validation], part[parts.test] = "validation", "test"
     about: dict[str, Any] = {
         "batches": np.array(data.names, dtype=object),
         "part": part.astype(str),
@@ -537,24 +416,13 @@ def _found(
 
 
 def _write_model(
-    folder: Path, method: str, values: dict[str, Any], data: Data, models: Models, broken: _Broken | None = None
+    folder: Path, models: "Models", *, method: str, values: dict[str, Any], data: Data, diverged: str | None = None
 ) -> None:
     from unbatch.data import io
 
     about = {"method": method, "params": values, "genes": data.genes, "batches": data.known, "labels": data.labels}
-    about |= {"depth": data.depth, "models": {kind: each.config() for kind, each in models.by_kind.items()}}
-    weights = {
-        f"{kind}.{name}": value for kind, each in models.by_kind.items() for name, value in each.weights().items()
-    }
-    if models.projection is not None:
-        about["projection"] = models.projection.config()
-        weights |= {f"projection.{name}": value for name, value in models.projection.weights().items()}
-    if broken is not None:
-        about["diverged"] = f"{broken.what}: {broken.why}"
-        if broken.config is not None:
-            about["models"][broken.what] = broken.config
-            weights |= {f"{broken.what}.{name}": value.cpu().numpy() for name, value in broken.weights.items()}
-    io.write_model(folder, about, weights)
+    about |= {"depth": data.depth, **models.config()} | ({"diverged": diverged} if diverged else {})
+    io.write_model(folder, about, models.weights())
 
 
 def _read_saved(folder: Path, device: str) -> _Saved:
@@ -566,7 +434,7 @@ def _read_saved(folder: Path, device: str) -> _Saved:
         If a file is missing, not that of such a model, or does not fit the other one.
     """
     from unbatch.data import io
-    from unbatch.models.scmedal import Model, Projection, part_of
+    from unbatch.models.scmedal import Models
 
     config, weights = io.read_model(folder)
     path, method = folder / "config.json", config["method"]
@@ -582,17 +450,12 @@ def _read_saved(folder: Path, device: str) -> _Saved:
     params = saved_parameters(path, config, lambda given: _checked(merge_parameters("scmedal", DEFAULTS, given)))
 
     try:
-        by_kind = {
-            kind: Model.from_weights(config["models"][kind], part_of(kind, weights), device) for kind in methods[method]
-        }
-        given = config.get("projection")
-        projection = None if given is None else Projection.from_weights(given, part_of("projection", weights), device)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        models = Models.from_weights(methods[method], config, weights, device)
+    except ValueError as error:
         raise InputError(f"{folder}: config.json and weights.safetensors do not make a model: {error}") from error
-    sizes = {(each.genes, each.batches) for each in [*by_kind.values(), *([projection.fixed] if projection else [])]}
-    if sizes != {(len(genes), len(batches))}:
+    if models.sizes != {(len(genes), len(batches))}:
+        found = " and ".join(f"{g} genes and {b} batches" for g, b in sorted(models.sizes))
         raise InputError(
-            f"{path}: models of {' and '.join(f'{g} genes and {b} batches' for g, b in sorted(sizes))}, expected the "
-            f"{len(genes)} genes and {len(batches)} batches that are named"
+            f"{path}: models of {found}, expected the {len(genes)} genes and {len(batches)} batches that are named"
         )
-    return _Saved(folder, method, params, genes, batches, float(depth), Models(by_kind, projection))
+    return _Saved(folder, method, params=params, genes=genes, batches=batches, depth=float(depth), models=models)

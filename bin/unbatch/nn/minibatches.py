@@ -114,6 +114,14 @@ class Source(ABC):
             for low, high in pairwise(cuts.tolist()):
                 yield position[low:high], rows.dense(place[low:high], rows.stored(where[low:high]))
 
+    def take(self, cells: np.ndarray) -> np.ndarray:
+        """Give the expression of some cells, at any positions, as a dense matrix in their order."""
+        order = np.argsort(cells)
+        found = np.concatenate([values.cpu().numpy() for _, values in self.minibatches(cells[order], CHUNK)])
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return found[back]
+
 
 class Resident(Source):
     """A matrix that is on the device as a whole.

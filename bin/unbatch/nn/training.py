@@ -27,17 +27,17 @@ class Diverged(ValueError):
         Its name.
     epoch
         In which it was so, from 1 on.
-    weights
-        Of the best epoch before, or those of the start; the network has them, too.
+    network
+        The network, with the weights of the best epoch before, or those of the start.
     """
 
-    def __init__(self, term: str, value: float, epoch: int, kept: int, weights: dict[str, Tensor]) -> None:
+    def __init__(self, term: str, value: float, *, epoch: int, kept: int, network: nn.Module) -> None:
         of = f"epoch {kept}" if kept else "the start"
         super().__init__(
             f"loss term {term} is {value} in epoch {epoch}, expected a finite number: a smaller learning rate or "
             f"weight of that term may help; the weights of {of} are kept"
         )
-        self.term, self.epoch, self.weights = term, epoch, weights
+        self.term, self.epoch, self.network = term, epoch, network
 
 
 @dataclass(frozen=True)
@@ -180,4 +180,4 @@ def _check(terms: dict[str, float], network: nn.Module, kept: dict[str, Tensor],
         if not math.isfinite(value):
             network.load_state_dict(kept)
             network.eval()
-            raise Diverged(name, value, epoch, history.best, kept)
+            raise Diverged(name, value, epoch=epoch, kept=history.best, network=network)

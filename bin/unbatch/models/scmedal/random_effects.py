@@ -1,4 +1,4 @@
-"""Layers with random effects of the batch, whose posterior is learned by variational inference."""
+"""Layers with random effects of the batch, whose posterior is learned by variational inference (RE-DEN blocks)."""
 
 import math
 
@@ -11,6 +11,7 @@ from unbatch.nn.layers import dense, rows
 PRIOR = 0.25
 """Standard deviation of the prior, a normal distribution of mean 0."""
 _LEAST = 1e-5
+"""Standard deviation that a posterior has at least: at 0 the divergence would not be finite."""
 
 
 class RandomEffects(nn.Module):
@@ -23,8 +24,8 @@ class RandomEffects(nn.Module):
     spread
         Standard deviation of the means at the start.
     sd
-        Of the posterior at the start; None for that of the reference code of scMEDAL, which by a slip of its start is
-        between 5e-5 and 0.010.
+        Standard deviation of the posterior at the start; None for that of the authors' code, which by a slip of its
+        start is between 5e-5 and 0.010.
     """
 
     def __init__(self, batches: int, units: int, spread: float = 0.1, sd: float | None = 0.05) -> None:
@@ -73,7 +74,7 @@ class Reden(nn.Module):
         Whether intercepts are in units of the weight of the normalisation, through which no gradient goes: for an
         output whose values have very different standard deviations.
     momentum
-        Of the moving statistics.
+        Momentum of the moving statistics.
     spread, sd
         See `RandomEffects`.
 
@@ -82,7 +83,7 @@ class Reden(nn.Module):
     A draw is either one table (`table` is given: all cells of a batch share it, as published), or, in training, one for
     each cell: given ``n``, the output of a unit is normal with variance ``n^2 sd_slope^2 + sd_intercept^2``, which is
     drawn from (local reparametrisation; Kingma, Salimans & Welling 2015). Cells of a minibatch then differ in their
-    draws, so that the gradient of the standard deviations is less noisy.
+    draws, and the gradient of the standard deviations is less noisy.
     """
 
     def __init__(
