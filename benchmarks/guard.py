@@ -120,7 +120,7 @@ def fits(folder: Path, settings: list[str], only: list[str] | None) -> None:
 def fit(folder: Path, name: str, method: str, program: str, data: Path, seed: int) -> None:
     """Fit one method to one dataset, apply its model where it has one, and keep the numbers."""
     out, model = data.with_name(f"{method}.fit.h5ad"), data.with_name(f"{method}.model")
-    named = ["--method" if program == "fit-baseline" else "--mode", method]
+    named = ["--method", method] if program != "fit-scmedal" else []
     options = OPTIONS.get(method, []) + (DONORS.get(method, []) if name.startswith("donors") else [])
     saved = ["--model", model] if method in APPLIED else []
     code = call(program, data, *named, "--quiet", "--seed", seed, *options, *saved, "-o", out)

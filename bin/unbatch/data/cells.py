@@ -279,6 +279,7 @@ def _cells(adata: "AnnData", name: str, source: Source) -> Cells:
     if not variable.any():
         raise InputError(f"{name}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")
     batch, label = adata.obs["batch"].cat.remove_unused_categories(), adata.obs.get("label")
+    label = None if label is None else label.cat.remove_unused_categories()
     return Cells(
         None,
         None,

@@ -1,14 +1,11 @@
-"""Log-normalised expression in a file: whether it fits in memory, how it is read in pieces, its depth."""
+"""Log-normalised expression: whether it fits in memory, and its depth."""
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from unbatch.data import io
 
 SHARE_OF_MEMORY = 0.25
 """Share of the memory at hand: expression that would take more is streamed, less is held. Copies in other forms, the
@@ -19,10 +16,8 @@ DEPTH_CELLS = 1000
 """Cells at the start of a dataset that tell its depth, which `preprocess` makes the same for all cells."""
 
 
-def is_large(path: Path, device: str = "cpu") -> bool:
-    """Tell whether the expression of a dataset would take too large a share of the memory (`SHARE_OF_MEMORY`)."""
-    with io.open_hdf5(path) as file:
-        stored = file["X/data"].size if "X/data" in file else file["X"].size
+def is_large(stored: int, device: str = "cpu") -> bool:
+    """Tell whether expression of so many stored values would take too large a share of the memory."""
     return 8 * stored > SHARE_OF_MEMORY * memory(device)
 
 
@@ -38,16 +33,6 @@ def memory(device: str = "cpu") -> float:
 
         found.append(torch.cuda.mem_get_info(device)[1])
     return min(found)
-
-
-def reader(path: Path) -> Callable[[int, int], Any]:
-    """Give a function that reads the cells from one position up to another, a CSR matrix or an array."""
-    import h5py
-    from anndata.io import sparse_dataset
-
-    file = h5py.File(path, "r")
-    rows = sparse_dataset(file["X"]) if isinstance(file["X"], h5py.Group) else file["X"]
-    return lambda start, stop: rows[start:stop]
 
 
 def depth(cells: Any) -> float:
