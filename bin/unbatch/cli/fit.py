@@ -146,7 +146,7 @@ def _apply_model(run: Run, dataset: Path, output: Path, folder: Path, given: dic
     params = contract.checked(method.name, method.params, fitted | given)
     device = torch_device(run) if method.needs.gpu else "cpu"
     start = time.perf_counter()
-    cells = read_cells(dataset)
+    cells = read_cells(dataset).of_model(saved.genes, folder)
     found = method.apply(replace(saved, params=params), cells, contract.Run(run.seed, device, run.threads))
     wall_s = time.perf_counter() - start
     _write(output, cells, method, found, run, device=device, wall_s=wall_s, params=params.model_dump(), given=given)

@@ -142,7 +142,7 @@ def _draw(
 
     from unbatch.data.sampling import stratified_sample
     from unbatch.report import embedding
-    from unbatch.report.inputs import drawable, has_random_effects, read_cells, read_embedding, read_random_effects
+    from unbatch.report.inputs import drawable, read_cells, read_embedding, read_second, second_slot
     from unbatch.report.model import Drawing
     from unbatch.report.page import MAX_COLOURED
 
@@ -164,8 +164,8 @@ def _draw(
         inputs.append(full[chosen])
         if cells.positions is not None and entry in coloured:
             hues.append((entry, embedding.component_colours(full)))
-    beside = [(entry, path) for entry, path in shown if has_random_effects(path)][:MAX_TRAINED]
-    inputs += [read_random_effects(path, cells)[chosen] for _, path in beside]
+    beside = [(entry, path) for entry, path in shown if second_slot(path)][:MAX_TRAINED]
+    inputs += [read_second(path, cells)[chosen] for _, path in beside]
     hues.sort(key=lambda hue: coloured.index(hue[0]))
     log.info("Laying out %d embeddings of %d cells", len(inputs), len(chosen))
     # every process compiles UMAP anew, some 15 s: only where the layouts take much longer

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unbatch import methods
 from unbatch.cli.common import InPath, OutPath, Run, log, program, progress, versions
 from unbatch.errors import InputError
 
@@ -199,14 +200,17 @@ def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> Fitted:
     from unbatch.data import io, schema
 
     fit = io.read_h5ad(path, ["obsm", "obsp", "uns/unbatch"])
-    schema.validate(fit, "fit", path, cells_of=dataset)
-    made = dict(fit.uns["unbatch"])
+    made = dict(fit.uns.get("unbatch", {}))
+    method = str(made.get("method", ""))
+    slots = methods.load(method).slots if method in methods.names() else None
+    schema.validate(fit, "fit", path, cells_of=dataset, slots=slots)
     if made.get("output", "embedding") == "graph":
         from unbatch.metrics.integration import LISI_NEIGHBOURS
         from unbatch.metrics.paths import nearest_by_path
 
         return Fitted(None, made, None, None, nearest_by_path(fit.obsp[str(made["method"])], cells, LISI_NEIGHBOURS))
-    fixed, random = (fit.obsm[slot][cells] if slot in fit.obsm else None for slot in (schema.FIXED, schema.RANDOM))
+    parts = (fit.obsm.get(str(made.get(name))) for name in ("first", "second"))
+    fixed, random = (None if part is None else part[cells] for part in parts)
     return Fitted(fit.obsm[f"X_{made['method']}"][cells], made, fixed, random)
 
 

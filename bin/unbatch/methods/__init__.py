@@ -93,6 +93,15 @@ class Method:
     def apply(self, model: SavedModel, cells: "Cells", run: Run | None = None) -> Fit:
         """Embed cells with a saved model of the method.
 
+        Parameters
+        ----------
+        model
+            The model; its parameters may differ from those of the fit where the method says so.
+        cells
+            Cells with the genes of the model, in its order (`Cells.of_model`).
+        run
+            As of `fit`.
+
         Raises
         ------
         InputError

@@ -170,7 +170,6 @@ def apply_model(saved: SavedModel, cells: Cells, run: Run) -> Fit:
 
     params = saved.params.model_copy(update={"spatial": "none"})
     model = read_model(saved, run.device)
-    cells = cells.of_model(saved.genes, saved.folder)
     known, settings = list(saved.batches), settings_of(saved.method, params)
     for code, name in enumerate(cells.batches):
         if name in known:

@@ -160,7 +160,7 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
     new = [name for name in cells.batches if name not in model.batches]
     if new:
         log.info("%s: the model does not know the batches %s, it takes the average one", cells.name, listed(new))
-    data = _seen(cells.of_model(model.genes, model.folder), params, run.device, model.batches, depth)
+    data = _seen(cells, params, run.device, model.batches, depth)
     question = _question(data, params)
     _require_way(data, params, question, "re" in models.by_kind)
     if question and params.way == "batch-free" and models.projection is None:

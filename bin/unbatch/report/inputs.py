@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unbatch.data.io import open_hdf5, read_h5ad
-from unbatch.data.schema import RANDOM
+from unbatch.data.io import read_h5ad
 from unbatch.errors import InputError
 from unbatch.report.scores import Entry, Result
 
@@ -176,23 +175,24 @@ def read_embedding(path: Path, cells: Cells) -> tuple[np.ndarray, dict[str, Any]
     return embedding, dict(params) if isinstance(params, dict) else {}
 
 
-def has_random_effects(path: Path) -> bool:
-    """Whether a fit has random effects beside another embedding."""
-    with open_hdf5(path) as file:
-        return f"obsm/{RANDOM}" in file and _about(path)["method"] != RANDOM.removeprefix("X_")
+def second_slot(path: Path) -> str | None:
+    """Slot of obsm in which a fit has a second embedding, such as random effects; None where it has one only."""
+    about = _about(path)
+    return str(about["second"]) if about.get("first") and about.get("second") else None
 
 
-def read_random_effects(path: Path, cells: Cells) -> np.ndarray:
-    """Read the random effects of a fit, n x d.
+def read_second(path: Path, cells: Cells) -> np.ndarray:
+    """Read the second embedding of a fit, n x d.
 
     Raises
     ------
     InputError
-        If they are no matrix of finite numbers, a row a cell.
+        If it is no matrix of finite numbers, a row a cell.
     """
-    values = np.asarray(read_h5ad(path, [f"obsm/{RANDOM}"]).obsm[RANDOM], dtype=np.float32)
+    slot = second_slot(path)
+    values = np.asarray(read_h5ad(path, [f"obsm/{slot}"]).obsm[slot], dtype=np.float32)
     if values.ndim != 2 or len(values) != len(cells.names) or not np.isfinite(values).all():
-        raise InputError(f"{path}: obsm/{RANDOM} is not a matrix of finite numbers, a row for each cell")
+        raise InputError(f"{path}: obsm/{slot} is not a matrix of finite numbers, a row for each cell")
     return values
 
 
