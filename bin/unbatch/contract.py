@@ -185,9 +185,9 @@ def _rule(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _LIMITS = {
-    "minimum": "{:g} or more",
+    "minimum": "of {:g} or more",
     "exclusiveMinimum": "above {:g}",
-    "maximum": "{:g} or less",
+    "maximum": "of {:g} or less",
     "exclusiveMaximum": "below {:g}",
 }
 """Keys of a JSON schema that limit a number, and how a message writes them."""
@@ -209,7 +209,7 @@ def expected(rule: Mapping[str, Any]) -> str:
     else:
         words = _TYPES[rule["type"]]
         limits = " and ".join(text.format(rule[key]) for key, text in _LIMITS.items() if key in rule)
-        words += f", {limits}" if limits else ""
+        words += f" {limits}" if limits else ""
     if "items" in rule:
         words += f" {expected(rule['items'])}"
     return words + (" (or null)" if rule.get("nullable") else "")

@@ -55,7 +55,7 @@ def fit_program(name: str) -> click.Command:
         if apply is None:
             _fit_method(run, dataset, output, model, methods.load(method), given, max_epochs)
         else:
-            _apply_model(run, dataset, output, apply, given, [each.name for each in known])
+            _apply_model(run, dataset, output, model, apply, given, [each.name for each in known])
 
     main.__doc__ = _summary(known)
     arguments = [
@@ -133,14 +133,24 @@ def _fit_method(
         keep({"params": used} | found.config, found.weights)
 
 
-def _apply_model(run: Run, dataset: Path, output: Path, folder: Path, given: dict[str, Any], known: list[str]) -> None:
+def _apply_model(
+    run: Run,
+    dataset: Path,
+    output: Path,
+    extended: Path | None,
+    folder: Path,
+    given: dict[str, Any],
+    known: list[str],
+) -> None:
+    """Embed cells with the model in a folder; with batches that it learnt from them it is written to `extended`."""
+    from unbatch.data import io
     from unbatch.data.cells import read_cells
 
     saved = read_saved(folder, known)
     method = methods.load(saved.method)
     fields = method.params.model_fields
     free = {name for name, info in fields.items() if (info.json_schema_extra or {}).get("applies")}
-    _refuse_options(folder, {*fields, "method", "params", "max_epochs", "model"} - free)
+    _refuse_options(folder, {*fields, "method", "params", "max_epochs"} - free)
     # what is asked of a model when it is applied is asked anew
     fitted = saved.params.model_dump(exclude=free)
     params = contract.checked(method.name, method.params, fitted | given)
@@ -149,7 +159,13 @@ def _apply_model(run: Run, dataset: Path, output: Path, folder: Path, given: dic
     cells = read_cells(dataset).of_model(saved.genes, folder)
     found = method.apply(replace(saved, params=params), cells, contract.Run(run.seed, device, run.threads))
     wall_s = time.perf_counter() - start
-    _write(output, cells, method, found, run, device=device, wall_s=wall_s, params=params.model_dump(), given=given)
+    if extended is not None and not found.weights:
+        raise InputError(f"--model: a model of {method.name} that is applied stays as it is in {folder}")
+    used = (found.used or params).model_dump()
+    _write(output, cells, method, found, run, device=device, wall_s=wall_s, params=used, given=given)
+    if extended is not None:
+        about = {"method": method.name, "params": used, "genes": saved.genes, "batches": saved.batches}
+        io.write_model(extended, about | found.config, found.weights)
 
 
 def read_parameters(path: Path | None) -> dict[str, Any]:

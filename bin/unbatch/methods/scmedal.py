@@ -463,8 +463,8 @@ def _found(
     }
     return Fit(
         next(iter(embeddings.values())),
-        weights=models.weights(),
-        config=(config or {}) | models.config(),
+        weights={} if config is None else models.weights(),
+        config={} if config is None else config | models.config(),
         used=params,
         first="X_scmedal_fe" if "fe" in embeddings else None,
         second="X_scmedal_re" if "re" in embeddings else None,
