@@ -51,11 +51,11 @@ def fit_program(name: str) -> click.Command:
         io.require_place(output, [dataset])
         if model is not None:
             io.require_model_place(model)
-        given = read_parameters(params) | {key: value for key, value in options.items() if value is not None}
+        stated = {key: value for key, value in options.items() if value is not None}
         if apply is None:
-            _fit_method(run, dataset, output, model, methods.load(method), given, max_epochs)
+            _fit_method(run, dataset, output, model, methods.load(method), read_parameters(params) | stated, max_epochs)
         else:
-            _apply_model(run, dataset, output, model, apply, given, [each.name for each in known])
+            _apply_model(run, dataset, output, model, apply, stated, [each.name for each in known])
 
     main.__doc__ = _summary(known)
     arguments = [
