@@ -38,6 +38,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from unbatch import baselines
 from unbatch.baselines.cells import Cells, principal_components
 from unbatch.data.graph import neighbours, widened
+from unbatch.data.io import write_h5ad
 from unbatch.data.simulate import Parameters, draw_expression, draw_truth
 from unbatch.metrics import integration, recovery
 from unbatch.models import batchblend
@@ -368,7 +369,8 @@ def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[
         obs = pd.DataFrame(
             {"batch": pd.Categorical(cells.batch.astype(str))}, index=np.arange(len(cells.batch)).astype(str)
         )
-        anndata.AnnData(cells.counts, obs=obs, obsm={"spatial": cells.coordinates}).write_h5ad(data)
+        # its environment can have an older anndata
+        write_h5ad(anndata.AnnData(cells.counts, obs=obs, obsm={"spatial": cells.coordinates}), data)
         for name, (iterations, start) in PUBLISHED.items():
             wanted = [python, program, data, out, metagenes, seed, iterations, start]
             subprocess.run(list(map(str, wanted)), check=True, env=ENVIRONMENT)

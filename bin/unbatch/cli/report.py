@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program, versions
-from unbatch.data.io import require_file, require_place, write_json
+from unbatch.data.io import replacing, require_file, require_place, write_json
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def main(
     if sweep:
         require_place(sweep, scores)
         pages, table = build_sweep(report)
-        sweep.write_text(table, encoding="utf-8")
+        with replacing(sweep) as temporary:
+            temporary.write_text(table, encoding="utf-8")
     else:
         pages = build(report)
 

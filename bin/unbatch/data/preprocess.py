@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from unbatch.data.portable import categories_of_text
 from unbatch.data.sparse import cells_per_gene, genes_per_cell, subset, totals
 from unbatch.errors import InputError
 
@@ -31,7 +32,7 @@ def batches(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
     InputError
         If the column or the batch of a cell is missing, or a batch has too few cells.
     """
-    batch = _without(_categorical(_column(obs, key, source, "batch-key")), [""])
+    batch = _without(categories_of_text(_column(obs, key, source, "batch-key")), [""])
     lost = batch.isna()
     if lost.any():
         raise InputError(
@@ -76,7 +77,7 @@ def labels(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
     InputError
         If the column is missing or no cell has a label.
     """
-    label = _categorical(_column(obs, key, source, "label-key"))
+    label = categories_of_text(_column(obs, key, source, "label-key"))
     label = _without(label, [name for name in label.categories if name.strip().lower() in NO_LABEL])
     if label.isna().all():
         raise InputError(f"{source}: {key} has no label in any cell, expected cell types or domains")
@@ -93,19 +94,6 @@ def _column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series
             f"{source}: the cells have no column {key} (--{option}), found {', '.join(map(str, obs)) or 'none'}"
         )
     return obs[key]
-
-
-def _categorical(values: pd.Series) -> pd.Categorical:
-    """Categories of text: in their own order if the column had one, else in order of appearance."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        codes, found = values.cat.codes, values.cat.categories
-    else:
-        codes, found = pd.factorize(values)
-    # a whole number is a float where another one is missing: convert_dtypes brings it back
-    text = pd.Series(found).astype(object).convert_dtypes().astype("string")
-    # what was different, such as 1 and "1", can have the same text; code -1 is a missing value
-    recoded, names = pd.factorize(text)
-    return pd.Categorical.from_codes(np.append(recoded, -1)[codes], names).remove_unused_categories()
 
 
 def free_reserved(obs: pd.DataFrame, batch_key: str, label_key: str | None) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -127,7 +115,7 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     A ``/`` in the name of a column, which anndata used to allow, becomes ``_``.
     """
     columns = {
-        str(name).replace("/", "_"): values if values.dtype.kind in "biuf" else _categorical(values)
+        str(name).replace("/", "_"): values if values.dtype.kind in "biuf" else categories_of_text(values)
         for name, values in table.items()
     }
     return pd.DataFrame(columns, index=table.index.rename(None))
