@@ -109,7 +109,7 @@ def embed(
     if method not in ("plain", "popari", "batchblend"):
         return baselines.load(method)(cells, seed=seed).embedding, None
     K = metagenes or batchblend.choose_metagenes(cells.counts, cells.batch, seed)
-    graph = neighbours(cells.coordinates, cells.batch)
+    graph = neighbours(cells.coordinates, cells.sections)
     if method == "popari":
         settings = batchblend.Settings.popari(K)
     elif method == "plain":

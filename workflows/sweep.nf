@@ -6,6 +6,7 @@ include { SIMULATE_GROUP } from '../modules/simulate_group/main'
 include { FIT_GROUP      } from '../modules/fit_group/main'
 include { SCORE_GROUP    } from '../modules/score_group/main'
 include { fitCommand } from '../modules/arguments'
+include { showCommonNotes } from './notes'
 include { outcomeRow ; readOutcome } from './outcomes'
 
 workflow SWEEP {
@@ -22,6 +23,8 @@ workflow SWEEP {
 
     SIMULATE_GROUP(channel.fromList(points).map { point -> [point.meta, point.datasets, point.preprocess] })
     ch_points = SIMULATE_GROUP.out.datasets.map { meta, datasets -> [meta, fileList(datasets)] }
+
+    SIMULATE_GROUP.out.notes.flatMap { _meta, notes -> fileList(notes) }.toList().subscribe { notes -> showCommonNotes(notes) }
 
     // every point with every method and its parameters
     def variants = plan.groupBy { job -> [job.method, job.params_id] }.values().toList()

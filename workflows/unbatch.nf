@@ -11,6 +11,7 @@ include { SCORE          } from '../modules/score/main'
 include { REPORT         } from '../modules/report/main'
 include { MULTIQC        } from '../modules/multiqc/main'
 include { SWEEP          } from './sweep'
+include { showNotes      } from './notes'
 include { outcomeRow ; readOutcome } from './outcomes'
 
 workflow UNBATCH {
@@ -29,6 +30,7 @@ workflow UNBATCH {
     ch_inputs = inputs.mix(SIMULATE.out.dataset.map { meta, dataset -> [meta, dataset, []] })
     PREPROCESS(ch_inputs.map { meta, source, samples -> [meta, source, samples, options.preprocess] })
     ch_datasets = PREPROCESS.out.dataset
+    PREPROCESS.out.notes.subscribe { meta, notes -> showNotes(meta.dataset, notes) }
 
     // every dataset with every method and seed, to the program that fits the method
     ch_jobs = ch_datasets

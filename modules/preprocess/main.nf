@@ -10,16 +10,18 @@ process PREPROCESS {
 
     output:
     tuple val(meta), path("${meta.id}.h5ad"), emit: dataset
+    tuple val(meta), path("${meta.id}.notes.json"), emit: notes
     tuple val(task.process), eval('preprocess --version'), topic: 'versions'
 
     script:
     def staged = samples ? '--staged staged' : ''
     """
-    preprocess ${source} ${staged} ${arguments(options)} --threads ${task.cpus} -o ${meta.id}.h5ad
+    preprocess ${source} ${staged} ${arguments(options)} --threads ${task.cpus} --notes ${meta.id}.notes.json -o ${meta.id}.h5ad
     """
 
     stub:
     """
     touch ${meta.id}.h5ad
+    echo '{}' > ${meta.id}.notes.json
     """
 }

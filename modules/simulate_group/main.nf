@@ -10,6 +10,7 @@ process SIMULATE_GROUP {
 
     output:
     tuple val(meta), path('datasets/*.h5ad'), emit: datasets
+    tuple val(meta), path('notes/*.json'), emit: notes
     tuple val(task.process), eval('preprocess --version'), topic: 'versions'
 
     script:
@@ -17,11 +18,12 @@ process SIMULATE_GROUP {
         def raw = "raw/${dataset.name}.h5ad"
         [
             ['simulate'] + argumentList(dataset.simulate) + ['--threads', task.cpus, '-o', raw],
-            ['preprocess', raw] + argumentList(options) + ['--threads', task.cpus, '-o', "datasets/${dataset.name}.h5ad"],
+            ['preprocess', raw] + argumentList(options) +
+                ['--threads', task.cpus, '--notes', "notes/${dataset.name}.json", '-o', "datasets/${dataset.name}.h5ad"],
         ]
     }
     """
-    mkdir raw datasets
+    mkdir raw datasets notes
     printf '%s' ${quote(groovy.json.JsonOutput.toJson(jobs))} > jobs.json
     each jobs.json
     rm -r raw
@@ -29,7 +31,8 @@ process SIMULATE_GROUP {
 
     stub:
     """
-    mkdir datasets
+    mkdir datasets notes
     touch ${datasets.collect { dataset -> "datasets/${dataset.name}.h5ad" }.join(' ')}
+    echo '{}' | tee ${datasets.collect { dataset -> "notes/${dataset.name}.json" }.join(' ')}
     """
 }

@@ -175,7 +175,7 @@ def _stacked(adata: anndata.AnnData) -> None:
 def test_a_fit_that_needs_no_graph_goes_on_without_one(run, changed, tmp_path: Path, spatial: str) -> None:
     result = run("--metagenes", "6", "--spatial", spatial, "--max-epochs", "2", dataset=changed(_stacked))
     assert result.exit_code == 0, result.output
-    assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells are at the position of another" in result.output
+    assert "changed.h5ad: obsm/spatial: section batch2: 99 of 100 cells are at the position of another" in result.output
     about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
     assert about["params"]["spatial"] == "none"
     assert "spatial" not in about
@@ -185,7 +185,7 @@ def test_a_fit_that_needs_no_graph_goes_on_without_one(run, changed, tmp_path: P
 def test_a_graph_that_was_asked_for_and_cannot_be_made_is_an_error(run, changed, options: list[str]) -> None:
     result = run("--metagenes", "6", *options, dataset=changed(_stacked))
     assert result.exit_code == 2
-    assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells" in result.output
+    assert "changed.h5ad: obsm/spatial: section batch2: 99 of 100 cells" in result.output
 
 
 def test_the_number_of_metagenes_is_below_that_of_the_genes_and_not_above_that_of_a_batch(run, changed) -> None:

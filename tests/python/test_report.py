@@ -367,6 +367,59 @@ def test_warnings_name_confined_labels_and_unlabelled_cells(written):
     assert "killed" in text
 
 
+def test_the_data_come_first_with_warnings_and_losses_by_sample(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("none")])))
+    write_dataset(tmp_path / "d.h5ad")
+    data = ad.read_h5ad(tmp_path / "d.h5ad")
+    notes = [
+        {"code": "x", "severity": "info", "text": "Good to know.", "numbers": {}},
+        {"code": "y", "severity": "warning", "text": "<script>alert(1)</script> is odd.", "numbers": {"n": 1}},
+    ]
+    losses = {"genes": 200, "genes_not_shared": 169, "genes_dropped": 1, "not_genes": 10, "cells": 60}
+    losses = pd.DataFrame(losses | {"cells_dropped": 12, "counts_from": "X"}, index=["<b>A</b>"])
+    data.uns["unbatch"] |= {
+        "notes": json.dumps(notes),
+        "losses": losses,
+        "parameters": {"min_counts": 5, "min_cells": 3},
+    }
+    data.write_h5ad(tmp_path / "d.h5ad")
+    assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
+    pages = pages_of(tmp_path / "out")
+    page = pages["unbatch_data_warnings_0_page_mqc.json"]["data"]
+    assert page.index("is odd.") < page.index("Good to know.")
+    assert not {"script", "b"} & {tag for tag, _ in Tags(page).found}
+    cells = [re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", page, re.DOTALL)]
+    assert [cells[i] for i in (1, 2, 3, 4, 5, 6)] == ["60", "12", "48", "210", "180", "30"]
+    assert "fewer than 5 counts" in cells[7]
+    assert 'href="#unbatch_data_warnings"' in pages["unbatch_summary_page_mqc.json"]["data"]
+
+
+@pytest.mark.parametrize(
+    "notes", ["", "[1, {}]", "{", '[{"code": 1, "severity": "warning", "text": "t", "numbers": {}}]']
+)
+def test_a_dataset_without_notes_has_no_page_on_the_data(tmp_path, notes):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("none")])))
+    write_dataset(tmp_path / "d.h5ad")
+    data = ad.read_h5ad(tmp_path / "d.h5ad")
+    data.uns["unbatch"]["notes"] = notes
+    data.write_h5ad(tmp_path / "d.h5ad")
+    assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
+    assert not [name for name in pages_of(tmp_path / "out") if "data_warnings" in name]
+
+
+def test_tissue_maps_are_by_section(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("none")])))
+    write_dataset(tmp_path / "d.h5ad")
+    data = ad.read_h5ad(tmp_path / "d.h5ad")
+    names = data.obs["batch"].astype(str) + np.where(np.arange(90) < 45, "<1>", "<2>")
+    data.obs["section"] = pd.Categorical(names)
+    data.write_h5ad(tmp_path / "d.h5ad")
+    assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
+    page = pages_of(tmp_path / "out")["unbatch_tissue_0_label_page_mqc.json"]["data"]
+    drawn = [attributes["alt"].split(",")[0] for tag, attributes in Tags(page).found if tag == "img"]
+    assert drawn == [f"Tissue map of section {name}" for name in ("a<1>", "a<2>", "b<1>", "b<2>")]
+
+
 def test_paper_text_cites_the_methods_and_tools_used(written):
     text = pages_of(written[0] / "report")["unbatch_methods_paper_page_mqc.json"]["data"]
     for source in (

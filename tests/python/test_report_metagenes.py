@@ -367,7 +367,7 @@ def test_many_metagenes_and_batches_keep_the_pages_small(monkeypatch):
     pages = [*metagenes.pages(fit, cells, 0, "x", "0"), *effect.pages(fit, cells, "x", "0")]
     text = {page["section_name"]: page["data"] for page in pages}
     assert text["x, 2. On the tissue"].count("<img") == 12
-    assert "The first 1 of 40 batches." in text["x, 2. On the tissue"]
+    assert "Shown are 1 of 40 sections." in text["x, 2. On the tissue"]
     assert text["x, 3. Neighbours"].count("<img") == 2
     assert "38 further batches are not drawn" in text["x, 3. Neighbours"]
     assert "The first 12 of 40 batches." in text["x, 3. Added counts by gene"]

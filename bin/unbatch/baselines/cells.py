@@ -24,6 +24,11 @@ class Cells:
         Label of each cell as a code, -1 where it is missing, n; None when the dataset has no labels.
     coordinates
         Positions, n x 2 or n x 3; None when the dataset has none.
+    sections
+        Code 0 ... s-1 of what has a coordinate system of its own, n: only cells of one section can be neighbours. A
+        batch may hold several, and a section several batches; the batches if not given.
+    section_names
+        Names of the sections by code, for messages; None when nobody named them.
     """
 
     X: sparse.csr_matrix | None
@@ -32,6 +37,13 @@ class Cells:
     batch: np.ndarray
     label: np.ndarray | None = None
     coordinates: np.ndarray | None = None
+    sections: np.ndarray | None = None
+    section_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Take the batches for sections where there are no others."""
+        if self.sections is None:
+            object.__setattr__(self, "sections", self.batch)
 
     @property
     def n_batches(self) -> int:

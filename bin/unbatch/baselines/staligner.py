@@ -49,10 +49,10 @@ def fit(
     refresh
         Steps after which triplets are chosen anew.
     mutual
-        Nearest neighbours among which a pair of cells of two sections must be mutual; at most a tenth of the
-        smaller section.
+        Nearest neighbours among which a pair of cells of two batches must be mutual; at most a tenth of the
+        smaller batch.
     margin
-        By which a mutual neighbour must be nearer than a random cell of the anchor's section.
+        By which a mutual neighbour must be nearer than a random cell of the anchor's batch.
     learning_rate, weight_decay
         Of Adam.
 
@@ -65,7 +65,7 @@ def fit(
         raise NotApplicable("staligner: the dataset has no coordinates (obsm/spatial)")
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    graph = neighbours(cells.coordinates, cells.batch)
+    graph = neighbours(cells.coordinates, cells.sections, names=cells.section_names)
     own = np.arange(len(cells.batch))
     edges = torch.from_numpy(np.stack([np.r_[graph.source, own], np.r_[graph.target, own]])).to(device)
     X = torch.from_numpy(cells.X.toarray()).to(device)
@@ -114,7 +114,7 @@ class _Autoencoder(nn.Module):
 
 
 def _triplets(embedding: np.ndarray, batch: np.ndarray, mutual: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose anchor, mutual nearest neighbour in another section, random cell of the anchor's own; rows of three."""
+    """Choose anchor, mutual nearest neighbour in another batch, random cell of the anchor's own; rows of three."""
     members = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
     near = {}
     for a, b in permutations(range(len(members)), 2):

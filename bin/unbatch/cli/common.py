@@ -19,6 +19,7 @@ import click
 
 from unbatch import __version__
 from unbatch.errors import UnbatchError, causes
+from unbatch.text import safe_text
 
 log = logging.getLogger("unbatch")
 
@@ -185,11 +186,6 @@ def progress(items: Iterable[Any], label: str, name: Callable[[Any], str] = str)
         start = time.perf_counter()
         yield item
         log.info("%s %d/%d: %s (%.1f s)", label, number, len(items), name(item), time.perf_counter() - start)
-
-
-def safe_text(text: str) -> str:
-    """Text from outside without what cannot be seen, so that it cannot move a terminal's cursor or forge a log line."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class _SafeFormatter(logging.Formatter):

@@ -414,13 +414,13 @@ def _check_counts(path: Path, cells: "Cells", names: list[str], settings: dict[s
 def _fit(
     path: Path, cells: "Cells", names: list[str], mode: str, settings: dict[str, Any], seed: int, device: str
 ) -> tuple["Fitted", dict[str, str]]:
-    """Fit the model; also return which graph each batch has."""
+    """Fit the model; also return which graph the sections of each batch have."""
     from unbatch.data.graph import widened
     from unbatch.models import batchblend
 
     if len(names) == 1:
         log.warning("%s: obs/batch holds one batch: there is no batch effect to correct, metagenes are fitted", path)
-    graph = _graph(path, cells, names, settings)
+    graph = _graph(path, cells, settings)
     if settings["metagenes"] is None:
         settings["metagenes"] = _choose_metagenes(cells, len(names), seed, device)
         log.info("%d metagenes, by held-out entries", settings["metagenes"])
@@ -456,7 +456,18 @@ def _fit(
         device=device,
         tell=log.info,
     )
-    return fitted, {names[code]: kind for code, kind in graph.kinds.items()} if graph else {}
+    return fitted, _kinds_by_batch(cells, names, graph) if graph else {}
+
+
+def _kinds_by_batch(cells: "Cells", names: list[str], graph: "Graph") -> dict[str, str]:
+    """How the graphs of each batch's sections were built."""
+    import numpy as np
+
+    pairs = np.unique(np.column_stack((cells.batch, cells.sections)), axis=0).tolist()
+    found: dict[str, set[str]] = {}
+    for batch, section in pairs:
+        found.setdefault(names[batch], set()).add(graph.kinds[section])
+    return {name: ", ".join(sorted(kinds)) for name, kinds in found.items()}
 
 
 def _settings(mode: str, settings: dict[str, Any]) -> "Settings":
@@ -485,7 +496,7 @@ def _usable(counts: Any, batch: "np.ndarray", batches: int) -> "np.ndarray":
     return np.bincount(batch[totals > SMALLEST * totals.mean()], minlength=batches)
 
 
-def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any]) -> "Graph | None":
+def _graph(path: Path, cells: "Cells", settings: dict[str, Any]) -> "Graph | None":
     """Make the graph and settle whether there is a spatial phase.
 
     Raises
@@ -507,11 +518,11 @@ def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any
     try:
         graph = neighbours(
             cells.coordinates,
-            cells.batch,
+            cells.sections,
             settings["graph"],
             k=settings["neighbours"],
             radius=settings["radius"],
-            names=names,
+            names=cells.section_names,
         )
     except InputError as error:
         if needed:
@@ -524,7 +535,7 @@ def _graph(path: Path, cells: "Cells", names: list[str], settings: dict[str, Any
     kinds = Counter(graph.kinds.values())
     log.info(
         "neighbours: %s; %.1f a cell, spatial phase: %s",
-        ", ".join(f"{kind} in {count} of {len(names)} batches" for kind, count in kinds.items()),
+        ", ".join(f"{kind} in {count} of {len(graph.kinds)} sections" for kind, count in kinds.items()),
         len(graph.source) / len(cells.batch),
         settings["spatial"],
     )

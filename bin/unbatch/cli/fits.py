@@ -135,6 +135,7 @@ def read_cells(path: Path, least_batches: int = 2, *, normalised: bool = True) -
     if not variable.any():
         raise InputError(f"{path}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")
     label = adata.obs.get("label")
+    section = adata.obs.get("section", batch).cat.remove_unused_categories()
     return adata, Cells(
         X=adata.X[:, variable] if normalised else None,
         counts=adata.layers["counts"][:, variable],
@@ -142,6 +143,8 @@ def read_cells(path: Path, least_batches: int = 2, *, normalised: bool = True) -
         batch=batch.cat.codes.to_numpy().astype(np.int64),
         label=None if label is None else label.cat.codes.to_numpy().astype(np.int64),
         coordinates=adata.obsm.get("spatial"),
+        sections=section.cat.codes.to_numpy().astype(np.int64),
+        section_names=[str(name) for name in section.cat.categories],
     )
 
 

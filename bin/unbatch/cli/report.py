@@ -143,6 +143,7 @@ def _draw(
 
     from unbatch.data.sampling import stratified_sample
     from unbatch.report import embedding
+    from unbatch.report.dataset import read_about
     from unbatch.report.inputs import drawable, has_random_effects, read_cells, read_embedding, read_random_effects
     from unbatch.report.model import Drawing
     from unbatch.report.page import MAX_COLOURED
@@ -174,7 +175,7 @@ def _draw(
     layouts = Parallel(n_jobs=max(workers, 1))(delayed(embedding.umap)(each, run.seed) for each in inputs)
     umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts[: len(shown)], strict=True)]
     random = [(entry, layout) for (entry, _), layout in zip(beside, layouts[len(shown) :], strict=True)]
-    return Drawing(cells, chosen, umaps, hues, run.seed, omitted, random=random), params
+    return Drawing(cells, chosen, umaps, hues, run.seed, omitted, random=random, about=read_about(dataset)), params
 
 
 def _factorisations(

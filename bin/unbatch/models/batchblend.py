@@ -1778,7 +1778,7 @@ def fit(
     settings
         How to fit.
     graph
-        Source and target of the edges between neighbouring cells, both directions of each, never between batches.
+        Source and target of the edges between neighbouring cells, both directions of each; may join batches.
         Without it there are neither affinities nor neighbours in the last phase.
     wide_graph
         The same for about 20 neighbours of each cell, for the phase ``"linear"``; `graph` if not given.

@@ -18,6 +18,7 @@ MAX_COLOURED = 4
 
 _PARTS = {
     "summary": ("Summary", "The method that integrates this data best, and how sure that is."),
+    "data_warnings": ("What to know about the data", "What preprocess warned of, and what each sample lost."),
     "warnings": ("Warnings and failures", "What went wrong, and what weakens the comparison."),
     "sweep": ("Scores over the grid", "Every method at every setting of the simulation."),
     "curves": ("Curves", "How the methods bear a stronger batch effect."),
