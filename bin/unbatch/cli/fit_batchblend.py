@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from unbatch.baselines.cells import Cells
     from unbatch.data.graph import Graph
-    from unbatch.models.batchblend import BatchBlend, Evidence, Fitted, Settings
+    from unbatch.models.batchblend import BatchBlend, Fitted, Settings
+    from unbatch.models.verdicts import Evidence
 
 CHOICES = {
     "offset": ("rays", "annealed", "cross", "none"),
@@ -311,7 +312,7 @@ def _check_weights(path: Path, weights: dict[str, "np.ndarray"], sizes: dict[str
 
 def _row(item: "Evidence") -> dict[str, Any]:
     """Evidence as JSON takes it, which has no NaN."""
-    row = asdict(item) | {"batches": [int(code) for code in item.batches], "accepted": bool(item.accepted)}
+    row = asdict(item) | {"batches": [int(code) for code in item.batches], "verdict": str(item.verdict)}
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
@@ -325,7 +326,7 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
     InputError
         If it is something else.
     """
-    from unbatch.models.batchblend import Evidence
+    from unbatch.models.verdicts import Evidence, Verdict
 
     if not isinstance(rows, list):
         raise InputError(f"{path}: evidence is {short(rows)}, expected a list")
@@ -335,6 +336,8 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
         if name == "batches":
             whole = isinstance(value, list) and value and all(_is_number(code, int) for code in value)
             return bool(whole) and all(0 <= code < batches for code in value)
+        if name == "verdict":
+            return value in list(Verdict)
         return (value is None or _is_number(value, int | float)) if kinds[name] is float else type(value) is kinds[name]
 
     found = []
@@ -345,7 +348,8 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
         if wrong:
             raise InputError(f"{path}: evidence {number}: {wrong[0]} is {short(row[wrong[0]])}, which it cannot be")
         values = {name: math.nan if value is None else value for name, value in row.items()}
-        found.append(Evidence(**values | {"batches": tuple(row["batches"])}))
+        values |= {"batches": tuple(row["batches"]), "verdict": Verdict(row["verdict"])}
+        found.append(Evidence(**values))
     return found
 
 
@@ -544,9 +548,13 @@ def _graph(path: Path, cells: "Cells", settings: dict[str, Any]) -> "Graph | Non
 
 def _report(fitted: "Fitted", names: list[str]) -> None:
     """Say what was found of the batch effect."""
+    from unbatch.models.verdicts import NUMBERS, sentence
+
     for item in fitted.model.evidence:
         where = " | ".join(names[code] for code in item.batches)
-        log.info("%s, %s %s: %s", where, item.step, "taken" if item.accepted else "not taken", item.reason)
+        numbers = {name: getattr(item, name) for name in NUMBERS}
+        reason = sentence(item.step, item.verdict, **numbers)
+        log.info("%s, %s %s: %s", where, item.step, "taken" if item.accepted else "not taken", reason)
     dead = int(_dead(fitted.amounts).sum())
     if dead:
         are = "metagene is" if dead == 1 else "metagenes are"
@@ -622,13 +630,15 @@ def _found(
 def _evidence(model: "BatchBlend", names: list[str]) -> dict[str, "np.ndarray"]:
     import numpy as np
 
+    from unbatch.models.verdicts import NUMBERS
+
     items = model.evidence
-    names_of_columns = ("accepted", "refused", "size", "error", "composition", "meeting")
+    names_of_columns = ("accepted", "refused", *NUMBERS)
     columns = {name: np.array([getattr(item, name) for item in items]) for name in names_of_columns}
     return columns | {
         "batch": np.array([" | ".join(names[code] for code in item.batches) for item in items], dtype=object),
         "step": np.array([item.step for item in items], dtype=object),
-        "reason": np.array([item.reason for item in items], dtype=object),
+        "verdict": np.array([str(item.verdict) for item in items], dtype=object),
     }
 
 

@@ -15,7 +15,7 @@ from unbatch.report.names import info, written
 from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
 from unbatch.report.paper import paper, weights
 from unbatch.report.scores import Entry, Result, Spread, scale
-from unbatch.report.verdict import describe, remarks, troubles, verdict
+from unbatch.report.verdict import describe, judge, remarks, troubles, verdict
 
 
 def build(report: Report) -> dict[str, dict[str, Any]]:
@@ -53,7 +53,7 @@ def _summary(report: Report) -> dict[str, Any]:
     datasets = []
     for result in report.results:
         data, drawing = result.dataset, report.drawings.get(result.name)
-        best = next((e for e in result.scored("correction") if e.rank), None)
+        best = judge(result).best
         bounds = [e for e in result.scored() if (e.kind == "reference" or e.method == "none") and e.total]
         bound = max(bounds, key=lambda e: e.total.mean, default=None)
         facts = [
@@ -191,6 +191,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         "scores",
         caption=f"Methods in order of their total ({weights(result)})"
         + (f"; every number is the mean over up to {seeds} seeds." if seeds > 1 else "; one seed per method.")
+        + " Ranks are the order of these means, which may be chance; the Summary says what can be told apart."
         if any(entry.total for entry in scored)
         else "Methods in order of their biology score; with one batch there is no total and no rank."
         if result.single
@@ -333,9 +334,9 @@ def _scaled(result: Result, number: int, where: str) -> dict[str, Any] | None:
     page = make_page("scores", f"{where}Scaled between controls", "", f"{number}_scaled")
     return page | {
         "plot_type": "table",
-        "description": f"Every metric, 0 at the worst and 1 at the best of the controls ({controls}), then averaged: "
-        "what a score is worth on this data. Below 0 is worse than every control. Empty: the controls do not differ in "
-        "it, or it does not apply to the method.",
+        "description": f"Every metric, 0 at the lowest and 1 at the highest of the controls ({controls}), averaged: "
+        "where a score lies on this data. Values beyond 0 and 1 lie outside the means of the controls, which may be "
+        "chance: no interval is shown. Empty: the controls do not differ in it, or it does not apply to the method.",
         "pconfig": {
             "id": f"{PREFIX}scores_{number}_scaled_table",
             "title": "Scores between controls",
