@@ -39,6 +39,7 @@ from unbatch import methods
 from unbatch.contract import Run
 from unbatch.data.cells import Cells, principal_components
 from unbatch.data.graph import neighbours, widened
+from unbatch.data.io import write_h5ad
 from unbatch.data.simulation.common import draw_expression
 from unbatch.data.simulation.thesis import Parameters, draw_truth
 from unbatch.metrics import integration, recovery
@@ -110,7 +111,7 @@ def embed(
     if method not in ("plain", "popari", "batchblend"):
         return methods.load(method).fit(cells, run=Run(seed)).embedding, None
     K = metagenes or batchblend.choose_metagenes(cells.counts, cells.batch, seed)
-    graph = neighbours(cells.coordinates, cells.batch)
+    graph = neighbours(cells.coordinates, cells.section)
     if method == "popari":
         settings = batchblend.Settings.popari(K)
     elif method == "plain":
@@ -286,8 +287,8 @@ def sections(path: Path, cells_per_section: int = 1200) -> None:
         sparse.csr_matrix(data.layers["counts"]),
         list(data.var_names),
         data.obs["batch"].cat.codes.to_numpy().astype(np.int64),
-        label.codes.astype(np.int64),
-        data.obsm["spatial"],
+        label=label.codes.astype(np.int64),
+        coordinates=data.obsm["spatial"],
     )
     rng = np.random.default_rng(0)
     chosen = []
@@ -370,7 +371,8 @@ def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[
         obs = pd.DataFrame(
             {"batch": pd.Categorical(cells.batch.astype(str))}, index=np.arange(len(cells.batch)).astype(str)
         )
-        anndata.AnnData(cells.counts, obs=obs, obsm={"spatial": cells.coordinates}).write_h5ad(data)
+        # its environment can have an older anndata
+        write_h5ad(anndata.AnnData(cells.counts, obs=obs, obsm={"spatial": cells.coordinates}), data)
         for name, (iterations, start) in PUBLISHED.items():
             wanted = [python, program, data, out, metagenes, seed, iterations, start]
             subprocess.run(list(map(str, wanted)), check=True, env=ENVIRONMENT)

@@ -138,7 +138,7 @@ def stepOptions(given) {
     [
         outdir: given.outdir,
         simulate: simulates(given) ? simulation : null,
-        preprocess: given.subMap(['batch_key', 'counts_from', 'min_counts', 'min_genes', 'min_cells', 'n_top_genes']) + [
+        preprocess: given.subMap(['batch_key', 'section_key', 'counts_from', 'min_counts', 'min_genes', 'min_cells', 'n_top_genes']) + [
             label_key: given.label_key ?: (simulates(given) ? 'cell_type' : null),
             allow_continuous: given.allow_continuous || (simulates(given) && isContinuous(simulation)),
         ],

@@ -10,6 +10,7 @@ include { SCORE      } from '../modules/score/main'
 include { REPORT     } from '../modules/report/main'
 include { MULTIQC    } from '../modules/multiqc/main'
 include { fileList ; fitTasks ; outcomesById ; rowsOf ; versionsText } from '../functions/fits'
+include { showNotes ; showCommonNotes } from '../functions/notes'
 
 workflow UNBATCH {
     take:
@@ -38,6 +39,10 @@ workflow UNBATCH {
             .map { meta, sources, samples, point -> [meta, sources, samples, point.names.sort(false), point.preprocess] }
     )
     ch_datasets = PREPROCESS.out.datasets.map { meta, datasets -> [meta, fileList(datasets)] }
+    PREPROCESS.out.notes
+        .flatMap { _meta, notes -> fileList(notes) }
+        .toList()
+        .subscribe { notes -> about.sweep ? showCommonNotes(notes) : notes.each { file -> showNotes(file.name - '.notes.json', file) } }
 
     // every dataset with every method, its parameters and seeds
     ch_tasks = ch_datasets.flatMap { meta, datasets -> fitTasks(meta, datasets, plan, about.sweep as boolean) }

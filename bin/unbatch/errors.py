@@ -1,5 +1,7 @@
 """What can go wrong on the user's side, and the exit code that says so."""
 
+from collections.abc import Iterator
+
 
 class UnbatchError(Exception):
     """A problem that one sentence explains; programs print it without a traceback."""
@@ -13,7 +15,23 @@ class InputError(UnbatchError):
     exit_code = 2
 
 
+class StorageError(UnbatchError):
+    """The disk is full or takes no more for another reason; `attempt` does not record it as the method's failure."""
+
+    exit_code = 74
+
+
 class NotApplicable(UnbatchError):
     """The method cannot say anything about this data (no coordinates, no labels, one batch)."""
 
     exit_code = 99
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Go through an error and those that it was raised from."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)

@@ -11,12 +11,14 @@ process PREPROCESS {
 
     output:
     tuple val(meta), path('*.h5ad'), emit: datasets
+    tuple val(meta), path('*.notes.json'), emit: notes
     tuple val(task.process), eval('preprocess --version'), topic: 'versions'
 
     script:
     def staged = samples ? ['--staged', 'staged'] : []
     def jobs = [[sources].flatten(), names].transpose().collect { source, name ->
-        ['preprocess', source.toString()] + staged + argumentList(options) + ['--threads', task.cpus, '-o', "${name}.h5ad"]
+        ['preprocess', source.toString()] + staged + argumentList(options) +
+            ['--threads', task.cpus, '--notes', "${name}.notes.json", '-o', "${name}.h5ad"]
     }
     """
     printf '%s' ${quote(groovy.json.JsonOutput.toJson(jobs))} > jobs.json
@@ -26,5 +28,6 @@ process PREPROCESS {
     stub:
     """
     touch ${names.collect { name -> "${name}.h5ad" }.join(' ')}
+    echo '{}' | tee ${names.collect { name -> "${name}.notes.json" }.join(' ')}
     """
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import anndata as ad
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -20,6 +21,8 @@ from unbatch.cli import simulate
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = ("main.nf", "nextflow.config", "nextflow_schema.json", "assets", "bin", "conf", "modules", "workflows")
+
+HOSTILE_TYPE = "\x1b[2JTags<script>alert(2)</script>"
 
 ADDED = {
     "picky": """
@@ -113,8 +116,13 @@ def samplesheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = ["sample,path"]
     for name, part in zip(["$(touch${IFS}harm)", "<script>alert(1)"], data.obs["sample"].cat.categories, strict=True):
         (folder / part).mkdir()
+        cells = data[data.obs["sample"] == part].copy()
+        if len(lines) == 2:
+            # of the second sample, some features are no genes, and others have names that the first does not know
+            cells.var["feature_types"] = pd.Categorical(["Gene Expression"] * 58 + [HOSTILE_TYPE] * 2)
+            cells.var_names = [f"other{i}" if i < 10 else name for i, name in enumerate(cells.var_names)]
         # the same file name twice, with a space, as from folders of samples
-        data[data.obs["sample"] == part].copy().write_h5ad(folder / part / "my counts.h5ad")
+        cells.write_h5ad(folder / part / "my counts.h5ad")
         lines.append(f"{name},{part}/my counts.h5ad")
     (folder / "my sheet.csv").write_text("\n".join(lines) + "\n")
     return folder / "my sheet.csv"
@@ -224,6 +232,24 @@ def test_names_and_labels_do_no_harm(full: Run):
     assert "BatchBlend, 1. What was found" in html
 
 
+def warnings(run: Run) -> list[str]:
+    """What the terminal shows of what preprocess warned of."""
+    return [line for line in run.output.splitlines() if line.startswith("WARN: my_sheet: ")]
+
+
+def test_what_preprocess_warned_of_is_in_the_terminal_and_in_the_report(full: Run):
+    shown = " ".join(warnings(full))
+    assert "2 ?[2JTags<script>alert(2)</script>" in shown
+    assert "10 of 58 of <script>alert(1)" in shown
+    assert "my_sheet: 120 of 120 cells and 48 genes are kept" in full.output
+    assert "\x1b[2J" not in full.output
+    notes = json.loads((full.outdir / "dataset" / "my_sheet.notes.json").read_text())["notes"]
+    assert {"not-genes", "genes-not-shared"} <= {note["code"] for note in notes}
+    html = (full.outdir / "multiqc" / "multiqc_report.html").read_text()
+    assert "What to know about the data" in html
+    assert "2 ?[2JTags&lt;script&gt;alert(2)&lt;/script&gt;" in html
+
+
 def test_versions_of_every_step_are_collated(full: Run):
     found = yaml.safe_load((full.outdir / "pipeline_info" / "unbatch_mqc_versions.yml").read_text())
     assert {"PREPROCESS", "FIT_BASELINE", "FIT_BATCHBLEND", "SCORE", "REPORT", "Workflow"} <= set(found)
@@ -240,6 +266,7 @@ def test_resume_runs_only_what_failed(pipeline: Path, samplesheet: Path, full: R
     assert run_again - {"SCORE (my_sheet)", "REPORT (report)", "MULTIQC (report)"} == {
         "FIT_BASELINE (my_sheet.greedy.default.s0)"
     }
+    assert warnings(again) == warnings(full)
 
 
 def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):

@@ -20,6 +20,7 @@ from unbatch.metrics.recovery import (
 )
 from unbatch.models import batchblend
 from unbatch.models.batchblend import BatchBlend, Fitted, Settings, choose_metagenes, fit, shares
+from unbatch.models.verdicts import Verdict
 
 DEFAULT = Settings(METAGENES)
 ALONE = Settings(METAGENES, pooling=0.0)
@@ -116,9 +117,9 @@ def test_beside_a_certain_offset_a_small_one_takes_less_to_be_taken():
         taken[name] = next(each for each in model.evidence if each.step == "offset")
         assert 2 < taken[name].size / taken[name].error < 3
     assert not taken["alone"].accepted
-    assert "within 3" in taken["alone"].reason
+    assert (taken["alone"].verdict, taken["alone"].threshold) == (Verdict.NOTHING, 3)
     assert taken["beside"].accepted
-    assert "beyond doubt" in taken["beside"].reason
+    assert taken["beside"].verdict is Verdict.ACCEPTED_BY_OTHERS
     assert taken["beside"].size == pytest.approx(0.04, rel=0.25)
 
 
@@ -131,7 +132,7 @@ def test_one_batch_with_an_offset_tells_nothing_of_many_others():
     assert [each.accepted for each in offsets] == [False, False, False, True]
     assert 2 < offsets[0].size / offsets[0].error < 3
     assert offsets[3].size > 6 * offsets[3].error
-    assert all("within 3" in each.reason for each in offsets[:3])
+    assert [(each.verdict, each.threshold) for each in offsets[:3]] == [(Verdict.NOTHING, 3)] * 3
 
 
 def test_a_batch_that_is_known_to_be_clean_gets_no_offset():
@@ -254,7 +255,7 @@ def test_batches_of_disjoint_states_are_not_compared_gene_by_gene(low, high, axe
     (evidence,) = factors_evidence(model)
     assert not evidence.accepted
     assert evidence.composition > 0.5
-    assert "cells of one batch differ among themselves in the same way" in evidence.reason
+    assert evidence.verdict is Verdict.REFUSED_COMPOSITION
 
 
 def test_without_a_state_of_both_batches_the_evidence_says_so():
@@ -264,10 +265,10 @@ def test_without_a_state_of_both_batches_the_evidence_says_so():
     model = fit(values[kept], truth.batch[kept], Settings(8)).model
     assert (model.factors == 1).all()
     (evidence,) = factors_evidence(model)
-    assert evidence.reason.startswith("Left alone: no state has cells of both")
+    assert evidence.verdict is Verdict.REFUSED_APART
 
 
-def test_the_reason_has_the_share_that_was_decided_by():
+def test_the_evidence_has_the_share_that_was_decided_by():
     logs = torch.tensor([[0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64)
     judge = batchblend._Judge(None, torch.tensor([30, 30]))
     for share in (0.21, 0.18):
@@ -275,8 +276,7 @@ def test_the_reason_has_the_share_that_was_decided_by():
         judge.look(logs, [[0, 1]])
     judge.left[:], judge.meeting[:] = True, 0.5
     (evidence,) = judge.evidence([[0, 1]], logs)
-    assert evidence.composition == 0.18
-    assert evidence.reason.startswith("Accepted but for the 18% of it that composition could make: 50% of cells meet")
+    assert (evidence.verdict, evidence.composition, evidence.meeting) == (Verdict.ACCEPTED_PARTLY, 0.18, 0.5)
 
 
 def test_what_composition_could_make_is_left_on_request():
@@ -303,7 +303,7 @@ def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(monkeypat
     (evidence,) = factors_evidence(decided)
     # whatever becomes of it, the share is that of a search that removed it
     assert evidence.composition > 0.2
-    assert evidence.reason.startswith("Accepted but for" if way == "leave" else "Accepted whole, though")
+    assert evidence.verdict is (Verdict.ACCEPTED_PARTLY if way == "leave" else Verdict.ACCEPTED_AMBIGUOUS)
 
 
 def test_what_stays_is_that_of_composition_by_what_either_explains():
@@ -602,10 +602,8 @@ def test_cells_of_one_total_are_left_alone_and_the_other_way_is_named():
     values, truth = simulation()
     model = fit(values / values.sum(1, keepdims=True), truth.batch, Settings(METAGENES)).model
     assert not model.offset.any()
-    reasons = [each.reason for each in model.evidence if each.step == "offset"]
-    assert len(reasons) == 2
-    assert all("sizes of the cells don't tell" in reason and "`offset: annealed`" in reason for reason in reasons)
-    assert not any("annealed" in each.reason for each in fitted().model.evidence)
+    assert [each.verdict for each in model.evidence if each.step == "offset"] == [Verdict.REFUSED_SE_ALL] * 2
+    assert not any(each.verdict is Verdict.REFUSED_SE_ALL for each in fitted().model.evidence)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -101,7 +101,7 @@ def test_batches_are_permuted_within_labels_and_the_null_is_taken_off():
 
 def test_labels_alone_tell_the_batch_as_far_as_their_mix_does():
     data = mixed(3000)
-    level = evidence.levels(data["batch"], data["label"], data["fold"])["batch_probe"]
+    level = evidence.levels(data["batch"], data["label"], data["fold"], data["fold"], 5)["batch_probe"]
     majority = np.array([np.bincount(data["batch"][data["label"] == one]).argmax() for one in range(3)])
     assert level.chance == 0.5
     assert level.label == pytest.approx(recalls(data["batch"], majority[data["label"]]), abs=0.02)
@@ -160,7 +160,7 @@ def test_a_target_that_the_batch_determines_is_solved_by_it_for_known_batches_on
     noise = question.with_embedding(rng.normal(size=(300, 3)), np.eye(6)[batch], True, seed=0)
     assert noise["cells"]["embedding + re"].balanced.mean > 0.98
     assert noise["cells"]["re"].balanced.mean == 1
-    assert prediction.explains(alone["cells"]["batch"], noise["cells"]["embedding"])
+    assert prediction.explains(alone["cells"]["batch"], noise["cells"]["embedding"], question.splits["cells"])
     assert not prediction.solves(alone["cells"]["dummy"])
 
 
@@ -238,6 +238,20 @@ def test_evidence_is_scored_for_every_embedding_and_enters_no_mean(table: dict):
     assert not set(names) & set(table["metrics"]["batch"] + table["metrics"]["bio"] + table["metrics"]["other"])
     scmedal = next(row for row in table["rows"] if row["method"] == "harmony")
     assert scmedal["random_effects"]["batch_probe"] > 0.95 > scmedal["metrics"]["batch_probe"]
+
+
+def test_score_writes_means_and_probes_without_each_group_of_cells(table: dict):
+    groups = table["settings"]["cell_groups"]
+    names = {"batch", "bio", "total", *table["metrics"]["evidence"]}
+    for row in table["rows"]:
+        cells = row["cells"]
+        assert set(cells["left_out"]) == set(cells["interval"]) == names
+        assert {len(values) for values in cells["left_out"].values()} == {groups}
+        for name, (low, high) in cells["interval"].items():
+            assert low < row.get(name, row["metrics"].get(name)) < high
+            assert abs(np.mean(cells["left_out"][name]) - (low + high) / 2) < (high - low) / 2
+        assert cells["clustering_sd"]["total"] == pytest.approx(0.6 * cells["clustering_sd"]["bio"], abs=1e-6)
+    assert len(table["evidence"]["levels"]["batch_probe"]["left_out"]) == groups
 
 
 def test_score_predicts_label_and_targets_once_per_method_and_lends_random_effects(table: dict):

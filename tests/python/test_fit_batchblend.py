@@ -17,6 +17,7 @@ from scipy import sparse
 
 from unbatch.cli import fit_batchblend
 from unbatch.models import batchblend
+from unbatch.models.verdicts import Verdict, sentence
 
 
 @pytest.fixture
@@ -70,7 +71,8 @@ def test_a_fit_holds_all_that_the_report_reads(run, tmp_path: Path) -> None:
     assert effect["beta"].shape == (2, 8)
     assert {effect[name].shape for name in ("offset", "offset_se", "factor", "log_factor_se")} == {(2, genes)}
     assert set(about["evidence"]["step"]) == {"offset", "factors"}
-    assert all(reason.endswith(".") for reason in about["evidence"]["reason"])
+    steps = zip(about["evidence"]["step"], about["evidence"]["verdict"], strict=True)
+    assert all(sentence(step, Verdict(verdict)) for step, verdict in steps)
     assert about["spatial"]["mode"] == "linear"
     assert about["spatial"]["affinity"].shape == about["spatial"]["affinity_permuted_sd"].shape == (2, 8, 8)
     lengths = {len(values) for values in about["history"].values()}
@@ -175,7 +177,7 @@ def _stacked(adata: anndata.AnnData) -> None:
 def test_a_fit_that_needs_no_graph_goes_on_without_one(run, changed, tmp_path: Path, spatial: str) -> None:
     result = run("--metagenes", "6", "--spatial", spatial, "--max-epochs", "2", dataset=changed(_stacked))
     assert result.exit_code == 0, result.output
-    assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells are at the position of another" in result.output
+    assert "changed.h5ad: obsm/spatial: section batch2: 99 of 100 cells are at the position of another" in result.output
     about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
     assert about["params"]["spatial"] == "none"
     assert "spatial" not in about
@@ -185,7 +187,7 @@ def test_a_fit_that_needs_no_graph_goes_on_without_one(run, changed, tmp_path: P
 def test_a_graph_that_was_asked_for_and_cannot_be_made_is_an_error(run, changed, options: list[str]) -> None:
     result = run("--metagenes", "6", *options, dataset=changed(_stacked))
     assert result.exit_code == 2
-    assert "changed.h5ad: obsm/spatial: sample batch2: 99 of 100 cells" in result.output
+    assert "changed.h5ad: obsm/spatial: section batch2: 99 of 100 cells" in result.output
 
 
 def test_the_number_of_metagenes_is_below_that_of_the_genes_and_not_above_that_of_a_batch(run, changed) -> None:
@@ -261,7 +263,7 @@ def test_a_batch_of_few_cells_is_not_compared_gene_by_gene(run, changed, tmp_pat
     assert (about["batch_effect"]["factor"] == 1).all()
     last = {name: column[-1] for name, column in about["evidence"].items()}
     assert (last["step"], last["accepted"], last["refused"]) == ("factors", False, True)
-    assert last["reason"] == "Left alone: one of them has 6 cells, fewer than 20 tell nothing of genes."
+    assert (last["verdict"], last["cells"], last["threshold"]) == (Verdict.REFUSED_FEW, 6, 20)
 
 
 def test_a_model_that_cannot_be_written_is_refused_before_the_fit(run, tmp_path: Path) -> None:

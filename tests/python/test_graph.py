@@ -148,20 +148,20 @@ def bad(change: str) -> dict:
             points = points[:, :1]
         case "kind":
             options = {"kind": "voronoi"}
-    return {"coordinates": points, "batch": batch, "names": ["A", "B"], **options}
+    return {"coordinates": points, "section": batch, "names": ["A", "B"], **options}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("missing", "sample B: coordinates are missing in 200 of 200 cells"),
-        ("stacked", "sample B: 100 of 200 cells are at the position of another cell"),
-        ("one place", "sample B: 199 of 200 cells are at the position"),
-        ("no edge", "sample A: the radius graph of its 200 cells has no edge"),
+        ("missing", "section B: coordinates are missing in 200 of 200 cells"),
+        ("stacked", "section B: 100 of 200 cells are at the position of another cell"),
+        ("one place", "section B: 199 of 200 cells are at the position"),
+        ("no edge", "section A: the radius graph of its 200 cells has no edge"),
         ("too many", r"a cell has 999 neighbours in the mean"),
         ("no radius", "radius is None, expected a length above 0"),
         ("no k", "k is 0, expected 1 neighbour or more"),
-        ("not indices", "sample A: coordinates are not whole numbers"),
+        ("not indices", "section A: coordinates are not whole numbers"),
         ("one column", r"shape \(400, 1\), expected 2 or 3 columns"),
         ("kind", "graph voronoi is unknown"),
     ],
@@ -171,7 +171,7 @@ def test_bad_input_is_named(change, message):
         neighbours(**bad(change))
 
 
-def test_a_sample_of_one_cell_has_no_edges_and_is_no_error():
+def test_a_section_of_one_cell_has_no_edges_and_is_no_error():
     points = np.concatenate((square(), [[3.0, 3.0]]))
     graph = neighbours(points, np.append(ONE, 1))
     assert degrees(graph, 401)[-1] == 0

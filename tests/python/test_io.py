@@ -1,3 +1,7 @@
+import errno
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata as ad
@@ -7,7 +11,7 @@ import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
 from unbatch.data import io, schema
-from unbatch.errors import InputError
+from unbatch.errors import InputError, StorageError
 
 
 @pytest.fixture
@@ -142,6 +146,61 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         write_half(path)
     assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
     assert path.read_text() == '{\n  "a": 1\n}\n'
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let no file of this process grow larger: what a full disk does, without one."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 5000, 30000, 70000])
+@pytest.mark.parametrize("blocks", [None, np.asarray, csr_matrix])
+def test_an_h5ad_that_the_disk_does_not_take_is_one_sentence(size: int, blocks, tmp_path: Path, capfd):
+    values = np.random.default_rng(0).random((200, 80))
+    more = {"X": [blocks(values[:100]), blocks(values[100:])]} if blocks else {}
+    adata = ad.AnnData(shape=values.shape) if blocks else ad.AnnData(values)
+    adata.obs["text"] = [f"n{i}" for i in range(200)]
+    path = tmp_path / "a.h5ad"
+    path.write_text("old")
+    with files_of_at_most(size), pytest.raises(StorageError, match=f"^{tmp_path}: cannot write a.h5ad, "):
+        io.write_h5ad(adata, path, **more)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.h5ad"]
+    assert path.read_text() == "old"
+    del adata
+    # HDF5 complains of every object that it cannot close
+    assert capfd.readouterr().err == ""
+
+
+def write_to_a_full_disk(path: Path) -> None:
+    with io.replacing(path):
+        Path("/dev/full").write_text("text")
+
+
+def test_models_and_text_that_the_disk_does_not_take_are_one_sentence(tmp_path: Path):
+    with pytest.raises(StorageError, match=f"^{tmp_path}: cannot write a.json, .* are free"):
+        write_to_a_full_disk(tmp_path / "a.json")
+    weights = {"w": np.zeros(1000)}
+    io.write_model(tmp_path / "m", {"method": "old"}, weights)
+    with files_of_at_most(5000), pytest.raises(StorageError, match=r"/m: cannot write weights\.safetensors, "):
+        io.write_model(tmp_path / "m", {"method": "new"}, weights)
+    assert sorted(file.name for file in (tmp_path / "m").iterdir()) == ["config.json", "weights.safetensors"]
+    assert io.read_model(tmp_path / "m")[0] == {"method": "old"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_quotas_and_read_only_file_systems_are_told_as_well(number: int, tmp_path: Path, monkeypatch):
+    def refuse(**_where: object) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(io.tempfile, "mkstemp", refuse)
+    with pytest.raises(StorageError, match=f"^{tmp_path}: cannot write a.json"):
+        io.write_json({}, tmp_path / "a.json")
 
 
 def test_written_files_have_the_usual_permissions(tmp_path: Path):

@@ -1,4 +1,5 @@
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from unbatch.cli.preprocess import main
 from unbatch.data import io, join, preprocess, schema, sparse
+from unbatch.data.notes import Note, read_notes
 from unbatch.data.samplesheet import read_samplesheet
 
 DLPFC = Path(__file__).parents[3] / "shared/data/dlpfc"
@@ -108,7 +110,15 @@ def test_samples_are_joined_on_shared_genes_in_the_order_of_the_first(tmp_path: 
         dataset.layers["counts"].toarray()[12:], make(seed=1)[:, ["g3", "g0", "g2"]].X.toarray()
     )
     losses = dataset.uns["unbatch"]["losses"]
-    assert losses.loc["A"].to_dict() == {"genes": 4, "genes_not_shared": 1, "cells": 12, "cells_dropped": 0}
+    assert losses.loc["A"].to_dict() == {
+        "genes": 4,
+        "genes_not_shared": 1,
+        "genes_dropped": 0,
+        "not_genes": 0,
+        "cells": 12,
+        "cells_dropped": 0,
+        "counts_from": "X",
+    }
 
 
 def test_columns_of_the_sheet_and_of_the_files_are_kept(tmp_path: Path):
@@ -226,8 +236,8 @@ def test_continuous_values_are_described(one_file):
     adata = make(40, 30)
     adata.X = csr_matrix(adata.X).log1p()
     said = run(one_file(adata), "--allow-continuous").stderr
-    assert "values are not whole numbers, as --allow-continuous lets pass: 0 to " in said
-    assert "these are logarithms of counts (log1p)" in said
+    assert "Values are not whole numbers, as --allow-continuous lets pass: 0 to " in said
+    assert "These are logarithms of counts (log1p)" in said
     adata.X = csr_matrix(adata.X.toarray() * np.random.default_rng(0).uniform(0.5, 1, 30).astype("float32"))
     assert "not recognised as logarithms" in run(one_file(adata), "--allow-continuous").stderr
 
@@ -245,7 +255,7 @@ def test_numbers_as_labels_are_whole_and_a_single_label_is_warned_of(one_file):
     adata = make()
     adata.obs["cluster"] = [1.0] * 11 + [np.nan]
     result = run(one_file(adata), "--label-key", "cluster")
-    assert "all labels in cluster are 1: nothing can be said about biology" in result.stderr
+    assert "All labels in cluster are 1: nothing can be said about biology" in result.stderr
 
 
 def test_categories_keep_their_order(one_file):
@@ -296,16 +306,26 @@ def test_filters_drop_genes_then_cells_and_say_so(one_file):
 def test_coordinates_are_kept_only_if_all_samples_have_them(tmp_path: Path):
     dataset = done(two_samples(tmp_path))
     assert dataset.obsm["spatial"].shape == (24, 2)
-    for change, message in (
-        (lambda adata: adata.obsm.clear(), "no coordinates: B has no obsm/spatial"),
-        (lambda adata: adata.obsm["spatial"].__setitem__((0, 0), np.nan), "NaN or infinite in 1 cells of B"),
-        (lambda adata: adata.obsm.__setitem__("spatial", np.ones((12, 3))), "their dimensions differ"),
+    for change, message, code in (
+        (lambda adata: adata.obsm.clear(), "no coordinates: B has no obsm/spatial", "no-coordinates"),
+        (
+            lambda adata: adata.obsm["spatial"].__setitem__((0, 0), np.nan),
+            "NaN or infinite in 1 cells of B",
+            "coordinates-not-finite",
+        ),
+        (
+            lambda adata: adata.obsm.__setitem__("spatial", np.ones((12, 3))),
+            "their dimensions differ",
+            "coordinates-differ",
+        ),
     ):
         second = make(seed=1)
         change(second)
         sheet = two_samples(tmp_path, second=second)
         assert message in run(sheet).stderr
-        assert "spatial" not in ad.read_h5ad(tmp_path / "dataset.h5ad").obsm
+        left = ad.read_h5ad(tmp_path / "dataset.h5ad")
+        assert "spatial" not in left.obsm
+        assert codes(left) >= {code}
 
 
 def test_the_truth_of_a_simulation_is_carried_through(simulated_path: Path, one_file):
@@ -436,6 +456,59 @@ def test_files_that_are_not_10x_are_refused(tmp_path: Path):
     (tmp_path / "two.h5ad").rename(tmp_path / "two.h5")
     sheet.write_text(sheet.read_text().replace("two.h5ad", "two.h5"))
     assert "not a 10x HDF5 file of Cell Ranger 3 or newer, matrix/features is missing" in refused(sheet)
+
+
+# Notes ---------------------------------------------------------------------------------------------------------------
+
+
+def codes(dataset: ad.AnnData, severity: str = "warning") -> set[str]:
+    return {note.code for note in read_notes(dataset.uns["unbatch"]["notes"]) if note.severity == severity}
+
+
+def test_losses_are_notes_by_sample_for_the_terminal_and_the_report(tmp_path: Path):
+    first, second = make(), make(seed=1)
+    first.var_names = [*first.var_names[:6], "x6", "x7"]
+    second.X[:8] = 0
+    sheet = two_samples(tmp_path, first, second)
+    dataset = done(sheet, "--min-counts", "1", "--notes", str(tmp_path / "notes.json"))
+    assert codes(dataset) == {"genes-not-shared", "cells-dropped", "column-replaced"}
+    written = json.loads((tmp_path / "notes.json").read_text())
+    numbers = {note["code"]: note["numbers"] for note in written["notes"]}
+    assert numbers["genes-not-shared"]["samples"] == {"A": 2, "B": 2}
+    assert numbers["cells-dropped"]["samples"] == {"B": 8}
+    assert numbers["kept"] == {"cells": 16, "genes": 6}
+    assert (written["cells"], written["genes"]) == dataset.shape
+    assert [(row["sample"], row["cells"], row["cells_dropped"]) for row in written["samples"]] == [
+        ("A", 12, 0),
+        ("B", 12, 8),
+    ]
+    assert [Note(**row) for row in written["notes"]] == read_notes(dataset.uns["unbatch"]["notes"])
+
+
+def test_data_without_fault_are_warned_of_nothing(tmp_path: Path):
+    first, second = make(), make(seed=1)
+    first.obs["sample"], second.obs["sample"] = "A", "other"
+    dataset = done(two_samples(tmp_path, first, second))
+    assert codes(dataset) == set()
+    assert codes(dataset, "info") == {"column-replaced", "counts-from", "kept"}
+
+
+def test_columns_of_a_file_that_the_sheet_wipes_are_warned_of(tmp_path: Path):
+    assert codes(done(two_samples(tmp_path))) == {"column-replaced"}
+
+
+def test_counts_from_another_place_in_each_sample_are_warned_of(tmp_path: Path):
+    second = make(seed=1)
+    second.layers["counts"] = second.X.copy()
+    assert codes(done(two_samples(tmp_path, second=second))) >= {"counts-from"}
+
+
+def test_notes_have_no_control_characters(one_file):
+    adata = make()
+    adata.obs["label_in"] = "\x1b[2J\u202eevil"
+    notes = read_notes(done(one_file(adata), "--label-key", "label_in").uns["unbatch"]["notes"])
+    assert "one-label" in {note.code for note in notes}
+    assert all(note.text.isprintable() for note in notes)
 
 
 # Bad input ----------------------------------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
 """What all programs share: help, versions, messages, and `attempt`, which records how one ended."""
 
+import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from unbatch import __version__
-from unbatch.cli import attempt, main
+from unbatch.cli import attempt, common, main
+from unbatch.errors import InputError, StorageError
 
 ROOT = Path(__file__).parents[2]
 # fit-seurat is in R and has its tests in test_baselines.py
@@ -85,6 +89,56 @@ def test_a_missing_file_is_one_sentence_and_exit_code_2(name: str, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_program_whose_disk_is_full_ends_with_a_sentence_and_a_code_of_its_own(tmp_path: Path):
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    command = [sys.executable, str(ROOT / "bin" / "simulate"), "--quiet", "-o", "out.h5ad", "--genes", "40"]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, preexec_fn=limit, check=False
+    )
+    assert result.returncode == 74, result.stderr
+    # the folder by its name, though the output was given without one
+    assert result.stderr.startswith(f"Error: {tmp_path}: cannot write out.h5ad")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def _wrapped(error: Exception) -> Exception:
+    sentence = InputError("weights do not fit")
+    sentence.__cause__ = error
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 137),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), 137),
+        (_wrapped(torch.OutOfMemoryError("CUDA out of memory.")), 137),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 137),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."), 137),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1407 bytes."), 137),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 137),
+        (OSError(errno.ENOSPC, "No space left on device", "cache/file"), 74),
+        (RuntimeError("Can't close (file write failed: errno = 28, error message = 'No space left')"), 74),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), 74),
+        (InputError("wrong"), 2),
+        (RuntimeError("a bug"), 1),
+        (OSError(errno.ENOENT, "no such file"), 1),
+    ],
+)
+def test_memory_and_disks_that_are_too_small_have_exit_codes_of_their_own(error: Exception, code: int):
+    @common.program()
+    def fails(_run: common.Run) -> None:
+        raise error
+
+    result = CliRunner().invoke(fails, [])
+    assert result.exit_code == code
+    assert result.stderr.count("\n") == 1
+
+
 def outcome(tmp_path: Path, script: str, *options: str) -> tuple[int, dict | None]:
     out = tmp_path / "outcome.json"
     command = ["--", sys.executable, "-c", script]
@@ -120,6 +174,11 @@ def test_attempt_lets_a_killed_fit_be_tried_again_and_records_the_last_try(tmp_p
     code, found = outcome(tmp_path, script, *allowed, "--number", "3")
     assert code == 0
     assert (found["exit_code"], found["attempts"], found["message"]) == (137, 3, "no message")
+
+
+def test_attempt_does_not_record_a_full_disk_as_a_failure_of_the_method(tmp_path: Path):
+    script = f"import sys; sys.exit({StorageError.exit_code})"
+    assert outcome(tmp_path, script, "--allow-failed", "true") == (74, None)
 
 
 def test_the_version_is_the_same_everywhere():

@@ -15,10 +15,11 @@ from click.testing import CliRunner
 
 from unbatch.cli.report import main
 from unbatch.report import embedding, figures
+from unbatch.report.evidence import Told, findings
 from unbatch.report.page import plain
 from unbatch.report.paper import weights
 from unbatch.report.scores import rank, read_cards, read_scores, scale
-from unbatch.report.verdict import remarks, troubles, verdict
+from unbatch.report.verdict import Code, judge, remarks, troubles, verdict
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CARDS = read_cards(ASSETS / "methods.yml")
@@ -34,7 +35,25 @@ METRICS = {
 HOSTILE = ["<script>alert(1)</script>", "$(touch x)", "\"quoted\" & 'so'", "long " * 60]
 
 
-def row(method, seed=0, batch=0.5, bio=0.5, without=(), dataset="toy", **more):
+def left_out(method, name, value, se):
+    """A score with each of 20 groups of cells left out, of a given standard error."""
+    changes = np.random.default_rng([*f"{method} {name}".encode()]).normal(size=20)
+    changes -= changes.mean()
+    return (value + se * changes / np.sqrt(19 / 20 * np.square(changes).sum())).tolist()
+
+
+def over_cells(method, batch, bio, se):
+    found = {name: left_out(method, name, value, se) for name, value in (("batch", batch), ("bio", bio))}
+    found["total"] = (0.4 * np.array(found["batch"]) + 0.6 * np.array(found["bio"])).tolist()
+    return {"left_out": found, "interval": {}, "clustering_sd": {}}
+
+
+def seeds(method, batch=0.5, bio=0.5, count=3, spread=0.002, **more):
+    """Rows of a method, one per seed."""
+    return [row(method, s, batch, bio + spread * (s - (count - 1) / 2), **more) for s in range(count)]
+
+
+def row(method, seed=0, batch=0.5, bio=0.5, without=(), dataset="toy", se=0.005, **more):
     metrics = dict.fromkeys(BATCH, batch) | dict.fromkeys(BIO, bio) | {"asw_batch": 0.1, "ch_label": 5321.0}
     metrics |= dict.fromkeys(without)
     count = {key: sum(metrics[n] is not None for n in names) for key, names in (("batch", BATCH), ("bio", BIO))}
@@ -53,6 +72,7 @@ def row(method, seed=0, batch=0.5, bio=0.5, without=(), dataset="toy", **more):
         "bio": bio if count["bio"] else None,
         "n_bio": count["bio"],
         "total": 0.4 * batch + 0.6 * bio if all(count.values()) else None,
+        "cells": over_cells(method, batch, bio, se),
         "wall_s": 2.5,
         "peak_mb": 640.0,
         "device": "cpu",
@@ -165,52 +185,63 @@ def written(tmp_path_factory):
 
 
 def test_a_control_is_never_ranked_and_never_named_best(result):
-    found = result(
-        [row("shuffled", batch=1, bio=1), row("none", batch=0.9, bio=0.9), row("harmony"), row("combat", bio=0.4)]
-    )
+    rows = seeds("shuffled", 1, 1) + seeds("none", 0.9, 0.9) + seeds("harmony") + seeds("combat", bio=0.4)
+    found = result(rows)
     assert [(e.method, e.rank) for e in found.entries] == [
         ("harmony", 1),
         ("combat", 2),
         ("none", None),
         ("shuffled", None),
     ]
-    assert "Shuffled" not in verdict(found)[0]
-    assert any("Caution: the Shuffled control" in sentence for sentence in verdict(found))
+    said = judge(found)
+    assert (said.code, said.best, said.leader.method) == (Code.NOT_ABOVE_SHUFFLED, None, "harmony")
 
 
-def test_no_method_beating_no_correction_is_said_in_plain_words(result):
-    sentences = verdict(result([row("none", bio=0.7), row("harmony", bio=0.6)]))
-    assert sentences[0] == "No method beats no correction on this data."
-    assert "Harmony" in sentences[1]
-    assert "None" in sentences[1]
-
-
-def test_a_reference_that_corrects_nothing_counts_as_no_correction(result):
-    found = result([row("none", bio=0.1), row("pca", bio=0.9), row("harmony", bio=0.6)])
-    assert found.entries[0].method == "pca"
-    assert verdict(found)[0] == "No method beats no correction on this data."
+@pytest.mark.parametrize(
+    ("bio", "code"), [(0.7, Code.BELOW_UNCORRECTED), (0.6, Code.NOT_ABOVE_UNCORRECTED), (0.4, Code.FIRST)]
+)
+@pytest.mark.parametrize("idle", ["none", "pca"])
+def test_a_correction_is_first_only_if_it_is_above_what_corrects_nothing(result, idle, bio, code):
+    said = judge(result(seeds(idle, bio=bio) + seeds("harmony", bio=0.6)))
+    assert said.code is code
+    assert (said.best is not None) == (code is Code.FIRST)
 
 
 def test_the_best_method_is_named_with_its_spread_and_gain(result):
-    rows = [row("none", s, 0.2, 0.5) for s in (0, 1)] + [row("harmony", s, 0.7 + 0.1 * s, 0.5) for s in (0, 1)]
-    assert verdict(result(rows))[0] == (
-        "Harmony ranks first: total 0.60 ± 0.03 (2 seeds, 0.58 to 0.62), 0.22 above no correction, None with 0.38."
-    )
+    found = result(seeds("none", 0.2, 0.5) + seeds("harmony", 0.7, 0.5) + seeds("combat", 0.5, 0.5))
+    said = judge(found)
+    assert (said.code, said.best.method) == (Code.FIRST, "harmony")
+    gains = {each.entry.method: each.gain for each in (*said.corrections, *said.uncorrected)}
+    assert gains["none"].mean == pytest.approx(0.2)
+    assert 0.18 < gains["none"].low < 0.2 < gains["none"].high < 0.22
+    assert "Harmony" in verdict(found)[0]
 
 
-@pytest.mark.parametrize(("other", "overlaps"), [((0.62, 0.52), True), ((0.4, 0.41), False)])
-def test_ranges_over_seeds_that_overlap_are_not_called_different(result, other, overlaps):
-    rows = [row("harmony", s, bio=b) for s, b in enumerate((0.6, 0.65))]
-    rows += [row("combat", s, bio=b) for s, b in enumerate(other)] + [row("none", 0, bio=0.1)]
-    text = " ".join(verdict(result(rows)))
-    assert ("not separable from ComBat" in text) == overlaps
-    assert ("The next correction is ComBat" in text) != overlaps
+@pytest.mark.parametrize(
+    ("bio", "spread", "se", "tied"),
+    [(0.5, 0.002, 0.005, True), (0.44, 0.002, 0.005, False), (0.44, 0.05, 0.005, True), (0.44, 0.002, 0.05, True)],
+)
+def test_methods_are_told_apart_over_seeds_and_over_cells(result, bio, spread, se, tied):
+    rows = seeds("harmony", bio=0.505, spread=spread, se=se) + seeds("combat", bio=bio, spread=spread, se=se)
+    said = judge(result(rows + seeds("none", bio=0.1) + seeds("shuffled", bio=0.1)))
+    assert said.code is (Code.TIED if tied else Code.FIRST)
+    assert [e.method for e in said.tied] == (["combat"] if tied else [])
+    assert (said.best is None) == tied
 
 
-def test_a_single_seed_is_said_to_have_no_spread(result):
-    text = " ".join(verdict(result([row("harmony"), row("none", bio=0.1)])))
-    assert "0.50 (one seed)" in text
-    assert "the spread is unknown" in text
+@pytest.mark.parametrize("lost", ["seeds", "cells"])
+def test_without_several_seeds_or_an_interval_over_cells_nothing_is_ranked(result, lost):
+    count, more = (1, {}) if lost == "seeds" else (3, {"cells": None})
+    said = judge(result(seeds("harmony", count=count, **more) + seeds("none", bio=0.1, count=count, **more)))
+    assert (said.code, said.best) == (Code.UNKNOWN, None)
+
+
+def test_fits_that_are_all_alike_have_the_chance_of_their_clusters(result):
+    rows = seeds("harmony", spread=0) + seeds("none", bio=0.45, spread=0)
+    assert judge(result(rows)).code is Code.FIRST
+    for each in rows:
+        each["cells"]["clustering_sd"] = {"bio": 0.05, "total": 0.03}
+    assert judge(result(rows)).code is Code.NOT_ABOVE_UNCORRECTED
 
 
 def test_means_over_other_metrics_are_not_ranked(result):
@@ -218,7 +249,6 @@ def test_means_over_other_metrics_are_not_ranked(result):
     combat = next(e for e in found.entries if e.method == "combat")
     assert combat.rank is None
     assert "mean of 4 of 5, without kBET" in combat.note
-    assert verdict(found)[0].startswith("Harmony ranks first")
     assert any("mean of 4 of 5" in remark for remark in remarks(found, []))
 
 
@@ -245,7 +275,7 @@ def test_without_labels_no_best_method_is_named(tmp_path):
     more = {"metrics": {**METRICS, "batch": ["ilisi", "pcr"], "bio": [], "missing": missing}}
     (tmp_path / "s.json").write_text(json.dumps(content(rows, labels=None, **more)))
     found = read_scores(tmp_path / "s.json", CARDS)
-    assert verdict(found)[0].startswith("No best method can be named, as there are no labels")
+    assert judge(found).code is Code.NO_TOTAL
     assert "Not computed (no labels): NMI and ARI." in remarks(found, [])
     outcome = run(tmp_path / "s.json", "-o", tmp_path / "out")
     assert outcome.exit_code == 0, outcome.output
@@ -270,9 +300,8 @@ def test_one_batch_has_no_best_method_and_a_biology_score(result, tmp_path):
     alone = result([row("none", bio=0.4), row("batchblend", bio=0.6), row("label_leak", bio=0.9)], batches=("a",))
     for entry in alone.entries:
         entry.batch = entry.total = None
-    said = verdict(alone)
-    assert said[0] == "There is one batch, so there is nothing to correct and no best method can be named."
-    assert said[1].startswith("Biology is kept best by BatchBlend, biology score 0.60")
+    assert judge(alone).code is Code.ONE_BATCH
+    assert verdict(alone)
     assert remarks(alone, [])[0] == "There is one batch: mixing is not scored, and there is no total."
 
 
@@ -367,6 +396,59 @@ def test_warnings_name_confined_labels_and_unlabelled_cells(written):
     assert "killed" in text
 
 
+def test_the_data_come_first_with_warnings_and_losses_by_sample(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("none")])))
+    write_dataset(tmp_path / "d.h5ad")
+    data = ad.read_h5ad(tmp_path / "d.h5ad")
+    notes = [
+        {"code": "x", "severity": "info", "text": "Good to know.", "numbers": {}},
+        {"code": "y", "severity": "warning", "text": "<script>alert(1)</script> is odd.", "numbers": {"n": 1}},
+    ]
+    losses = {"genes": 200, "genes_not_shared": 169, "genes_dropped": 1, "not_genes": 10, "cells": 60}
+    losses = pd.DataFrame(losses | {"cells_dropped": 12, "counts_from": "X"}, index=["<b>A</b>"])
+    data.uns["unbatch"] |= {
+        "notes": json.dumps(notes),
+        "losses": losses,
+        "parameters": {"min_counts": 5, "min_cells": 3},
+    }
+    data.write_h5ad(tmp_path / "d.h5ad")
+    assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
+    pages = pages_of(tmp_path / "out")
+    page = pages["unbatch_data_warnings_0_page_mqc.json"]["data"]
+    assert page.index("is odd.") < page.index("Good to know.")
+    assert not {"script", "b"} & {tag for tag, _ in Tags(page).found}
+    cells = [re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", page, re.DOTALL)]
+    assert [cells[i] for i in (1, 2, 3, 4, 5, 6)] == ["60", "12", "48", "210", "180", "30"]
+    assert "fewer than 5 counts" in cells[7]
+    assert 'href="#unbatch_data_warnings"' in pages["unbatch_summary_page_mqc.json"]["data"]
+
+
+@pytest.mark.parametrize(
+    "notes", ["", "[1, {}]", "{", '[{"code": 1, "severity": "warning", "text": "t", "numbers": {}}]']
+)
+def test_a_dataset_without_notes_has_no_page_on_the_data(tmp_path, notes):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("none")])))
+    write_dataset(tmp_path / "d.h5ad")
+    data = ad.read_h5ad(tmp_path / "d.h5ad")
+    data.uns["unbatch"]["notes"] = notes
+    data.write_h5ad(tmp_path / "d.h5ad")
+    assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
+    assert not [name for name in pages_of(tmp_path / "out") if "data_warnings" in name]
+
+
+def test_tissue_maps_are_by_section(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("none")])))
+    write_dataset(tmp_path / "d.h5ad")
+    data = ad.read_h5ad(tmp_path / "d.h5ad")
+    names = data.obs["batch"].astype(str) + np.where(np.arange(90) < 45, "<1>", "<2>")
+    data.obs["section"] = pd.Categorical(names)
+    data.write_h5ad(tmp_path / "d.h5ad")
+    assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
+    page = pages_of(tmp_path / "out")["unbatch_tissue_0_label_page_mqc.json"]["data"]
+    drawn = [attributes["alt"].split(",")[0] for tag, attributes in Tags(page).found if tag == "img"]
+    assert drawn == [f"Tissue map of section {name}" for name in ("a<1>", "a<2>", "b<1>", "b<2>")]
+
+
 def test_paper_text_cites_the_methods_and_tools_used(written):
     text = pages_of(written[0] / "report")["unbatch_methods_paper_page_mqc.json"]["data"]
     for source in (
@@ -418,7 +500,7 @@ def test_several_datasets_are_compared_in_one_table(tmp_path):
     outcome = run(tmp_path / "0.json", tmp_path / "1.json", "-o", tmp_path / "out")
     assert outcome.exit_code == 0, outcome.output
     pages = pages_of(tmp_path / "out")
-    assert "Best correction" in pages["unbatch_summary_page_mqc.json"]["data"]
+    assert "Without correction" in pages["unbatch_summary_page_mqc.json"]["data"]
     assert pages["unbatch_scores_1_page_mqc.json"]["section_name"] == "_b_two__b_: Overview"
 
 
@@ -596,3 +678,41 @@ def test_multiqc_makes_one_page_of_it_that_asks_no_server(written, tmp_path):
     assert not re.findall(r"url\(\s*['\"]?(?:https?:)?//", html)
     assert "<script>alert(1)" not in html
     assert len(html) < 6_000_000
+
+
+def probed(method, level, se=0.02, seed=0):
+    """A row with a batch probe."""
+    found = row(method, seed)
+    found["metrics"]["batch_probe"] = level
+    found["cells"]["left_out"]["batch_probe"] = left_out(method, f"probe {seed}", level, se)
+    return found
+
+
+def told(result, rows, label=None):
+    levels = {"batch_probe": {"chance": 0.5, "label": label and label[0], "left_out": label and label[1]}}
+    evidence = {"cells": 200, "permutations": 5, "levels": levels, "targets": {}}
+    found = result(rows, evidence=evidence, metrics=METRICS | {"evidence": ["batch_probe"]})
+    return {each.entry.method: each.told for each in findings(found)}
+
+
+def test_a_batch_effect_is_left_only_where_the_interval_over_cells_excludes_the_reference(result):
+    rows = [probed("shuffled", 0.53), probed("none", 0.8), probed("harmony", 0.54), probed("combat", 0.6, se=0.06)]
+    expected = {"shuffled": Told.REFERENCE, "none": Told.LEFT, "harmony": Told.NOT_SHOWN, "combat": Told.NOT_SHOWN}
+    assert told(result, rows) == expected
+    # more than the labels alone tell: composition is no batch effect
+    label = (0.75, left_out("label", "probe", 0.75, 0.02))
+    assert told(result, rows, label)["none"] is Told.NOT_SHOWN
+    assert told(result, [*rows[:1], probed("none", 0.9)], label)["none"] is Told.LEFT
+    # sure, but next to nothing
+    assert told(result, [probed("none", 0.515, se=0.001)]) == {"none": Told.NOT_SHOWN}
+
+
+def test_an_embedding_that_the_shuffled_control_equals_has_no_batch_effect_left(result):
+    assert told(result, [probed("harmony", 0.62)]) == {"harmony": Told.LEFT}
+    assert told(result, [probed("harmony", 0.62), probed("shuffled", 0.61)])["harmony"] is Told.NOT_SHOWN
+
+
+def test_without_an_interval_nothing_is_said_to_be_left(result):
+    rows = [probed("none", 0.9)]
+    rows[0]["cells"] = None
+    assert told(result, rows) == {"none": Told.NOT_SHOWN}

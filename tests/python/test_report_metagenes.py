@@ -14,6 +14,7 @@ from test_report import Tags, content, pages_of, row
 
 from unbatch.cli.report import main
 from unbatch.errors import InputError
+from unbatch.models.verdicts import Verdict, sentence
 from unbatch.report import effect, metagenes
 from unbatch.report.effect import confounded, sentences
 from unbatch.report.factorisation import Affinity, Effect, Factorisation, read_factorisation
@@ -23,7 +24,8 @@ from unbatch.report.metagenes import amount, gloss, share, telling, times
 CARDS = {"none": {"label": "None", "kind": "control"}, "batchblend": {"label": "BatchBlend", "kind": "correction"}}
 K = 12
 EFFECT = ("beta", "offset", "offset_se", "total_offset", "total_offset_se", "factor", "log_factor_se")
-REASON = "held-out cells are not predicted better"
+REASON = sentence("offset", Verdict.REFUSED_SE, error=0.31).rstrip(".")
+REASON = REASON[:1].lower() + REASON[1:]
 
 
 def fit_of(dataset: ad.AnnData, spatial: bool = True, offset: bool = True) -> ad.AnnData:
@@ -61,8 +63,8 @@ def fit_of(dataset: ad.AnnData, spatial: bool = True, offset: bool = True) -> ad
         "evidence": {
             "batch": np.array([batch for batch, _ in steps]),
             "step": np.array([step for _, step in steps]),
-            "accepted": accepted,
-            "reason": np.array(["" if good else REASON for good in accepted]),
+            "verdict": np.array(["accepted" if good else "refused_se" for good in accepted]),
+            "error": np.full(len(steps), 0.31),
             "z": np.where(accepted, 6.5, np.nan),
         },
         "history": {
@@ -203,8 +205,7 @@ def test_the_batch_effect_is_said_in_words(dataset):
     effect["factor"][0, :2] = 2, 0.5
     effect["log_factor_se"][:] = 0.1
     evidence = fit.uns["unbatch"]["evidence"]
-    evidence["accepted"] = np.array([True, True, False, False])
-    evidence["reason"] = np.array(["", "", "Too few cells.", "Too few states."])
+    evidence["verdict"] = np.array(["accepted", "accepted", "refused_se", "refused_apart"])
     about = fit.uns["unbatch"]
     mean = fit.obsm["X_batchblend_amount"][:100].sum() / 100
     read = small(
@@ -223,7 +224,8 @@ def test_the_batch_effect_is_said_in_words(dataset):
         "(÷ 2) and gene3 (× 1)."
     )
     assert second == (
-        "No additive offset was accepted: too few cells. No gene-wise factor was accepted: too few states."
+        f"No additive offset was accepted: {REASON}. No gene-wise factor was accepted: no state has cells of both, so "
+        "nothing can be compared."
     )
 
 
@@ -242,23 +244,31 @@ def test_a_refusal_is_plain_to_see(dataset, tmp_path):
 def test_nothing_found_is_no_refusal(dataset, tmp_path):
     fit = fit_of(dataset, offset=False)
     evidence = fit.uns["unbatch"]["evidence"]
-    evidence["refused"] = np.array([True, False, False, False])
+    evidence["verdict"] = np.array(["refused_se", "accepted", "nothing", "accepted"])
+    evidence["threshold"] = np.full(4, 3.0)
     page = report(tmp_path, dataset, fit)["effect_0_0_1"]
     assert "1 of 4 steps refused" in page
     assert "2 of 4 steps accepted" in page
     assert page.count(">nothing found<") == 1
     assert f"No additive offset was accepted: {REASON}." in page
-    assert f"No additive offset was found: {REASON}." in page
+    assert "No additive offset was found:" in page
+
+
+def test_a_verdict_that_is_none_is_refused(dataset, tmp_path):
+    fit = fit_of(dataset)
+    fit.uns["unbatch"]["evidence"]["verdict"] = np.array(["accepted", "Accepted whole, though"] * 2)
+    fit.write_h5ad(tmp_path / "fit.h5ad")
+    dataset.write_h5ad(tmp_path / "dataset.h5ad")
+    with pytest.raises(InputError, match=r"fit.h5ad: evidence has the verdict 'Accepted whole, though', expected one"):
+        read_factorisation(tmp_path / "fit.h5ad", tmp_path / "dataset.h5ad", read_cells(tmp_path / "dataset.h5ad"))
 
 
 def test_labels_of_one_batch_are_named_where_they_may_have_been_taken_for_its_effect():
-    whole = "Accepted whole, though composition could make 36% of it and 9% of cells meet."
     evidence = {
         "batch": np.array(["one", "one | two", "one | three"]),
         "step": np.array(["offset", "factors", "factors"]),
-        "accepted": np.array([True] * 3),
+        "verdict": np.array(["accepted", "accepted_ambiguous", "accepted_partly"]),
         "composition": np.array([np.nan, 0.36, 0.1]),
-        "reason": np.array(["", whole, "Accepted but for the 10% of it that composition could make."]),
     }
     fit = small(evidence=evidence)
     (said,) = confounded(fit, [("Glia", "two", 12), ("Neurons", "three", 30)])
@@ -284,8 +294,7 @@ def test_factors_refused_for_some_pairs_only_are_said_to_be(dataset):
     steps = {
         "batch": np.array(["one | two", "one | three"]),
         "step": np.array(["factors"] * 2),
-        "accepted": np.array([True, False]),
-        "reason": np.array(["", "no"]),
+        "verdict": np.array(["accepted", "refused_composition"]),
     }
     none, factor = np.zeros((2, 4)), np.array([[2.0, 1, 1, 1], [0.5, 1, 1, 1]])
     effect = Effect(np.zeros((2, 2)), none, none, np.zeros(2), np.zeros(2), factor, none + 0.1)
@@ -313,7 +322,7 @@ def test_hostile_names_of_genes_and_batches_stay_text(dataset, tmp_path, monkeyp
     batches = ["<img src=x onerror=alert(1)>", '"><b onmouseover=alert(1)>']
     dataset.obs["batch"] = dataset.obs["batch"].cat.rename_categories(batches)
     about = fit.uns["unbatch"]
-    about["evidence"] = about["evidence"] | {"batch": np.repeat(batches, 2), "reason": np.array([bad] * 4)}
+    about["evidence"] = about["evidence"] | {"batch": np.repeat(batches, 2), "note": np.array([bad] * 4)}
     about["batches"] = dataset.uns["unbatch"]["truth"]["batches"] = np.array(batches)
     about["evidence"][bad] = np.ones(4)
     about["history"][f"{bad}$"] = np.ones(20)
@@ -367,7 +376,7 @@ def test_many_metagenes_and_batches_keep_the_pages_small(monkeypatch):
     pages = [*metagenes.pages(fit, cells, 0, "x", "0"), *effect.pages(fit, cells, "x", "0")]
     text = {page["section_name"]: page["data"] for page in pages}
     assert text["x, 2. On the tissue"].count("<img") == 12
-    assert "The first 1 of 40 batches." in text["x, 2. On the tissue"]
+    assert "Shown are 1 of 40 sections." in text["x, 2. On the tissue"]
     assert text["x, 3. Neighbours"].count("<img") == 2
     assert "38 further batches are not drawn" in text["x, 3. Neighbours"]
     assert "The first 12 of 40 batches." in text["x, 3. Added counts by gene"]

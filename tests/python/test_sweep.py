@@ -12,11 +12,12 @@ from click.testing import CliRunner
 from unbatch.cli import each
 from unbatch.cli.report import main
 from unbatch.errors import InputError
+from unbatch.metrics.uncertainty import over_seeds
 from unbatch.report import sweep_figures
 from unbatch.report.model import parameters_of_fits
 from unbatch.report.scores import read_cards, read_scores
-from unbatch.report.sweep import collect, curve, failures, grid, interval, means, standings
-from unbatch.report.sweep_pages import verdict
+from unbatch.report.sweep import collect, curve, failures, grid, leads, means, standings
+from unbatch.report.sweep_pages import ranked_first, verdict
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CARDS = read_cards(ASSETS / "methods.yml")
@@ -142,11 +143,11 @@ def test_the_same_setting_twice_is_refused(tmp_path):
 
 
 def test_intervals_are_students_t_over_the_values_that_are_there():
-    mean, half, count = interval(np.array([[1.0, 2.0, 3.0], [4.0, np.nan, np.nan], [np.nan] * 3]))
+    mean, half, count = over_seeds(np.array([[1.0, 2.0, 3.0], [4.0, np.nan, np.nan], [np.nan] * 3]))
     assert mean[:2].tolist() == [2.0, 4.0]
     assert count.tolist() == [3, 1, 0]
-    # t(0.95, 2) = 2.91999
-    assert half[0] == pytest.approx(2.91999 / np.sqrt(3), abs=1e-4)
+    # t(0.975, 2) = 4.30265
+    assert half[0] == pytest.approx(4.30265 / np.sqrt(3), abs=1e-4)
     assert np.isnan([half[1], half[2], mean[2]]).all()
 
 
@@ -159,17 +160,29 @@ def test_a_curve_averages_only_over_seeds_that_have_all_settings():
     assert mean.tolist() == [[2.0, 1.0]]
 
 
-def test_wins_are_counted_among_corrections_and_against_no_correction(swept):
+def test_a_method_is_first_where_its_difference_to_all_others_is_above_0(swept):
     found = {s.line.method: s for s in standings(swept)}
-    # of 6 settings harmony loses where sigma_beta 2 meets share_beta 1, and ties none there
-    assert (found["harmony"].first, found["combat"].first, found["shuffled"].first) == (4, 2, 0)
-    assert (found["harmony"].surely, found["harmony"].below, found["combat"].below) == (2, 2, 0)
-    value, setting = found["harmony"].worst
+    # where sigma_beta 2 meets share_beta .5 harmony and combat tie, where it meets 1 harmony is at the level of none
+    assert (found["harmony"].first, found["combat"].first, found["shuffled"].first) == (2, 2, 0)
+    assert {s.line.method for s in ranked_first(swept, list(found.values()))} == {"harmony", "combat"}
+    assert (found["harmony"].not_above, found["combat"].not_above) == (2, 0)
+    value, setting = found["harmony"].lowest
     assert value == pytest.approx(0.51)
     assert (setting["sigma_beta"], setting["share_beta"]) == (2.0, 1.0)
-    sentences = verdict(swept, list(found.values()))
-    assert sentences[0] == "Harmony has the best total of the corrections in 4 of 6 settings."
-    assert any("ComBat in 2" in sentence for sentence in sentences)
+    assert verdict(swept, list(found.values()))
+
+
+def test_two_equal_methods_are_first_nowhere(tmp_path):
+    rng = np.random.default_rng(0)
+    equal = {name: lambda s: 0.6 + rng.normal(0, 0.01) for name in ("harmony", "combat")}
+    found = collect(read(write_scores(tmp_path, equal, seeds=range(5))))
+    assert ranked_first(found, standings(found)) == []
+    assert not any(leads(found, *lines) for lines in ((a, [b]) for a, b in (found.lines, found.lines[::-1])))
+
+
+def test_a_single_seed_ranks_nothing(tmp_path):
+    found = collect(read(write_scores(tmp_path, {"harmony": lambda s: 0.9, "combat": lambda s: 0.2}, seeds=(0,))))
+    assert [s.first for s in standings(found)] == [0, 0]
 
 
 def test_a_mean_over_fewer_settings_does_not_lead(tmp_path):
@@ -179,7 +192,7 @@ def test_a_mean_over_fewer_settings_does_not_lead(tmp_path):
     )
     found = collect(read(paths))
     assert "combat" in {s.line.method for s in standings(found) if s.lost == 2}
-    assert not any("highest mean total" in sentence for sentence in verdict(found, standings(found)))
+    assert not leads(found, found.lines[1], [found.lines[0]])
 
 
 def test_without_a_batch_effect_its_share_makes_no_setting_of_its_own(swept):

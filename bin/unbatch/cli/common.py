@@ -1,10 +1,12 @@
 """What all programs share: options, logging, threads, and how they end."""
 
+import errno
 import functools
 import json
 import logging
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +18,16 @@ from typing import Any
 import click
 
 from unbatch import __version__
-from unbatch.errors import UnbatchError
+from unbatch.errors import UnbatchError, causes
+from unbatch.text import safe_text
 
 log = logging.getLogger("unbatch")
 
 PACKAGES = ("anndata", "numpy", "scanpy", "scib-metrics", "torch")
 """Libraries whose version every program reports; a program names what it uses beside them."""
+
+# What RuntimeErrors say that are about memory: torch on a GPU, its CUDA libraries, torch on the CPU, XLA.
+_NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED|can't allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
 
 InPath = click.Path(path_type=Path)
 OutPath = click.Path(path_type=Path, dir_okay=False)
@@ -71,34 +77,49 @@ def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
             log.setLevel(verbosity)
             try:
                 function(run, **options)
-            except UnbatchError as error:
-                if debug:
-                    raise
-                click.echo(f"Error: {safe_text(str(error))}", err=True)
-                sys.exit(error.exit_code)
             except (KeyboardInterrupt, click.ClickException):
                 raise
-            except MemoryError as error:
-                if debug:
-                    raise
-                # as if the system had killed it, so that the pipeline tries again with more
-                click.echo(f"Error: out of memory ({error})", err=True)
-                sys.exit(137)
             except Exception as error:
                 if debug:
                     raise
-                text = safe_text(" ".join(str(error).split())[:500])
-                click.echo(
-                    f"Error: unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)",
-                    err=True,
-                )
-                sys.exit(1)
+                message, code = _explain(error)
+                click.echo(f"Error: {safe_text(message)}", err=True)
+                sys.exit(code)
 
         for option in reversed(_common_options(packages)):
             wrapped = option(wrapped)
         return click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})(wrapped)
 
     return decorate
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return the sentence and the exit code that a program ends with."""
+    from unbatch.data.io import storage_error
+
+    text = " ".join(str(error).split())[:500]
+    if _out_of_memory(error):
+        # as if the system had killed it, so that the pipeline tries again with more
+        return f"out of memory ({text})", 137
+    if isinstance(error, UnbatchError):
+        return str(error), error.exit_code
+    # what programs write has its own sentence by now; this is what libraries write
+    file = Path(str(error.filename)).absolute() if isinstance(error, OSError) and error.filename else None
+    refused = storage_error(error, file.parent if file else Path.cwd(), file.name if file else "a file")
+    if refused:
+        return str(refused), refused.exit_code
+    return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)", 1
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory, of this machine or of its GPU, was too small, whatever the library calls it."""
+    return any(
+        isinstance(each, MemoryError)
+        or (isinstance(each, OSError) and each.errno == errno.ENOMEM)
+        # torch.OutOfMemoryError among them; torch's other allocators and XLA have no type of their own
+        or (isinstance(each, RuntimeError) and _NO_MEMORY.search(str(each)) is not None)
+        for each in causes(error)
+    )
 
 
 def _common_options(packages: tuple[str, ...]) -> list[Callable]:
@@ -165,11 +186,6 @@ def progress(items: Iterable[Any], label: str, name: Callable[[Any], str] = str)
         start = time.perf_counter()
         yield item
         log.info("%s %d/%d: %s (%.1f s)", label, number, len(items), name(item), time.perf_counter() - start)
-
-
-def safe_text(text: str) -> str:
-    """Text from outside without what cannot be seen, so that it cannot move a terminal's cursor or forge a log line."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class _SafeFormatter(logging.Formatter):

@@ -1,5 +1,6 @@
 """`preprocess`: from files of counts to the dataset that all fits take."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import click
 
 from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program, progress, versions
 from unbatch.errors import InputError
+from unbatch.text import some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,9 +16,16 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
+    from unbatch.data.notes import Notes
     from unbatch.data.samples import Sample
 
 PACKAGES = ("h5py", "pandas", "scipy")
+
+MOST_GENES_LOST, MOST_CELLS_LOST = 0.1, 0.5
+"""Shares of a sample's genes and cells above which a loss is warned of: genes are lost unasked, cells by a filter."""
+
+MOST_SAMPLES = 10
+"""Samples whose losses are in one sentence; the table in the report has all."""
 
 
 def _slot(_ctx: click.Context, _param: click.Parameter, value: str) -> str | None:
@@ -37,6 +46,11 @@ def _slot(_ctx: click.Context, _param: click.Parameter, value: str) -> str | Non
 @click.option("--batch-key", default="sample", help="Column of the cells that has their batch.")
 @click.option("--label-key", help="Column of the cells that has their type or domain.")
 @click.option(
+    "--section-key",
+    help="Column of the cells that says what has coordinates of its own; only cells of one section are neighbours.",
+    show_default="sample of the sheet; of one h5ad section or sample, where they divide batches, else the batch",
+)
+@click.option(
     "--staged",
     type=Folder,
     help="Folder that has the file of row 1 in 1/, of row 2 in 2/, ..., instead of the paths in the sheet.",
@@ -53,12 +67,16 @@ def _slot(_ctx: click.Context, _param: click.Parameter, value: str) -> str | Non
 @click.option("--min-genes", type=click.IntRange(0), default=0, help="Drop cells with fewer genes.")
 @click.option("--min-cells", type=click.IntRange(0), default=0, help="Drop genes found in fewer cells.")
 @click.option("--n-top-genes", type=click.IntRange(1), default=2000, help="Number of highly variable genes.")
+@click.option(
+    "--notes", type=OutPath, metavar="NOTES.json", help="Also write what to know about the data to this file."
+)
 def main(
     run: Run,
     source: Path,
     output: Path,
     batch_key: str,
     label_key: str | None,
+    section_key: str | None,
     staged: Path | None,
     counts_from: str | None,
     allow_continuous: bool,
@@ -66,6 +84,7 @@ def main(
     min_genes: int,
     min_cells: int,
     n_top_genes: int,
+    notes: Path | None,
 ) -> None:
     """Check, join, filter and normalise samples.
 
@@ -75,49 +94,70 @@ def main(
     import numpy as np
     from anndata import AnnData
 
-    from unbatch.data import io, join, preprocess, samples, schema, sparse
+    from unbatch.data import io, join, preprocess, samples, schema, sections, sparse
+    from unbatch.data.notes import Notes
 
     if label_key == batch_key:
         raise InputError(f"--label-key and --batch-key are both {batch_key}, expected two columns")
-    files, obs = _inspect(source, staged, counts_from)
-    io.require_place(output, [source, *(file.path for file in files)])
+    found_out = Notes()
+    files, obs = _inspect(source, staged, counts_from, found_out)
+    inputs = [source, *(file.path for file in files)]
+    io.require_place(output, inputs)
+    if notes is not None:
+        io.require_place(notes, inputs)
     batch = preprocess.batches(obs, batch_key, source)
+    one_file = _is_h5ad(source)
+    section, section_from = sections.choose_sections(obs, section_key, batch, batch_key, source, not one_file)
     label = preprocess.labels(obs, label_key, source) if label_key else None
     genes = join.shared_genes(files, source)
     # in one file, batches are all that tells its samples apart, and they have the same genes
-    one_file = _is_h5ad(source)
     group = np.asarray(batch if one_file else obs["sample"])
     sizes = dict.fromkeys(batch.categories, len(genes)) if one_file else {file.name: len(file.var) for file in files}
-    coordinates = join.coordinates(files, group)
+    coordinates = join.coordinates(files, group, found_out)
+    if coordinates is not None:
+        sections.warn_of_sections(obs, section, section_from, batch, coordinates, found_out)
+    _tell_features(files, found_out)
 
     reading = progress(files, "reading", name=lambda file: file.name)
     counts = join.counts(reading, genes, allow_continuous)
     whole = sparse.are_whole(counts)
     if not whole:
-        _report_continuous(counts, source)
+        _tell_continuous(counts, found_out)
     cells, found = preprocess.filters(counts, min_counts, min_genes, min_cells)
-    losses = preprocess.losses(group, cells, sizes, len(genes))
-    _report_losses(losses, found)
+    losses = preprocess.losses(group, cells, sizes, len(genes)).assign(genes_dropped=int((~found).sum()))
+    for name, values in {
+        "not_genes": [sum(file.left_out.values()) for file in files],
+        "counts_from": [file.slot for file in files],
+    }.items():
+        losses[name] = values * (len(losses) if one_file else 1)
+    _tell_losses(losses, files, genes, found_out)
     counts = sparse.subset(counts, cells, found)
-    obs, batch, group = obs[cells], batch[cells], group[cells]
+    obs, batch, section, group = obs[cells], batch[cells], section[cells].remove_unused_categories(), group[cells]
     preprocess.require_batches(batch, batch_key, source, " left by the filters")
     preprocess.require_expressed(counts, obs.index, group, source)
     if len(batch.categories) == 1:
-        log.warning(
-            "%s: %s has one batch only (%s): there is nothing to correct, methods that need two are not applicable",
-            source,
-            batch_key,
-            batch.categories[0],
+        found_out.warn(
+            "one-batch",
+            f"{batch_key} has one batch only ({batch.categories[0]}): there is nothing to correct, methods that need "
+            "two are not applicable.",
         )
 
-    obs, renamed = preprocess.free_reserved(preprocess.tidy(obs), batch_key, label_key)
-    for old, new in renamed.items():
-        log.info("column %s of the input is kept as %s", old, new)
+    sources = {"batch": batch_key, "label": label_key, "section": section_from}
+    obs, renamed = preprocess.free_reserved(preprocess.tidy(obs), sources)
+    if renamed:
+        kept = ", ".join(f"{old} as {new}" for old, new in renamed.items())
+        found_out.tell("columns-renamed", f"Columns of the input that have names of unbatch are kept: {kept}.")
     obs["batch"] = batch
+    obs["section"] = section
+    if len(section.categories) != len(batch.categories):
+        several = (
+            f"{len(section.categories)} sections ({section_from}) in {len(batch.categories)} batches ({batch_key})"
+        )
+        found_out.tell("sections", f"There are {several}; neighbours are looked for within sections.")
     if label is not None:
         label = label[cells].remove_unused_categories()
         obs["label"] = label
-        _report_labels(label, label_key)
+        _tell_labels(label, label_key, found_out)
     size_factor = preprocess.size_factors(counts)
     obs["size_factor"] = size_factor
     obs["split"] = preprocess.folds(batch, label, np.random.default_rng(run.seed))
@@ -130,15 +170,18 @@ def main(
     adata.uns["unbatch"] = {
         "schema": schema.VERSION,
         "source": source.name,
-        "parameters": _parameters(run.seed),
+        "parameters": _parameters(run.seed) | {"section_key": section_from},
         "versions": versions(*PACKAGES),
         "counts": "integer" if whole else "continuous",
         "losses": losses,
+        "notes": json.dumps(found_out.as_json(), ensure_ascii=False),
     }
     if one_file:
         _add_truth(adata, samples.read_truth(files[0]), cells, found)
     schema.validate(adata, "dataset", output)
     io.write_h5ad(adata, output)
+    if notes is not None:
+        io.write_json(_notes_file(adata, losses, found_out), notes)
     batches = len(batch.categories)
     several = "es" if batches > 1 else ""
     log.info("wrote %s: %d cells, %d genes, %d batch%s", output, *counts.shape, batches, several)
@@ -148,7 +191,9 @@ def _is_h5ad(source: Path) -> bool:
     return source.suffix.lower() == ".h5ad"
 
 
-def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tuple[list[Sample], pd.DataFrame]":
+def _inspect(
+    source: Path, staged: Path | None, counts_from: str | None, notes: "Notes"
+) -> "tuple[list[Sample], pd.DataFrame]":
     """Read all that is known before the counts are: the samples and the table of their cells."""
     from unbatch.data import io, join, samples
     from unbatch.data.samplesheet import read_samplesheet
@@ -160,31 +205,60 @@ def _inspect(source: Path, staged: Path | None, counts_from: str | None) -> "tup
         files = [samples.inspect(source, source.stem, counts_from)]
         return files, files[0].obs
     rows = read_samplesheet(source, staged)
-    files = join.name_genes([samples.inspect(row.path, row.sample, counts_from) for row in rows])
-    return files, join.cells(files, rows)
+    files = join.name_genes([samples.inspect(row.path, row.sample, counts_from) for row in rows], notes)
+    return files, join.cells(files, rows, notes)
 
 
-def _report_continuous(counts: "csr_matrix", source: Path) -> None:
+def _tell_features(files: "list[Sample]", notes: "Notes") -> None:
+    """Say where the counts are from, and what else than genes the files hold."""
+    from unbatch.data.features import counted
+
+    places: dict[str, list[str]] = {}
+    for file in files:
+        places.setdefault(file.slot, []).append(file.name)
+    listed = "; ".join(f"{'the 10x matrix' if slot == 'matrix' else slot} of {some(of)}" for slot, of in places.items())
+    # of one tool's files, all have their counts in one place
+    add = notes.warn if len(places.keys() - {"matrix"}) > 1 else notes.tell
+    add("counts-from", f"Counts are from {listed}.", **{slot: len(of) for slot, of in places.items()})
+    several = [file for file in files if file.left_out]
+    if several:
+        listed = "; ".join(
+            f"{counted(file.left_out)} of {file.name} ({file.typed_by})" for file in several[:MOST_SAMPLES]
+        )
+        more = f"; and those of {len(several) - MOST_SAMPLES} other samples" if len(several) > MOST_SAMPLES else ""
+        notes.warn(
+            "not-genes",
+            f"Features that are no genes are left out: {listed}{more}.",
+            samples={file.name: file.left_out for file in several},
+        )
+    untyped = {file.name: file.untyped for file in files if file.untyped}
+    if untyped:
+        listed = some((f"{count} of {name}" for name, count in untyped.items()), MOST_SAMPLES)
+        notes.warn("untyped-genes", f"Features without a type are taken for genes: {listed}.", samples=untyped)
+
+
+def _tell_continuous(counts: "csr_matrix", notes: "Notes") -> None:
     """Say what stands where whole numbers were expected."""
     from unbatch.data import sparse
 
     made = sparse.logarithm(counts)
-    log.info(
-        "%s: values are not whole numbers, as --allow-continuous lets pass: 0 to %.4g%s",
-        source,
-        counts.data.max(initial=0),
-        "" if made else ", not recognised as logarithms of counts",
+    most = float(counts.data.max(initial=0))
+    notes.tell(
+        "continuous",
+        f"Values are not whole numbers, as --allow-continuous lets pass: 0 to {most:.4g}"
+        f"{'' if made else ', not recognised as logarithms of counts'}.",
+        most=most,
     )
     if made:
-        log.warning(
-            "%s: these are logarithms of counts (%s), where counts are needed: size factors, log-normalised expression "
-            "and any offset will be wrong; --counts-from names another place",
-            source,
-            made,
+        notes.warn(
+            "logarithms",
+            f"These are logarithms of counts ({made}), where counts are needed: size factors, log-normalised "
+            "expression and any offset will be wrong; --counts-from names another place.",
         )
 
 
-def _report_losses(losses: "pd.DataFrame", found: "np.ndarray") -> None:
+def _tell_losses(losses: "pd.DataFrame", files: "list[Sample]", genes: "pd.Index", notes: "Notes") -> None:
+    """Say what each sample lost, in a sentence that is a warning where it is much."""
     for sample, row in losses.iterrows():
         log.info(
             "%s: %d genes, %d of them not in all samples; %d cells, %d of them dropped",
@@ -194,16 +268,63 @@ def _report_losses(losses: "pd.DataFrame", found: "np.ndarray") -> None:
             row["cells"],
             row["cells_dropped"],
         )
-    if not found.all():
-        log.info("%d of %d shared genes dropped, found in too few cells", (~found).sum(), len(found))
+
+    def listed(what: str, lost: str, most: float) -> tuple[str, dict[str, int]]:
+        much = losses[losses[lost] > most * losses[what]]
+        each = {str(name): int(count) for name, count in much[lost].items()}
+        text = (f"{count} of {losses.loc[name, what]} of {name}" for name, count in each.items())
+        return some(text, MOST_SAMPLES), each
+
+    text, each = listed("genes", "genes_not_shared", MOST_GENES_LOST)
+    if each:
+        worst = max(files, key=lambda file: 1 - len(genes) / len(file.var))
+        other = max(files, key=lambda file: (~file.var.index.isin(worst.var.index)).sum())
+        absent = worst.var.index[~worst.var.index.isin(genes)][:3]
+        theirs = other.var.index[~other.var.index.isin(worst.var.index)][:3]
+        against = f", {other.name} has {some(theirs)}" if len(theirs) else ""
+        notes.warn(
+            "genes-not-shared",
+            f"Genes that are not in all samples are left out: {text} (such as {some(absent)} of {worst.name}{against});"
+            " check that all samples name genes in one way.",
+            samples=each,
+            genes=len(genes),
+        )
+    text, each = listed("cells", "cells_dropped", MOST_CELLS_LOST)
+    if each:
+        notes.warn("cells-dropped", f"Most cells are dropped by the filters: {text}.", samples=each)
+    dropped = int(losses["genes_dropped"].max())
+    if dropped:
+        text = f"{dropped} of {len(genes)} shared genes dropped, found in fewer cells than --min-cells."
+        notes.tell("genes-dropped", text, dropped=dropped, genes=len(genes))
+    lossy = losses[(losses["genes_not_shared"] > 0) | (losses["cells_dropped"] > 0)]
+    text = (
+        f"{name} {row['genes_not_shared']} of {row['genes']} genes and {row['cells_dropped']} of {row['cells']} cells"
+        for name, row in lossy.iterrows()
+    )
+    cells, genes_kept = int((losses["cells"] - losses["cells_dropped"]).sum()), len(genes) - dropped
+    notes.tell(
+        "kept",
+        f"{cells} of {int(losses['cells'].sum())} cells and {genes_kept} genes are kept"
+        + (f"; lost are of {some(text, MOST_SAMPLES)}." if len(lossy) else ", nothing is lost."),
+        cells=cells,
+        genes=genes_kept,
+    )
 
 
-def _report_labels(label: "pd.Categorical", key: str) -> None:
+def _tell_labels(label: "pd.Categorical", key: str, notes: "Notes") -> None:
     missing = int(label.isna().sum())
     if missing:
-        log.info("%d of %d cells have no label in %s; they stay", missing, len(label), key)
+        text = f"{missing} of {len(label)} cells have no label in {key}; they stay."
+        notes.tell("no-label", text, cells=missing)
     if len(label.categories) == 1:
-        log.warning("all labels in %s are %s: nothing can be said about biology", key, label.categories[0])
+        text = f"All labels in {key} are {label.categories[0]}: nothing can be said about biology."
+        notes.warn("one-label", text)
+
+
+def _notes_file(adata: "AnnData", losses: "pd.DataFrame", notes: "Notes") -> dict[str, Any]:
+    """Put together what the pipeline prints: the notes, and what is left of every sample."""
+    rows = losses.rename_axis("sample").reset_index().to_dict("records")
+    return {"cells": adata.n_obs, "genes": adata.n_vars, "notes": notes.as_json(), "samples": rows}
 
 
 def _parameters(seed: int) -> dict[str, Any]:

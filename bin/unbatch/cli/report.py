@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program, versions
-from unbatch.data.io import require_file, require_place, write_json
+from unbatch.data.io import replacing, require_file, require_place, write_json
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def main(
     if sweep:
         require_place(sweep, scores)
         pages, table = build_sweep(report)
-        sweep.write_text(table, encoding="utf-8")
+        with replacing(sweep) as temporary:
+            temporary.write_text(table, encoding="utf-8")
     else:
         pages = build(report)
 
@@ -142,6 +143,7 @@ def _draw(
 
     from unbatch.data.sampling import stratified_sample
     from unbatch.report import embedding
+    from unbatch.report.dataset import read_about
     from unbatch.report.inputs import drawable, read_cells, read_embedding, read_second, second_slot
     from unbatch.report.model import Drawing
     from unbatch.report.page import MAX_COLOURED
@@ -173,7 +175,7 @@ def _draw(
     layouts = Parallel(n_jobs=max(workers, 1))(delayed(embedding.umap)(each, run.seed) for each in inputs)
     umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts[: len(shown)], strict=True)]
     random = [(entry, layout) for (entry, _), layout in zip(beside, layouts[len(shown) :], strict=True)]
-    return Drawing(cells, chosen, umaps, hues, run.seed, omitted, random=random), params
+    return Drawing(cells, chosen, umaps, hues, run.seed, omitted, random=random, about=read_about(dataset)), params
 
 
 def _factorisations(

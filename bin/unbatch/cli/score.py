@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scib_metrics.nearest_neighbors import NeighborsResults
 
     from unbatch.metrics.evidence import Level
-    from unbatch.metrics.integration import Metric
+    from unbatch.metrics.integration import Metric, Scene
     from unbatch.metrics.prediction import Accuracy, Question
 
 SCHEMA = 1
@@ -89,7 +89,7 @@ def main(
 ) -> None:
     """Score FITS of DATASET: mixing of batches, conservation of biology, run time and memory."""
     from unbatch.data import io
-    from unbatch.metrics import integration
+    from unbatch.metrics import integration, uncertainty
 
     io.require_place(output, [dataset, *fits])
     files = {path.name: path for path in fits}
@@ -107,10 +107,12 @@ def main(
     labelled = reason is None
     cells = _cells_to_score(adata, labelled, max_cells, run.seed)
     batch, label = _codes(adata, "batch", cells), _codes(adata, "label", cells) if labelled else None
+    strata = batch if label is None else batch * (int(label.max()) + 1) + label
+    group = uncertainty.deal(strata, run.seed)
     fitted = {file: _read_fit(path, adata, cells) for file, path in files.items()}
     graphs = any(fit.near is not None for fit in fitted.values())
     known = integration.metrics(batch_silhouette, labelled, graphs)
-    probing = _evidence(adata, cells, batch, label, columns, run.seed) if evidence else None
+    probing = _evidence(adata, cells, batch, label, group, columns, run.seed) if evidence else None
     known += probing.metrics if probing else []
     single = adata.obs["batch"].nunique() < 2
     missing = {m.name: reason for m in known if m.needs_label and not labelled}
@@ -130,11 +132,15 @@ def main(
             rows.append(_row(row, name))
             continue
         fit = fitted[row["fit"]]
-        found = _row(row, name, fit.made, *_evaluate(fit, reference, batch, label, wanted), kinds)
+        scene = _scene(fit, reference, batch, label)
+        scores, reasons = integration.evaluate(scene, wanted)
+        found = _row(row, name, fit.made, scores, reasons, kinds)
         rows.append(found)
+        found["cells"] = _over_cells(found, scene, wanted, group, kinds)
         if probing and fit.random is not None:
             probes = [m for m in wanted if m.kind == "evidence"]
-            found["random_effects"] = _evaluate(replace(fit, embedding=fit.random), reference, batch, label, probes)[0]
+            effects = _scene(replace(fit, embedding=fit.random), reference, batch, label, search=False)
+            found["random_effects"] = integration.evaluate(effects, probes)[0]
     if probing:
         _predict(rows, planned, fitted, probing, alone, run)
     io.write_json(
@@ -144,34 +150,82 @@ def main(
             "metrics": {**kinds, "weights": integration.WEIGHTS, "missing": missing},
             "evidence": _describe_evidence(probing, alone) if probing else None,
             "rows": rows,
-            "settings": {"seed": run.seed, "max_cells": max_cells, "neighbours": integration.LISI_NEIGHBOURS},
+            "settings": {"seed": run.seed, "max_cells": max_cells, "neighbours": integration.LISI_NEIGHBOURS}
+            | {"cell_groups": int(group.max()) + 1, "level": uncertainty.LEVEL},
             "versions": versions("scikit-learn"),
         },
         output,
     )
 
 
-def _evaluate(
-    fit: Fitted,
-    reference: "np.ndarray",
-    batch: "np.ndarray",
-    label: "np.ndarray | None",
-    wanted: list[Any],
-) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Compute all scores of one embedding or graph, neighbours once."""
+def _scene(
+    fit: Fitted, reference: "np.ndarray", batch: "np.ndarray", label: "np.ndarray | None", search: bool = True
+) -> "Scene":
+    """Lay out what the scores of an embedding or graph need; neighbours are found once."""
     import numpy as np
 
-    from unbatch.metrics import integration
+    from unbatch.metrics.integration import Scene, nearest_neighbours
 
     if fit.embedding is None:
-        return integration.evaluate(integration.Scene(None, reference, fit.near, batch, label), wanted)
+        return Scene(None, reference, fit.near, batch, label)
     embedding = np.ascontiguousarray(fit.embedding, dtype=np.float32)
     # a dimension can be constant in the scored sample though it is not in all cells; PCR divides by its spread
     embedding = embedding[:, np.ptp(embedding, axis=0) > 0]
-    searched = any(metric.kind != "evidence" for metric in wanted)
-    neighbours = integration.nearest_neighbours(embedding) if searched else None
-    scene = integration.Scene(embedding, reference, neighbours, batch, label)
-    return integration.evaluate(scene, wanted)
+    return Scene(embedding, reference, nearest_neighbours(embedding) if search else None, batch, label)
+
+
+def _over_cells(
+    row: dict[str, Any], scene: "Scene", wanted: "list[Metric]", group: "np.ndarray", kinds: dict[str, list[str]]
+) -> dict[str, Any] | None:
+    """Means and probes of a fit with each group of cells left out, and their intervals over cells.
+
+    Returns
+    -------
+    dict or None
+        ``left_out`` (a list by score), ``interval`` (its ends by score) and ``clustering_sd`` (by score, where there is
+        any); None where it could not be computed, which costs the comparison and not the scores.
+    """
+    import numpy as np
+
+    from unbatch.metrics import jackknife, uncertainty
+    from unbatch.metrics.integration import WEIGHTS
+
+    known = [metric for metric in wanted if row["metrics"][metric.name] is not None and metric.kind != "other"]
+    try:
+        found = jackknife.replicates(scene, known, group)
+        means = {
+            kind: np.mean([found[name] for name in kinds[kind] if row["metrics"][name] is not None], axis=0)
+            for kind in WEIGHTS
+            if row[kind] is not None
+        }
+        spread = {}
+        if "bio" in means and {"nmi", "ari"} <= found.keys():
+            # both are parts of the mean of biology
+            variance = jackknife.clustering_spread(scene.embedding, scene.label).sum() / row["n_bio"] ** 2
+            spread["bio"] = float(np.sqrt(variance))
+    except Exception as error:
+        log.warning("%s: no intervals over cells, so nothing is said of its rank (%s)", row["id"], error)
+        return None
+    if len(means) == len(WEIGHTS):
+        means["total"] = sum(weight * means[kind] for kind, weight in WEIGHTS.items())
+        spread |= {"total": WEIGHTS["bio"] * spread["bio"]} if spread else {}
+    left_out = means | {metric.name: found[metric.name] for metric in known if metric.kind == "evidence"}
+    intervals = {}
+    for name, values in left_out.items():
+        value = row[name] if name in means else row["metrics"][name]
+        sample = uncertainty.Sample(np.array([value]), values[None], spread.get(name, 0.0) ** 2)
+        each = uncertainty.interval(sample)
+        intervals[name] = [_rounded(each.low), _rounded(each.high)]
+    return {
+        "left_out": {name: [_rounded(value) for value in values] for name, values in left_out.items()},
+        "interval": intervals,
+        "clustering_sd": {name: _rounded(value) for name, value in spread.items()},
+    }
+
+
+def _rounded(value: float) -> float | None:
+    """Round as JSON keeps it; None for what is not finite."""
+    return round(float(value), 6) if math.isfinite(value) else None
 
 
 def _read_dataset(path: Path) -> "AnnData":
@@ -296,6 +350,7 @@ def _evidence(
     cells: "np.ndarray",
     batch: "np.ndarray",
     label: "np.ndarray | None",
+    group: "np.ndarray",
     columns: list[str],
     seed: int,
 ) -> Evidence:
@@ -317,7 +372,7 @@ def _evidence(
     return Evidence(
         cells=chosen,
         metrics=evidence.metrics(chosen, fold, seed),
-        levels=evidence.levels(batch, label, fold),
+        levels=evidence.levels(batch, label, fold, group[chosen], int(group.max()) + 1),
         questions=questions,
     )
 
@@ -366,7 +421,7 @@ def _predict(
             )
             row["prediction"][name] = _accuracies(found) | {
                 "batch_explains": "cells" in found
-                and explains(alone[name]["cells"]["batch"], found["cells"]["embedding"])
+                and explains(alone[name]["cells"]["batch"], found["cells"]["embedding"], question.splits["cells"])
             }
         if effects is not None:
             row["random_effects_of"] = row["id"] if own else lender[0]["id"]
@@ -394,8 +449,10 @@ def _describe_evidence(probing: Evidence, alone: dict[str, dict[str, dict[str, "
     from unbatch.metrics.evidence import PERMUTATIONS
     from unbatch.metrics.prediction import solves
 
-    def plain(level: "Level") -> dict[str, float | None]:
-        return {k: v if v is not None and math.isfinite(v) else None for k, v in asdict(level).items()}
+    def plain(level: "Level") -> dict[str, Any]:
+        values = {"chance": level.chance, "label": level.label}
+        found = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
+        return found | {"left_out": None if level.left_out is None else [_rounded(v) for v in level.left_out]}
 
     return {
         "cells": len(probing.cells),

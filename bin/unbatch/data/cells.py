@@ -58,8 +58,8 @@ class Cells:
     coordinates
         Positions, n x 2 or n x 3; None when the dataset has none.
     section
-        Section of each cell, the piece of tissue that has a coordinate system of its own, as a code, n; by default the
-        batch.
+        Section of each cell as a code, n: what has a coordinate system of its own, so that only cells of one section can
+        be neighbours. A batch may hold several, and a section several batches; by default the batch.
     batches, labels, sections
         Names by code; by default numbers.
     fold
@@ -280,6 +280,8 @@ def _cells(adata: "AnnData", name: str, source: Source) -> Cells:
         raise InputError(f"{name}: var/highly_variable marks no gene; run preprocess with a larger --n-top-genes")
     batch, label = adata.obs["batch"].cat.remove_unused_categories(), adata.obs.get("label")
     label = None if label is None else label.cat.remove_unused_categories()
+    # datasets that were written before sections were known have none
+    section = adata.obs.get("section", batch).cat.remove_unused_categories()
     return Cells(
         None,
         None,
@@ -287,7 +289,9 @@ def _cells(adata: "AnnData", name: str, source: Source) -> Cells:
         batch.cat.codes.to_numpy().astype(np.int64),
         label=None if label is None else label.cat.codes.to_numpy().astype(np.int64),
         coordinates=adata.obsm.get("spatial"),
+        section=section.cat.codes.to_numpy().astype(np.int64),
         batches=[str(each) for each in batch.cat.categories],
+        sections=[str(each) for each in section.cat.categories],
         labels=None if label is None else [str(each) for each in label.cat.categories],
         fold=np.asarray(adata.obs["split"]).astype(np.int64),
         obs=adata.obs,

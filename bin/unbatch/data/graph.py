@@ -1,4 +1,4 @@
-"""Which cells of a section touch: graphs of neighbours from coordinates, one sample at a time."""
+"""Which cells of a section touch: graphs of neighbours from coordinates, one section at a time."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ LONGEST = 2.5
 Of cells strewn at random this takes 1.3 % of the edges inside a plane, .4 % inside a solid."""
 
 MOST_SHARED = 0.01
-"""Share of a sample's cells that may stand on the position of another cell."""
+"""Share of a section's cells that may stand on the position of another cell."""
 
 MOST_NEIGHBOURS = 200
 """Mean number of neighbours beyond which a radius is refused: the graph would need too much memory."""
@@ -31,7 +31,7 @@ class Graph:
         Cells at the two ends of each edge, int64, shape (edges,). Every edge is there in both directions, sorted by
         source, then target.
     kinds
-        How each sample's graph was built, by the sample's code (``auto`` is never among them).
+        How each section's graph was built, by the section's code (``auto`` is never among them).
     """
 
     source: np.ndarray
@@ -41,38 +41,38 @@ class Graph:
 
 def neighbours(
     coordinates: np.ndarray,
-    batch: np.ndarray,
+    section: np.ndarray,
     kind: Kind = "auto",
     *,
     k: int = 6,
     radius: float | None = None,
     names: list[str] | None = None,
 ) -> Graph:
-    """Join neighbouring cells; there is never an edge between samples.
+    """Join neighbouring cells; there is never an edge between sections.
 
     Parameters
     ----------
     coordinates
         Shape (n, 2) or (n, 3), any unit.
-    batch
-        Code of each cell's sample, shape (n,). Sections that lie over one another must have different codes.
+    section
+        Code of what each cell's coordinates are of, shape (n,): cells of one code can be neighbours, others never.
     kind
         ``visium``: coordinates are array indices (row, column) of a hexagonal array, whose spots touch at the offsets
         (+-1, +-1) and (0, +-2); the nearest k by distance of the indices would be others. ``delaunay``: Delaunay
         triangulation without long edges (notes). ``knn``: the `k` nearest cells of each cell and the cells that have
-        it among theirs (union). ``radius``: all cells within `radius`. ``auto``: ``visium`` for each sample whose
+        it among theirs (union). ``radius``: all cells within `radius`. ``auto``: ``visium`` for each section whose
         coordinates are such indices, else ``delaunay``.
     k
         Nearest cells for ``knn``; ties in distance are broken arbitrarily.
     radius
         For ``radius``, in the unit of the coordinates.
     names
-        Names of the samples by code, for messages.
+        Names of the sections by code, for messages.
 
     Raises
     ------
     InputError
-        If coordinates are missing, a sample has no edge at all (one cell alone is no error), too many cells share
+        If coordinates are missing, a section has no edge at all (one cell alone is no error), too many cells share
         positions, or `k` or `radius` cannot be used.
 
     Notes
@@ -87,11 +87,11 @@ def neighbours(
     later ones by a thousandth of the distance between cells.
     """
     coordinates = np.asarray(coordinates, dtype=np.float64)
-    batch = np.asarray(batch)
-    if coordinates.ndim != 2 or coordinates.shape[1] not in (2, 3) or len(coordinates) != len(batch):
+    section = np.asarray(section)
+    if coordinates.ndim != 2 or coordinates.shape[1] not in (2, 3) or len(coordinates) != len(section):
         raise InputError(
             f"coordinates have shape {coordinates.shape}, expected 2 or 3 columns and a row for each of the "
-            f"{len(batch)} cells"
+            f"{len(section)} cells"
         )
     if kind not in get_args(Kind):
         raise InputError(f"graph {kind} is unknown, expected one of {', '.join(get_args(Kind))}")
@@ -99,11 +99,11 @@ def neighbours(
         raise InputError(f"k is {k}, expected 1 neighbour or more")
     if kind == "radius" and not (radius is not None and 0 < radius < np.inf):
         raise InputError(f"radius is {radius}, expected a length above 0 in the unit of the coordinates")
-    order = np.argsort(batch, kind="stable")
-    codes, starts = np.unique(batch[order], return_index=True)
+    order = np.argsort(section, kind="stable")
+    codes, starts = np.unique(section[order], return_index=True)
     pairs, kinds = [], {}
     for code, cells in zip(codes.tolist(), np.split(order, starts[1:]), strict=True):
-        name = f"sample {names[code] if names else code}"
+        name = f"section {names[code] if names else code}"
         points = coordinates[cells]
         _check(points, name)
         chosen = ("visium" if _is_array(points) else "delaunay") if kind == "auto" else kind
@@ -123,7 +123,7 @@ def neighbours(
             )
         pairs.append(cells[found])
         kinds[code] = chosen
-    return Graph(*_both_ways(np.concatenate(pairs) if pairs else np.empty((0, 2), int), len(batch)), kinds)
+    return Graph(*_both_ways(np.concatenate(pairs) if pairs else np.empty((0, 2), int), len(section)), kinds)
 
 
 def widened(graph: Graph, n: int, rings: int = 2) -> Graph:
@@ -165,8 +165,8 @@ def _check(points: np.ndarray, name: str) -> None:
     shared = len(points) - len(np.unique(points, axis=0))
     if shared > max(1, MOST_SHARED * len(points)):
         raise InputError(
-            f"{name}: {shared} of {len(points)} cells are at the position of another cell, expected one section per "
-            "sample and a position of its own for each cell"
+            f"{name}: {shared} of {len(points)} cells are at the position of another cell, expected a position of its "
+            "own for each cell; if these are several sections, preprocess --section-key tells them apart"
         )
 
 

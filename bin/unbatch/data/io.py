@@ -1,14 +1,18 @@
 """Reading only what a step needs, and writing so that nothing half-written is ever seen."""
 
+import errno
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unbatch.errors import InputError
+from unbatch.errors import InputError, StorageError, UnbatchError, causes
 
 if TYPE_CHECKING:
     import h5py
@@ -20,6 +24,14 @@ if TYPE_CHECKING:
 _DENSE_BLOCK = 2**24
 
 _MAX_INT32 = 2**31 - 1
+
+# What a disk can refuse.
+_REFUSALS = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file of this size is not allowed there",
+    errno.EROFS: "the file system is read-only",
+}
 
 # Files of a model.
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
@@ -172,32 +184,93 @@ def require_place(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
     if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path.parent}: cannot write {path.name} to this folder (permission denied)")
+        raise InputError(f"{path.parent}: cannot write {path.name} to this folder ({_refusal(path.parent)})")
     if path.exists() and any(other.exists() and path.samefile(other) for other in inputs):
         raise InputError(f"{path}: the output would replace the input, expected another name")
     return path
 
 
+def _refusal(folder: Path) -> str:
+    """Say why nothing can be written to a folder."""
+    return _REFUSALS[errno.EROFS] if os.statvfs(folder).f_flag & os.ST_RDONLY else "permission denied"
+
+
+def storage_error(error: BaseException, folder: Path, what: str, written: int = 0) -> StorageError | None:
+    """Explain in a sentence that a disk refused to take what was written; None for other errors.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    folder
+        Where it was to be written.
+    what
+        What was to be written.
+    written
+        Bytes of it that the disk took before it refused, and that are removed by now.
+    """
+    number = next(filter(_REFUSALS.__contains__, map(_error_number, causes(error))), None)
+    if number is None:
+        return None
+    sizes = [f"more than {_size(written)} are needed"] if written else []
+    if number == errno.ENOSPC and folder.is_dir():
+        sizes.append(f"{_size(shutil.disk_usage(folder).free)} are free")
+    known = f" ({', '.join(sizes)})" if sizes else ""
+    # a task of the pipeline writes to `.`, which says nothing
+    return StorageError(f"{folder.absolute()}: cannot write {what}, {_REFUSALS[number]}{known}")
+
+
+def _size(count: int) -> str:
+    unit, name = next((each for each in ((1e9, "GB"), (1e6, "MB")) if count >= each[0]), (1e3, "kB"))
+    return f"{count / unit:.1f} {name}"
+
+
+def _error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error, which HDF5 and Rust have in their texts alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    stated = re.search(r"\b(?:errno =|os error) (\d+)", str(error))
+    return int(stated[1]) if stated else None
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it when the block ends without an error."""
+    """Give a temporary path beside `path`, renamed to it when the block ends without an error.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or takes no more for another reason.
+    """
     path = require_place(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary, written = None, 0
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         # mkstemp makes files private; give them what a plain open() would
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except UnbatchError:
+        raise
+    except Exception as error:
+        if temporary:
+            written = temporary.stat().st_size
+            temporary.unlink()
+        refused = storage_error(error, path.parent, path.name, written)
+        if refused is None:
+            raise
+        raise refused from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
 
 
 def write_h5ad(adata: "AnnData", path: str | Path, **blocks: "Iterable[np.ndarray | csr_matrix] | None") -> None:
-    """Write an h5ad file.
+    """Write an h5ad file in encodings that every anndata since 0.8 reads (`unbatch.data.portable`).
 
     Parameters
     ----------
@@ -210,38 +283,99 @@ def write_h5ad(adata: "AnnData", path: str | Path, **blocks: "Iterable[np.ndarra
         matrix is never in memory. CSR is compressed with lzf, which is faster than gzip; dense noise would hardly
         shrink. None writes what `adata` has.
     """
-    with replacing(path) as temporary:
-        adata.write_h5ad(temporary, compression="gzip", compression_opts=1)
+    from unbatch.data import portable
+
+    with replacing(path) as temporary, _new_hdf5(temporary) as (file, disk):
+        portable.write(file, adata, compression="gzip", compression_opts=1)
         for name, rows in blocks.items():
             if rows is not None:
-                _append_blocks(temporary, name if name == "X" else f"layers/{name}", rows, adata.n_obs * adata.n_vars)
+                slot = name if name == "X" else f"layers/{name}"
+                _append_blocks(file, slot, disk.unless_refused(rows), adata.n_obs * adata.n_vars)
 
 
-def _append_blocks(path: Path, slot: str, blocks: "Iterable[np.ndarray | csr_matrix]", most: int) -> None:
-    """Write blocks of rows as a matrix; `most` is the largest number of values that they can have."""
+class _Disk(FileIO):
+    """The file that HDF5 writes to, through h5py's driver for file-like objects.
+
+    HDF5 cannot close a file that it cannot write to: it reports every object of it on stderr, and can crash when the
+    program ends. So writing never fails from where HDF5 sees it: the first error is kept, and what follows is dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.refused: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        try:
+            while self.refused is None and left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.refused = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.refused = self.refused or error
+            return size or 0
+
+    def readinto(self, data: Any) -> int:
+        # past the end there are zeros, also where writing was refused
+        data = memoryview(data)
+        found = super().readinto(data) or 0
+        data[found:] = bytes(len(data) - found)
+        return len(data)
+
+    def unless_refused[T](self, items: Iterable[T]) -> Iterator[T]:
+        """Iterate until something could not be written."""
+        for item in items:
+            yield item
+            if self.refused:
+                raise self.refused
+
+
+@contextmanager
+def _new_hdf5(path: Path) -> "Iterator[tuple[h5py.File, _Disk]]":
+    """Open a new HDF5 file to write; OSError when the block ends if the disk did not take all of it."""
     import h5py
+
+    disk = _Disk(path)
+    try:
+        with h5py.File(disk, "w") as file:
+            yield file, disk
+    except Exception as error:
+        # without what was dropped, HDF5 can have failed in any way
+        if disk.refused and error is not disk.refused:
+            raise disk.refused from error
+        raise
+    finally:
+        disk.close()
+    if disk.refused:
+        raise disk.refused
+
+
+def _append_blocks(file: "h5py.File", slot: str, blocks: "Iterable[np.ndarray | csr_matrix]", most: int) -> None:
+    """Write blocks of rows as a matrix; `most` is the largest number of values that they can have."""
     import numpy as np
     from anndata.io import sparse_dataset, write_elem
 
     blocks = iter(blocks)
     first = next(blocks)
     folder, _, name = slot.rpartition("/")
-    with h5py.File(path, "r+") as file:
-        group = file.require_group(folder) if folder else file
-        if isinstance(first, np.ndarray):
-            write_elem(group, name, first, dataset_kwargs={"maxshape": (None, first.shape[1])})
-            for block in blocks:
-                rows = len(group[name])
-                group[name].resize(rows + len(block), axis=0)
-                group[name][rows:] = block
-        else:
-            pointer = np.int32 if most <= _MAX_INT32 else np.int64
-            write_elem(
-                group, name, first, dataset_kwargs={"indptr_dtype": pointer, "compression": "lzf", "shuffle": True}
-            )
-            stored = sparse_dataset(group[name])
-            for block in blocks:
-                stored.append(block)
+    group = file.require_group(folder) if folder else file
+    if isinstance(first, np.ndarray):
+        write_elem(group, name, first, dataset_kwargs={"maxshape": (None, first.shape[1])})
+        for block in blocks:
+            rows = len(group[name])
+            group[name].resize(rows + len(block), axis=0)
+            group[name][rows:] = block
+    else:
+        pointer = np.int32 if most <= _MAX_INT32 else np.int64
+        write_elem(group, name, first, dataset_kwargs={"indptr_dtype": pointer, "compression": "lzf", "shuffle": True})
+        stored = sparse_dataset(group[name])
+        for block in blocks:
+            stored.append(block)
 
 
 def write_json(content: Any, path: str | Path) -> None:
@@ -268,7 +402,7 @@ def require_model_place(folder: str | Path) -> Path:
     if not present.is_dir():
         raise InputError(f"{folder}: cannot write the model, {present} is not a folder")
     if not os.access(present, os.W_OK | os.X_OK):
-        raise InputError(f"{folder}: cannot write the model, {present} is read-only (permission denied)")
+        raise InputError(f"{folder}: cannot write the model, {present} is read-only ({_refusal(present)})")
     for name in (_CONFIG, _WEIGHTS):
         if (folder / name).is_dir():
             raise InputError(f"{folder / name}: cannot write the model, a folder has this name")
@@ -285,9 +419,10 @@ def write_model(folder: str | Path, config: dict[str, Any], weights: dict[str, A
 
     folder = require_model_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / _WEIGHTS) as for_weights, replacing(folder / _CONFIG) as for_config:
+    with replacing(folder / _WEIGHTS) as for_weights:
         save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, for_weights)
-        for_config.write_text(_json(config), encoding="utf-8")
+        with replacing(folder / _CONFIG) as for_config:
+            for_config.write_text(_json(config), encoding="utf-8")
 
 
 def read_model(folder: str | Path) -> "tuple[dict[str, Any], dict[str, np.ndarray]]":

@@ -1,6 +1,5 @@
 """Joining samples: shared genes, cells below each other."""
 
-import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from unbatch.data.samples import Sample, read_counts, some
+from unbatch.data.notes import Notes
+from unbatch.data.samples import Sample, read_counts
 from unbatch.data.samplesheet import Row
 from unbatch.errors import InputError
+from unbatch.text import some
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-log = logging.getLogger(__name__)
 
-
-def name_genes(samples: list[Sample]) -> list[Sample]:
+def name_genes(samples: list[Sample], notes: Notes) -> list[Sample]:
     """Name the genes of 10x files by symbol if that is unique in every one of them, and by gene id otherwise.
 
     The choice is one for all files, as they are joined by these names; h5ad files keep theirs.
@@ -28,7 +27,8 @@ def name_genes(samples: list[Sample]) -> list[Sample]:
     if not tenx:
         return samples
     unique = all(sample.var["gene_symbol"].is_unique for sample in tenx)
-    log.info("genes of 10x files are named by %s", "symbol" if unique else "gene id, as several genes share a symbol")
+    named = "symbol" if unique else "gene id, as several genes share a symbol"
+    notes.tell("gene-names", f"Genes of 10x files are named by {named}.", by="symbol" if unique else "id")
     if not unique:
         return samples
 
@@ -56,7 +56,7 @@ def shared_genes(samples: list[Sample], source: Path) -> pd.Index:
     return genes
 
 
-def cells(samples: list[Sample], rows: list[Row]) -> pd.DataFrame:
+def cells(samples: list[Sample], rows: list[Row], notes: Notes) -> pd.DataFrame:
     """Put the tables of the cells below each other.
 
     Cells are renamed ``<sample>/<name>``, which is unique, as names of samples have no ``/``. The samplesheet's
@@ -67,15 +67,21 @@ def cells(samples: list[Sample], rows: list[Row]) -> pd.DataFrame:
         table = sample.obs.copy()
         table.index = row.sample + "/" + table.index
         for key, value in {"sample": row.sample, **row.extra}.items():
-            if key in table and (table[key].astype(str) != value).any():
-                log.info("%s: the samplesheet's %s replaces the one in the file", sample.path, key)
+            theirs = table[key].astype(str) if key in table else None
+            if theirs is not None and (theirs != value).any():
+                values = theirs.unique()
+                text = f"{sample.name}: the samplesheet's {key} replaces the one in the file"
+                # of one value, no cells are told apart by it
+                add = notes.warn if len(values) > 1 else notes.tell
+                text += f", which has {len(values)} values ({some(values, 3)})." if len(values) > 1 else "."
+                add("column-replaced", text, sample=row.sample, column=key, values=len(values))
             table[key] = value or np.nan
         tables.append(table)
     return pd.concat(tables)
 
 
-def coordinates(samples: list[Sample], group: np.ndarray) -> np.ndarray | None:
-    """Coordinates of all cells, or None (the log says why) unless every cell has them in as many dimensions.
+def coordinates(samples: list[Sample], group: np.ndarray, notes: Notes) -> np.ndarray | None:
+    """Coordinates of all cells, or None (the notes say why) unless every cell has them in as many dimensions.
 
     Parameters
     ----------
@@ -83,22 +89,35 @@ def coordinates(samples: list[Sample], group: np.ndarray) -> np.ndarray | None:
         All samples.
     group
         Name of each cell's sample, shape (cells,), to say which of them lack coordinates.
+    notes
+        Takes why there are none: a warning where some samples have coordinates.
     """
     lacking = [f"{sample.name} {sample.lacks}" for sample in samples if sample.coordinates is None]
     if lacking:
-        log.info("no coordinates: %s", "; ".join(lacking))
+        add = notes.tell if len(lacking) == len(samples) else notes.warn
+        text = f"There are no coordinates: {some(lacking)}."
+        add("no-coordinates", text, samples=len(samples), without=len(lacking))
         return None
     dimensions = {sample.name: sample.coordinates.shape[1] for sample in samples}
     if len(set(dimensions.values())) > 1:
-        log.warning("coordinates are left out, their dimensions differ: %s", dimensions)
+        listed = some(f"{name} has {count}" for name, count in dimensions.items())
+        notes.warn(
+            "coordinates-differ",
+            f"Coordinates are left out, their dimensions differ: {listed}.",
+            **{
+                "two": sum(count == 2 for count in dimensions.values()),
+                "three": sum(count == 3 for count in dimensions.values()),
+            },
+        )
         return None
     joined = np.concatenate([sample.coordinates for sample in samples])
     lost = ~np.isfinite(joined).all(axis=1)
     if lost.any():
-        log.warning(
-            "coordinates are left out, they are NaN or infinite in %d cells of %s",
-            lost.sum(),
-            some(pd.unique(group[lost])),
+        where = some(pd.unique(group[lost]))
+        notes.warn(
+            "coordinates-not-finite",
+            f"Coordinates are left out, they are NaN or infinite in {lost.sum()} cells of {where}.",
+            cells=int(lost.sum()),
         )
         return None
     return joined

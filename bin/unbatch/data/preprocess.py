@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from unbatch.data.portable import categories_of_text
 from unbatch.data.sparse import cells_per_gene, genes_per_cell, subset, totals
 from unbatch.errors import InputError
 
@@ -19,7 +20,7 @@ MIN_BATCH = 3
 NO_LABEL = frozenset(["", "na", "nan", "none", "unknown"])
 """Labels, in lower case, that mean that a cell has none."""
 
-RESERVED = ("batch", "label", "size_factor", "split")
+RESERVED = ("batch", "label", "section", "size_factor", "split")
 """Columns that preprocess writes; those of the input are renamed to end in ``_input``."""
 
 
@@ -31,7 +32,7 @@ def batches(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
     InputError
         If the column or the batch of a cell is missing, or a batch has too few cells.
     """
-    batch = _without(_categorical(_column(obs, key, source, "batch-key")), [""])
+    batch = _without(categories_of_text(column(obs, key, source, "batch-key")), [""])
     lost = batch.isna()
     if lost.any():
         raise InputError(
@@ -76,7 +77,7 @@ def labels(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
     InputError
         If the column is missing or no cell has a label.
     """
-    label = _categorical(_column(obs, key, source, "label-key"))
+    label = categories_of_text(column(obs, key, source, "label-key"))
     label = _without(label, [name for name in label.categories if name.strip().lower() in NO_LABEL])
     if label.isna().all():
         raise InputError(f"{source}: {key} has no label in any cell, expected cell types or domains")
@@ -87,7 +88,14 @@ def _without(values: pd.Categorical, names: list[str]) -> pd.Categorical:
     return values.remove_categories(values.categories.intersection(names))
 
 
-def _column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series:
+def column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series:
+    """Return a column that an option names.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
     if key not in obs:
         raise InputError(
             f"{source}: the cells have no column {key} (--{option}), found {', '.join(map(str, obs)) or 'none'}"
@@ -95,28 +103,21 @@ def _column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series
     return obs[key]
 
 
-def _categorical(values: pd.Series) -> pd.Categorical:
-    """Categories of text: in their own order if the column had one, else in order of appearance."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        codes, found = values.cat.codes, values.cat.categories
-    else:
-        codes, found = pd.factorize(values)
-    # a whole number is a float where another one is missing: convert_dtypes brings it back
-    text = pd.Series(found).astype(object).convert_dtypes().astype("string")
-    # what was different, such as 1 and "1", can have the same text; code -1 is a missing value
-    recoded, names = pd.factorize(text)
-    return pd.Categorical.from_codes(np.append(recoded, -1)[codes], names).remove_unused_categories()
-
-
-def free_reserved(obs: pd.DataFrame, batch_key: str, label_key: str | None) -> tuple[pd.DataFrame, dict[str, str]]:
+def free_reserved(obs: pd.DataFrame, sources: dict[str, str | None]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Rename the columns of the input that preprocess would overwrite or that would be taken for its own.
+
+    Parameters
+    ----------
+    obs
+        Table of the cells.
+    sources
+        Column that a reserved one is made of, which may have its name.
 
     Returns
     -------
     tuple
         The table, and new names by old ones.
     """
-    sources = {"batch": batch_key, "label": label_key}
     renamed = {name: f"{name}_input" for name in RESERVED if name in obs and sources.get(name) != name}
     return obs.drop(columns=list(renamed.values()), errors="ignore").rename(columns=renamed), renamed
 
@@ -127,7 +128,7 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     A ``/`` in the name of a column, which anndata used to allow, becomes ``_``.
     """
     columns = {
-        str(name).replace("/", "_"): values if values.dtype.kind in "biuf" else _categorical(values)
+        str(name).replace("/", "_"): values if values.dtype.kind in "biuf" else categories_of_text(values)
         for name, values in table.items()
     }
     return pd.DataFrame(columns, index=table.index.rename(None))

@@ -1,25 +1,23 @@
 """Reading samples: first the names in each file, which is fast and finds most mistakes, then the counts."""
 
-import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from unbatch.data import io
+from unbatch.data import features, io
 from unbatch.data.sparse import first_wrong
 from unbatch.errors import InputError
+from unbatch.text import some
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import h5py
     from scipy.sparse import csr_matrix
-
-log = logging.getLogger(__name__)
 
 COUNT_SLOTS = ("layers/counts", "raw/X", "X")
 """Where an h5ad may keep its counts, the best place first."""
@@ -51,6 +49,14 @@ class Sample:
         Why there are no coordinates.
     rows, columns
         Positions of these cells and genes in the matrix of the file; None means all of them.
+    features
+        How many features the matrix has, genes or not; None means as many as genes.
+    typed_by
+        The place in the file that says which features are genes, if there is one.
+    left_out
+        How many features are no genes, by type.
+    untyped
+        How many of the genes have no type, where other features have one.
     """
 
     name: str
@@ -63,10 +69,16 @@ class Sample:
     lacks: str = ""
     rows: np.ndarray | None = None
     columns: np.ndarray | None = None
+    features: int | None = None
+    typed_by: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
+    untyped: int = 0
 
 
 def inspect(path: Path, name: str, counts_from: str | None = None) -> Sample:
     """Read the names of cells and genes, and all that is known of the cells, but not the counts.
+
+    Features that are no genes (`unbatch.data.features.genes_among`) are left out.
 
     Parameters
     ----------
@@ -126,11 +138,11 @@ def read_counts(sample: Sample, genes: pd.Index, continuous: bool = False) -> "c
     """
     counts = _read_10x_matrix(sample) if sample.slot == "matrix" else io.read_csr(sample.matrix, sample.slot)
     rows = len(sample.obs) if sample.rows is None else counts.shape[0]
-    columns = len(sample.var) if sample.columns is None else counts.shape[1]
+    columns = len(sample.var) if sample.features is None else sample.features
     if counts.shape != (rows, columns):
         raise InputError(
             f"{sample.path}: {sample.slot} has {counts.shape[0]} x {counts.shape[1]} values, expected {rows} cells x "
-            f"{columns} genes"
+            f"{columns} features"
         )
     if sample.rows is not None:
         counts = counts[sample.rows]
@@ -164,6 +176,11 @@ def read_truth(sample: Sample) -> dict[str, dict[str, Any]]:
         truth["uns"] = {"truth": read_elem(file["uns/unbatch/truth"])} if known else {}
     if sample.slot == "raw/X":
         truth["varm"] = {}
+    if sample.columns is not None:
+        truth["varm"] = {key: value[sample.columns] for key, value in truth["varm"].items()}
+        about = truth["uns"].get("truth", {})
+        if np.shape(about.get("gene_factors"))[1:] == (sample.features,):
+            about["gene_factors"] = about["gene_factors"][:, sample.columns]
     return truth
 
 
@@ -181,12 +198,6 @@ def _check_counts(counts: "csr_matrix", sample: Sample, genes: pd.Index, continu
     )
 
 
-def some(names: Iterable[Any], limit: int = 5) -> str:
-    """List the first of some names, for messages."""
-    names = list(names)
-    return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")
-
-
 # h5ad -----------------------------------------------------------------------------------------------------------------
 
 
@@ -202,12 +213,49 @@ def _inspect_h5ad(path: Path, name: str, counts_from: str | None) -> Sample:
         obs = read_elem(file["obs"])
         var = read_elem(file["raw/var" if slot == "raw/X" else "var"])
         coordinates = next((read_elem(file[key]) for key in _COORDINATE_SLOTS if key in file), None)
-    if not (isinstance(obs, pd.DataFrame) and isinstance(var, pd.DataFrame)):
-        raise InputError(f"{path}: obs and var are of a format before anndata 0.7, expected a file of a newer version")
-    obs.index, var.index = obs.index.astype(str), var.index.astype(str)
-    log.info("%s: counts from %s", path, slot)
+        other = "var" if slot == "raw/X" else "raw/var"
+        if not (isinstance(obs, pd.DataFrame) and isinstance(var, pd.DataFrame)):
+            raise InputError(
+                f"{path}: obs and var are of a format before anndata 0.7, expected a file of a newer version"
+            )
+        obs.index, var.index = obs.index.astype(str), var.index.astype(str)
+        # raw often has no table of its own, or has the only one that is whole
+        borrowed = features.type_column(var) is None and isinstance(file.get(other), Mapping)
+        types = _types_by_name(read_elem(file[other]), var.index) if borrowed else None
     coordinates, lacks = _usable(coordinates, len(obs))
-    return Sample(name, path, path, slot, obs, var, coordinates, lacks)
+    sample = Sample(name, path, path, slot, obs, var, coordinates, lacks)
+    if types is not None:
+        # what the other table does not know is kept: it is there to say what is no gene
+        types = types.fillna("Gene Expression")
+        return _only_genes(sample, types, f"{other}/{types.name}")
+    column = features.type_column(var)
+    table = "raw/var" if slot == "raw/X" else "var"
+    return _only_genes(sample, None if column is None else var[column], f"{table}/{column}")
+
+
+def _types_by_name(table: Any, names: pd.Index) -> pd.Series | None:
+    """Types of the features of these names in another table of the file, missing where it has no such feature."""
+    column = features.type_column(table) if isinstance(table, pd.DataFrame) else None
+    if column is None:
+        return None
+    types = table[column].astype(object).set_axis(table.index.astype(str))
+    return types[~types.index.duplicated()].reindex(names)
+
+
+def _only_genes(sample: Sample, types: pd.Series | None, place: str) -> Sample:
+    """Leave out the features that are no genes; `place` is where the file has the types."""
+    if types is None:
+        return replace(sample, features=len(sample.var))
+    found = features.genes_among(types, f"{sample.matrix}: {place}")
+    return replace(
+        sample,
+        var=sample.var[found.genes],
+        columns=None if found.genes.all() else np.flatnonzero(found.genes),
+        features=len(types),
+        typed_by=place,
+        left_out=found.left_out,
+        untyped=found.untyped,
+    )
 
 
 def _usable(coordinates: Any, cells: int) -> tuple[np.ndarray | None, str]:
@@ -232,12 +280,12 @@ def _open_10x(path: Path) -> "AbstractContextManager[h5py.File]":
 def _inspect_10x(path: Path, name: str) -> Sample:
     with _open_10x(path) as file:
         barcodes = file["matrix/barcodes"].asstr()[:]
-        features = {key: file["matrix/features"][key].asstr()[:] for key in ("id", "name", "feature_type")}
-    columns = np.flatnonzero(features["feature_type"] == "Gene Expression")
-    var = pd.DataFrame({"gene_symbol": features["name"][columns]}, index=features["id"][columns])
-    return Sample(
-        name, path, path, "matrix", pd.DataFrame(index=barcodes), var, lacks="is a 10x matrix", columns=columns
-    )
+        about = file["matrix/features"]
+        var = pd.DataFrame({"gene_symbol": about["name"].asstr()[:]}, index=about["id"].asstr()[:])
+        # CellBender writes none where the matrix that it was given had none
+        types = pd.Series(about["feature_type"].asstr()[:]) if "feature_type" in about else None
+    sample = Sample(name, path, path, "matrix", pd.DataFrame(index=barcodes), var, lacks="is a 10x matrix")
+    return _only_genes(sample, types, "matrix/features/feature_type")
 
 
 def _read_10x_matrix(sample: Sample) -> "csr_matrix":

@@ -17,7 +17,8 @@ from unbatch.errors import InputError, NotApplicable
 
 if TYPE_CHECKING:
     from unbatch.data.graph import Graph
-    from unbatch.models.batchblend import BatchBlend, Evidence, Fitted, Settings
+    from unbatch.models.batchblend import BatchBlend, Fitted, Settings
+    from unbatch.models.verdicts import Evidence
 
 log = logging.getLogger("unbatch")
 
@@ -153,8 +154,15 @@ def fit_model(cells: Cells, params: Params | Spatial, run: Run, method: str) -> 
         device=run.device,
         tell=log.info,
     )
-    kinds = {cells.batches[code]: kind for code, kind in graph.kinds.items()} if graph else {}
-    return _found(cells, fitted, cells.batches, method, used, kinds)
+    return _found(cells, fitted, cells.batches, method, used, _kinds_by_batch(cells, graph) if graph else {})
+
+
+def _kinds_by_batch(cells: Cells, graph: "Graph") -> dict[str, str]:
+    """How the graphs of each batch's sections were built."""
+    found: dict[str, set[str]] = {}
+    for batch, section in np.unique(np.column_stack((cells.batch, cells.section)), axis=0).tolist():
+        found.setdefault(cells.batches[batch], set()).add(graph.kinds[section])
+    return {name: ", ".join(sorted(kinds)) for name, kinds in found.items()}
 
 
 def apply_model(saved: SavedModel, cells: Cells, run: Run) -> Fit:
@@ -209,11 +217,11 @@ def choose_graph(cells: Cells, params: Spatial) -> "tuple[Graph | None, str]":
     try:
         graph = neighbours(
             cells.coordinates,
-            cells.batch,
+            cells.section,
             params.graph,
             k=params.neighbours,
             radius=params.radius,
-            names=cells.batches,
+            names=cells.sections,
         )
     except InputError as error:
         if params.spatial not in ("auto", "none") or params.graph != "auto":
@@ -224,7 +232,7 @@ def choose_graph(cells: Cells, params: Spatial) -> "tuple[Graph | None, str]":
     kinds = Counter(graph.kinds.values())
     log.info(
         "neighbours: %s; %.1f a cell, spatial phase: %s",
-        ", ".join(f"{kind} in {count} of {cells.n_batches} batches" for kind, count in kinds.items()),
+        ", ".join(f"{kind} in {count} of {len(graph.kinds)} sections" for kind, count in kinds.items()),
         len(graph.source) / len(cells),
         spatial,
     )
@@ -343,11 +351,13 @@ def _found(
 ) -> Fit:
     """Everything that was found, in the slots of a fit."""
     from unbatch.models.batchblend import shares
+    from unbatch.models.verdicts import NUMBERS, sentence
 
     model = fitted.model
     for item in model.evidence:
         where = " | ".join(names[code] for code in item.batches)
-        log.info("%s, %s %s: %s", where, item.step, "taken" if item.accepted else "not taken", item.reason)
+        reason = sentence(item.step, item.verdict, **{name: getattr(item, name) for name in NUMBERS})
+        log.info("%s, %s %s: %s", where, item.step, "taken" if item.accepted else "not taken", reason)
     totals = fitted.amounts.sum(axis=0, dtype="float64")
     dead = totals < 1e-3 * totals.sum()
     if dead.any():
@@ -394,13 +404,14 @@ def _found(
 
 
 def _evidence(model: "BatchBlend", names: list[str]) -> dict[str, np.ndarray]:
+    from unbatch.models.verdicts import NUMBERS
+
     items = model.evidence
-    names_of_columns = ("accepted", "refused", "size", "error", "composition", "meeting")
-    columns = {name: np.array([getattr(item, name) for item in items]) for name in names_of_columns}
+    columns = {name: np.array([getattr(item, name) for item in items]) for name in ("accepted", "refused", *NUMBERS)}
     return columns | {
         "batch": np.array([" | ".join(names[code] for code in item.batches) for item in items], dtype=object),
         "step": np.array([item.step for item in items], dtype=object),
-        "reason": np.array([item.reason for item in items], dtype=object),
+        "verdict": np.array([str(item.verdict) for item in items], dtype=object),
     }
 
 
@@ -501,7 +512,7 @@ def _check_weights(path: Path, weights: dict[str, np.ndarray], sizes: dict[str, 
 
 def _row(item: "Evidence") -> dict[str, Any]:
     """Evidence as JSON takes it, which has no NaN."""
-    row = asdict(item) | {"batches": [int(code) for code in item.batches], "accepted": bool(item.accepted)}
+    row = asdict(item) | {"batches": [int(code) for code in item.batches], "verdict": str(item.verdict)}
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
@@ -515,7 +526,7 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
     InputError
         If it is something else.
     """
-    from unbatch.models.batchblend import Evidence
+    from unbatch.models.verdicts import Evidence, Verdict
 
     if not isinstance(rows, list):
         raise InputError(f"{path}: evidence is {short(rows)}, expected a list")
@@ -525,6 +536,8 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
         if name == "batches":
             whole = isinstance(value, list) and value and all(_is_number(code, int) for code in value)
             return bool(whole) and all(0 <= code < batches for code in value)
+        if name == "verdict":
+            return value in list(Verdict)
         return (value is None or _is_number(value, int | float)) if kinds[name] is float else type(value) is kinds[name]
 
     found = []
@@ -535,7 +548,8 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
         if wrong:
             raise InputError(f"{path}: evidence {number}: {wrong[0]} is {short(row[wrong[0]])}, which it cannot be")
         values = {name: math.nan if value is None else value for name, value in row.items()}
-        found.append(Evidence(**values | {"batches": tuple(row["batches"])}))
+        values |= {"batches": tuple(row["batches"]), "verdict": Verdict(row["verdict"])}
+        found.append(Evidence(**values))
     return found
 
 

@@ -1,6 +1,6 @@
 # `fit-seurat`: Seurat v4's anchors by canonical correlation (Stuart et al. 2019), by Seurat itself.
 # It reads a dataset and writes a fit as the Python programs do (bin/unbatch/data/schema_h5ad.yml): no file in between.
-# Exit codes as theirs: 2 wrong usage or input, 99 not applicable, 1 anything else.
+# Exit codes as theirs: 2 wrong usage or input, 74 a disk that is full, 99 not applicable, 1 anything else.
 
 SCHEMA <- 1L
 DEFAULTS <- list(n_components = 30L, anchors = 5L, weighting = 100L)
@@ -152,6 +152,14 @@ peak_mb <- function() {
   if (length(line)) as.numeric(gsub("[^0-9]", "", line)) * 1024 / 1e6 else 0
 }
 partial <- tempfile("fit-seurat-", dirname(output), ".partial")
+# HDF5 crashes where a disk is full: as many other bytes tell before
+room <- 4 * length(embedding) + length(cells) * max(nchar(cells, "bytes")) + 2^17
+there <- suppressWarnings(try({ writeBin(raw(room), partial); file.size(partial) >= room }, silent = TRUE))
+unlink(partial)
+if (!isTRUE(there)) {
+  fail(sprintf("%s: cannot write %s, which needs %.1f MB: the disk does not take as much",
+               normalizePath(dirname(output)), basename(output), room / 1e6), 74L)
+}
 invisible(h5createFile(partial))
 file <- H5Fopen(partial)
 mark <- function(object, type, version) {

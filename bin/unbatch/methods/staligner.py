@@ -30,13 +30,13 @@ class Params(Parameters):
     mutual: int = Field(
         100,
         ge=1,
-        description="nearest neighbours among which a pair of cells of two sections must be mutual; at most a tenth of "
-        "the smaller section",
+        description="nearest neighbours among which a pair of cells of two batches must be mutual; at most a tenth of "
+        "the smaller batch",
     )
     margin: float = Field(
         1.0,
         ge=0,
-        description="by how much a mutual neighbour must be nearer than a random cell of the anchor's section",
+        description="by how much a mutual neighbour must be nearer than a random cell of the anchor's batch",
     )
     learning_rate: float = Field(0.001, ge=0, description="learning rate of Adam")
     weight_decay: float = Field(0.0001, ge=0, description="weight decay of Adam")
@@ -53,7 +53,7 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
 
     torch.manual_seed(run.seed)
     rng = np.random.default_rng(run.seed)
-    graph = neighbours(cells.coordinates, cells.batch)
+    graph = neighbours(cells.coordinates, cells.section, names=cells.sections)
     own = np.arange(len(cells.batch))
     edges = torch.from_numpy(np.stack([np.r_[graph.source, own], np.r_[graph.target, own]])).to(run.device)
     X = torch.from_numpy(cells.X.toarray()).to(run.device)
@@ -79,7 +79,7 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
 
 
 def _triplets(embedding: np.ndarray, batch: np.ndarray, mutual: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose anchor, mutual nearest neighbour in another section, random cell of the anchor's own; rows of three."""
+    """Choose anchor, mutual nearest neighbour in another batch, random cell of the anchor's own; rows of three."""
     from sklearn.neighbors import NearestNeighbors
 
     members = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]

@@ -14,7 +14,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from unbatch.metrics import jackknife
 from unbatch.metrics.integration import Metric, Scene
+from unbatch.metrics.uncertainty import widened
 
 NEIGHBOURS = 11
 """Cells that vote on a label; odd, so that two labels do not tie."""
@@ -62,6 +64,10 @@ def balanced_accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))
 
 
+Predicted = list[tuple[np.ndarray, np.ndarray]]
+"""For each fold, positions of the held-out cells and whether their class was told."""
+
+
 def logistic_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray) -> float:
     """Balanced accuracy of a logistic regression on held-out cells, mean over folds.
 
@@ -79,9 +85,7 @@ def logistic_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray) -
     ValueError
         If the folds leave nothing to predict.
     """
-    return _held_out_accuracy(
-        lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), features, target, fold
-    )
+    return accuracy(logistic_predictions(features, target, fold), target)
 
 
 def neighbour_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray, k: int = NEIGHBOURS) -> float:
@@ -89,17 +93,79 @@ def neighbour_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray, 
 
     Parameters and errors are those of `logistic_probe`.
     """
-    return _held_out_accuracy(lambda: KNeighborsClassifier(k), features, target, fold)
+    return accuracy(neighbour_predictions(features, target, fold, k), target)
 
 
-def _held_out_accuracy(
+def logistic_predictions(features: np.ndarray, target: np.ndarray, fold: np.ndarray) -> Predicted:
+    """Predict as `logistic_probe` does."""
+    return _predictions(
+        lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), features, target, fold
+    )
+
+
+def neighbour_predictions(features: np.ndarray, target: np.ndarray, fold: np.ndarray, k: int = NEIGHBOURS) -> Predicted:
+    """Predict as `neighbour_probe` does."""
+    return _predictions(lambda: KNeighborsClassifier(k), features, target, fold)
+
+
+def _predictions(
     classifier: Callable[[], object], features: np.ndarray, target: np.ndarray, fold: np.ndarray
-) -> float:
+) -> Predicted:
+    return [
+        (test, classifier().fit(features[train], target[train]).predict(features[test]) == target[test])
+        for train, test in cell_splits(fold, target)
+    ]
+
+
+def accuracy(predicted: Predicted, target: np.ndarray) -> float:
+    """Balanced accuracy, mean over folds; `target` are the n codes that were predicted."""
+    everything = np.zeros(len(target), dtype=np.int64)
+    return float(np.mean([_balanced(*_counts(test, right, target, everything, 1)) for test, right in predicted]))
+
+
+def accuracy_left_out(predicted: Predicted, target: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Balanced accuracy, mean over folds, without the held-out cells of each group.
+
+    The fits are not done anew: what their chance adds is made up for by `uncertainty.widened`.
+
+    Parameters
+    ----------
+    predicted
+        By fold.
+    target
+        n codes.
+    group
+        n codes from 0.
+    groups
+        Number of groups, g.
+
+    Returns
+    -------
+    np.ndarray
+        g.
+    """
     found = []
-    for train, test in cell_splits(fold, target):
-        predicted = classifier().fit(features[train], target[train]).predict(features[test])
-        found.append(balanced_accuracy(target[test], predicted))
-    return float(np.mean(found))
+    for test, right in predicted:
+        counts = _counts(test, right, target, group, groups)
+        found.append(_balanced(*(each.sum(axis=1, keepdims=True) - each for each in counts)))
+    told = sum(len(test) for test, _ in predicted)
+    held_out = np.mean([len(test) / max(told - len(test), 1) for test, _ in predicted])
+    return widened(np.mean(found, axis=0), len(predicted), float(held_out))
+
+
+def _counts(
+    test: np.ndarray, right: np.ndarray, target: np.ndarray, group: np.ndarray, groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count held-out cells, and those of them that were told, by class and group; c x g."""
+    codes = int(target.max()) + 1
+    cell = target[test] * groups + group[test]
+    cells, told = (np.bincount(cell, weight, codes * groups).reshape(codes, groups) for weight in (None, right))
+    return cells, told
+
+
+def _balanced(cells: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """Mean over the classes that have cells of the share that was told; g."""
+    return (told / np.maximum(cells, 1)).sum(axis=0) / np.maximum((cells > 0).sum(axis=0), 1)
 
 
 def parts(group: np.ndarray, target: np.ndarray) -> Iterator[np.ndarray]:
@@ -112,6 +178,10 @@ def parts(group: np.ndarray, target: np.ndarray) -> Iterator[np.ndarray]:
             yield np.flatnonzero(inside & np.isin(target, large))
 
 
+Within = list[tuple[np.ndarray, Predicted]]
+"""For each group, its cells and what was predicted of them."""
+
+
 def probe_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, fold: np.ndarray) -> float:
     """Compute `logistic_probe` fitted within each group alone, mean over the groups that have two classes to tell.
 
@@ -122,10 +192,20 @@ def probe_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, fo
     ValueError
         If no group has two classes of `MIN_CELLS` cells.
     """
-    found = [logistic_probe(features[inside], target[inside], fold[inside]) for inside in parts(group, target)]
+    return float(
+        np.mean([accuracy(each, target[cells]) for cells, each in predict_within(features, target, group, fold)])
+    )
+
+
+def predict_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, fold: np.ndarray) -> Within:
+    """Predict as `probe_within` does, with the same errors."""
+    found = [
+        (inside, logistic_predictions(features[inside], target[inside], fold[inside]))
+        for inside in parts(group, target)
+    ]
     if not found:
         raise ValueError(f"no group has two classes of {MIN_CELLS} cells or more")
-    return float(np.mean(found))
+    return found
 
 
 def chance_within(target: np.ndarray, group: np.ndarray) -> float:
@@ -219,7 +299,7 @@ def silhouette_within(embedding: np.ndarray, batch: np.ndarray, label: np.ndarra
     return float(np.average(widths, weights=cells))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Level:
     """What a score of `metrics` is read against; None where there is nothing.
 
@@ -229,10 +309,13 @@ class Level:
         Of a guess, or without any batch effect.
     label
         Of the labels alone, in place of an embedding: what is above it is more than composition.
+    left_out
+        The latter with each group of cells left out, g.
     """
 
     chance: float | None
     label: float | None = None
+    left_out: np.ndarray | None = None
 
 
 def metrics(cells: np.ndarray, fold: np.ndarray, seed: int) -> list[Metric]:
@@ -248,24 +331,82 @@ def metrics(cells: np.ndarray, fold: np.ndarray, seed: int) -> list[Metric]:
         Of the permutations.
     """
 
-    def of(compute: Callable[..., float], *names: str) -> Callable[[Scene], float]:
-        return lambda scene: compute(*(getattr(scene, name)[cells] for name in names))
+    def of(scene: Scene, *names: str) -> list[np.ndarray]:
+        return [getattr(scene, name)[cells] for name in names]
 
-    def add(compute: Callable[..., float], *more: object) -> Callable[..., float]:
-        return lambda *given: compute(*given, *more)
+    def pooled(name: str, predict: Callable[..., Predicted], target: str) -> Metric:
+        def compute(scene: Scene) -> float:
+            features, code = of(scene, "embedding", target)
+            scene.kept[name] = predict(features, code, fold)
+            return accuracy(scene.kept[name], code)
 
-    of_batch, by_label = ("embedding", "batch"), ("embedding", "batch", "label")
+        def left_out(scene: Scene, group: np.ndarray, groups: int) -> np.ndarray:
+            return accuracy_left_out(scene.kept[name], *of(scene, target), group[cells], groups)
+
+        needs_label = target == "label"
+        return Metric(name, "evidence", compute, needs_label, needs_batches=not needs_label, left_out=left_out)
+
+    def within(name: str, target: str, inside: str) -> Metric:
+        def compute(scene: Scene) -> float:
+            scene.kept[name] = predict_within(*of(scene, "embedding", target, inside), fold)
+            code = of(scene, target)[0]
+            return float(np.mean([accuracy(each, code[part]) for part, each in scene.kept[name]]))
+
+        def left_out(scene: Scene, group: np.ndarray, groups: int) -> np.ndarray:
+            code, own = of(scene, target)[0], group[cells]
+            found = [accuracy_left_out(each, code[part], own[part], groups) for part, each in scene.kept[name]]
+            return np.mean(found, axis=0)
+
+        return Metric(name, "evidence", compute, needs_batches=target == "batch", left_out=left_out)
+
+    by_label = ("embedding", "batch", "label")
     return [
-        Metric("batch_probe", "evidence", of(add(logistic_probe, fold), *of_batch), False, needs_batches=True),
-        Metric("batch_probe_within", "evidence", of(add(probe_within, fold), *by_label), needs_batches=True),
-        Metric("batch_asw_excess", "evidence", of(add(silhouette_excess, seed), *by_label), needs_batches=True),
-        Metric("batch_asw_within", "evidence", of(silhouette_within, *by_label), needs_batches=True),
-        Metric("label_probe_within", "evidence", of(add(probe_within, fold), "embedding", "label", "batch")),
-        Metric("label_knn", "evidence", of(add(neighbour_probe, fold), "embedding", "label")),
+        pooled("batch_probe", logistic_predictions, "batch"),
+        within("batch_probe_within", "batch", "label"),
+        Metric(
+            "batch_asw_excess",
+            "evidence",
+            lambda scene: silhouette_excess(*of(scene, *by_label), seed),
+            needs_batches=True,
+            left_out=lambda scene, group, groups: excess_left_out(*of(scene, *by_label), seed, group[cells], groups),
+        ),
+        Metric(
+            "batch_asw_within",
+            "evidence",
+            lambda scene: silhouette_within(*of(scene, *by_label)),
+            needs_batches=True,
+            left_out=lambda scene, group, groups: within_left_out(*of(scene, *by_label), group[cells], groups),
+        ),
+        within("label_probe_within", "label", "batch"),
+        pooled("label_knn", neighbour_predictions, "label"),
     ]
 
 
-def levels(batch: np.ndarray, label: np.ndarray | None, fold: np.ndarray) -> dict[str, Level]:
+def excess_left_out(
+    embedding: np.ndarray, batch: np.ndarray, label: np.ndarray, seed: int, group: np.ndarray, groups: int
+) -> np.ndarray:
+    """Compute `silhouette_excess`, over one permutation, without each group of cells, g; the interval is the wider."""
+    found = []
+    for code in (batch, permuted_within(batch, label, 1, seed)[:, 0]):
+        sums, cells = jackknife.silhouettes(embedding, code, group, groups)
+        found.append(sums.sum(axis=1) / cells.sum(axis=1))
+    return found[0] - found[1]
+
+
+def within_left_out(
+    embedding: np.ndarray, batch: np.ndarray, label: np.ndarray, group: np.ndarray, groups: int
+) -> np.ndarray:
+    """Compute `silhouette_within` without each group of cells, g."""
+    found = np.zeros((2, groups))
+    for inside in parts(label, batch):
+        code = np.unique(batch[inside], return_inverse=True)[1]
+        found += [each.sum(axis=1) for each in jackknife.silhouettes(embedding[inside], code, group[inside], groups)]
+    return found[0] / found[1]
+
+
+def levels(
+    batch: np.ndarray, label: np.ndarray | None, fold: np.ndarray, group: np.ndarray, groups: int
+) -> dict[str, Level]:
     """Compute what the scores of `metrics` are read against, by name; of a single batch, nothing of batches.
 
     Parameters
@@ -276,6 +417,10 @@ def levels(batch: np.ndarray, label: np.ndarray | None, fold: np.ndarray) -> dic
         n codes; None when there are no labels.
     fold
         n codes.
+    group
+        n codes of the groups that are left out in turn.
+    groups
+        Number of groups, g.
     """
     batches = len(np.unique(batch))
     of_label = {}
@@ -289,8 +434,9 @@ def levels(batch: np.ndarray, label: np.ndarray | None, fold: np.ndarray) -> dic
     if label is None:
         return {"batch_probe": Level(1 / batches)}
     one_hot = (label[:, None] == np.unique(label)).astype(np.float64)
+    told = logistic_predictions(one_hot, batch, fold)
     return {
-        "batch_probe": Level(1 / batches, logistic_probe(one_hot, batch, fold)),
+        "batch_probe": Level(1 / batches, accuracy(told, batch), accuracy_left_out(told, batch, group, groups)),
         "batch_probe_within": Level(chance_within(batch, label)),
         "batch_asw_excess": Level(0.0),
         "batch_asw_within": Level(0.0),

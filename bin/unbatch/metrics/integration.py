@@ -6,15 +6,18 @@ All lie between 0 and 1, larger is better.
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
 import scib_metrics as scib
+import scipy.sparse.csgraph
 import scipy.sparse.linalg
 from scib_metrics.nearest_neighbors import NeighborsResults
+from scib_metrics.utils import KMeans
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
@@ -49,6 +52,8 @@ class Scene:
         n codes.
     label
         n codes; None when there are no labels.
+    kept
+        What scores keep for their intervals over cells, by name of the score.
     """
 
     embedding: np.ndarray | None
@@ -56,11 +61,25 @@ class Scene:
     neighbours: NeighborsResults | None
     batch: np.ndarray
     label: np.ndarray | None
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def assigned(self) -> np.ndarray:
+        """Cluster of every cell by k-means with as many clusters as labels, as in scib-metrics; n."""
+        return np.asarray(KMeans(len(np.unique(self.label))).fit(self.embedding).labels_).astype(np.int64)
 
     @cached_property
     def clusters(self) -> dict[str, float]:
         """NMI and ARI of k-means clusters with the labels."""
-        return scib.nmi_ari_cluster_labels_kmeans(self.embedding, self.label)
+        return {
+            "nmi": normalized_mutual_info_score(self.label, self.assigned, average_method="arithmetic"),
+            "ari": adjusted_rand_score(self.label, self.assigned),
+        }
+
+    @cached_property
+    def acceptance(self) -> "tuple[float, list[Tested]]":
+        """Score of kBET per label, and what it was tested on."""
+        return kbet_per_label(self.nearest(KBET_NEIGHBOURS), self.batch, self.label)
 
     @cached_property
     def communities(self) -> dict[str, float]:
@@ -74,7 +93,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Metric:
-    """A score: its name, the mean it enters, what it needs, how it is computed, whether a graph is enough for it."""
+    """A score: its name, the mean it enters, what it needs, how it is computed, whether a graph is enough for it.
+
+    `left_out` gives it with each group of cells left out, from a scene that it was computed of, the group of each cell
+    and the number of groups; those that `jackknife` knows by name have none here.
+    """
 
     name: str
     kind: Literal["batch", "bio", "other", "evidence"]
@@ -82,6 +105,7 @@ class Metric:
     needs_label: bool = True
     of_graphs: bool = False
     needs_batches: bool = False
+    left_out: Callable[[Scene, np.ndarray, int], np.ndarray] | None = None
 
     @property
     def of_batches(self) -> bool:
@@ -109,7 +133,7 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool 
         "silhouette_batch": lambda s: scib.silhouette_batch(s.embedding, s.label, s.batch),
     }
     kbet = (
-        Metric("kbet", "batch", lambda s: kbet_per_label(s.nearest(KBET_NEIGHBOURS), s.batch, s.label), of_graphs=True)
+        Metric("kbet", "batch", lambda s: s.acceptance[0], of_graphs=True)
         if labelled
         else Metric("kbet_all", "batch", lambda s: scib.kbet(s.nearest(KBET_NEIGHBOURS), s.batch)[0], False, True)
     )
@@ -149,18 +173,64 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool 
     ]
 
 
-def kbet_per_label(neighbours: NeighborsResults, batch: np.ndarray, label: np.ndarray) -> float:
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """Cells of a label that kBET was computed on, and their neighbours among them; None where all were rejected."""
+
+    cells: np.ndarray
+    indices: np.ndarray | None
+
+
+def kbet_per_label(neighbours: NeighborsResults, batch: np.ndarray, label: np.ndarray) -> tuple[float, list[Tested]]:
     """Compute kBET per label by scib-metrics, with exact neighbours in the diffusion maps that it makes of each label.
 
     Its own search, pynndescent, compiles itself anew in every process (about 80 s of CPU time, at any number of
     cells) and finds the same neighbours but for the last digits. ARPACK, which makes the maps, would start at random:
     in the smaller labels neighbours are tied but for rounding, and kBET of the same embedding would change by .004.
+
+    Returns
+    -------
+    score
+        Acceptance rate, mean over the labels with two batches and 10 cells.
+    tested
+        Cells and neighbours of each of these labels.
     """
+    components: list[np.ndarray] = []
+    found: dict[int, np.ndarray] = {}
+    connected = scipy.sparse.csgraph.connected_components
+
+    def split(*given: Any, **options: Any) -> tuple[int, np.ndarray]:
+        number, component = connected(*given, **options)
+        components.append(component)
+        return number, component
+
+    def search(embedding: np.ndarray, n_neighbors: int) -> NeighborsResults:
+        near = nearest_neighbours(embedding, n_neighbors)
+        found[len(components) - 1] = near.indices
+        return near
+
     # ARPACK calls BLAS for many short vectors: a second thread only waits, and waits busily
-    search = patch.object(scib.nearest_neighbors, "pynndescent", nearest_neighbours)
-    start = patch.object(scipy.sparse.linalg, "eigsh", partial(scipy.sparse.linalg.eigsh, rng=0))
-    with search, start, threadpool_limits(1, user_api="blas"):
-        return scib.kbet_per_label(neighbours, batch, label)
+    with (
+        patch.object(scib.nearest_neighbors, "pynndescent", search),
+        patch.object(scipy.sparse.csgraph, "connected_components", split),
+        patch.object(scipy.sparse.linalg, "eigsh", partial(scipy.sparse.linalg.eigsh, rng=0)),
+        threadpool_limits(1, user_api="blas"),
+    ):
+        score, by_label = scib.kbet_per_label(neighbours, batch, label, return_df=True)
+    # scib-metrics looks for components in each label that it does not skip, in the order of the labels
+    computed = by_label["cluster"][by_label["kBET"].notna()]
+    tested = []
+    for place, (one, component) in enumerate(zip(computed, components, strict=True)):
+        cells = np.flatnonzero(label == one)
+        indices = found.get(place)
+        if indices is not None and len(indices) < len(cells):
+            # of a label in pieces, those that are large enough
+            sizes = np.bincount(component)
+            order = np.argsort(-sizes, kind="stable")
+            large = order[: np.searchsorted(np.cumsum(sizes[order]), len(indices)) + 1]
+            cells = cells[np.isin(component, large)]
+        tested.append(Tested(cells, indices if indices is not None and len(indices) == len(cells) else None))
+    return score, tested
 
 
 def nearest_neighbours(embedding: np.ndarray, n_neighbors: int = LISI_NEIGHBOURS) -> NeighborsResults:
@@ -178,6 +248,13 @@ def nearest_neighbours(embedding: np.ndarray, n_neighbors: int = LISI_NEIGHBOURS
         indices[cell, place[0] if place.size else 0] = indices[cell, 0]
         indices[cell, 0] = cell
     return NeighborsResults(indices=indices, distances=distances)
+
+
+def isolated(label: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Return the labels that are in fewest batches, which is what scib-metrics calls isolated."""
+    pairs = np.unique(np.column_stack([label, batch]), axis=0)
+    batches = np.bincount(pairs[:, 0])
+    return np.flatnonzero(batches == batches[batches > 0].min())
 
 
 def evaluate(scene: Scene, wanted: list[Metric]) -> tuple[dict[str, float | None], dict[str, str]]:

@@ -10,7 +10,6 @@ Source: the classifier is that of scMEDAL (Andrade et al. 2024): a random forest
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score
@@ -18,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from unbatch.metrics.evidence import Split, balanced_accuracy, cell_splits
+from unbatch.metrics.uncertainty import Interval, over_splits
 
 TREES = 100
 MAX_BATCH_SPLITS = 5
@@ -26,30 +26,12 @@ SOLVED = 0.98
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Mean over splits and its 95 % t interval, not cut at 0 or 1; fewer than three splits have none (NaN)."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Interval":
-        """Summarise the values of the splits."""
-        mean, n = float(np.mean(values)), len(values)
-        # of two, it would be six times as wide as they are apart
-        if n < 3:
-            return cls(mean, float("nan"), float("nan"))
-        half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-        return cls(mean, mean - half, mean + half)
-
-
-@dataclass(frozen=True)
 class Accuracy:
-    """How well a target is predicted on what was held out."""
+    """How well a target is predicted on what was held out; `by_split` are the balanced accuracies."""
 
     accuracy: Interval
     balanced: Interval
+    by_split: tuple[float, ...] = ()
 
 
 def batch_splits(batch: np.ndarray, target: np.ndarray, most: int = MAX_BATCH_SPLITS) -> list[Split]:
@@ -145,7 +127,7 @@ def _accuracy(classifier: object, features: np.ndarray, target: np.ndarray, spli
         predicted = classifier.fit(features[train], target[train]).predict(features[test])
         plain.append(accuracy_score(target[test], predicted))
         balanced.append(balanced_accuracy(target[test], predicted))
-    return Accuracy(Interval.of(plain), Interval.of(balanced))
+    return Accuracy(Interval.of(plain), Interval.of(balanced), tuple(balanced))
 
 
 def solves(batch_alone: Accuracy) -> bool:
@@ -153,9 +135,19 @@ def solves(batch_alone: Accuracy) -> bool:
     return batch_alone.balanced.mean >= SOLVED
 
 
-def explains(batch_alone: Accuracy, embedding: Accuracy) -> bool:
-    """Whether an embedding predicts no better than the batch alone: its interval is not above that of the batch."""
-    return not embedding.balanced.low > batch_alone.balanced.high
+def explains(batch_alone: Accuracy, embedding: Accuracy, splits: list[Split]) -> bool:
+    """Whether it is not shown that an embedding predicts more than the batch alone does.
+
+    Parameters
+    ----------
+    batch_alone, embedding
+        Predictions from the two.
+    splits
+        Those that both were made on.
+    """
+    gains = [a - b for a, b in zip(embedding.by_split, batch_alone.by_split, strict=True)]
+    held_out = float(np.mean([len(test) / len(train) for train, test in splits]))
+    return not over_splits(gains, held_out).above
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbatch.models.verdicts import Evidence, Verdict
 from unbatch.nn import spatial
 from unbatch.nn.affinity import affinities, permuted_affinities
 from unbatch.nn.cells import CellMatrix
@@ -156,44 +157,6 @@ class Settings:
                 **others,
             },
         )
-
-
-@dataclass
-class Evidence:
-    """Why a step of the correction was taken or left.
-
-    Attributes
-    ----------
-    batches
-        Codes of the batch, or of the two that are compared.
-    step
-        ``"offset"`` or ``"factors"``.
-    accepted
-        Whether the step was taken.
-    reason
-        One sentence.
-    size
-        Of the effect: total offset as a share of the mean total; spread of the log factors between the two.
-    error
-        Standard error of the offset, in the same unit; NaN for factors.
-    composition
-        Share of the difference that composition could make, 0 to 1; NaN for an offset.
-    meeting
-        Share of cells that have cells of the other batch as near as their own, after the correction without what
-        composition could make; the smaller of both directions; NaN for an offset.
-    refused
-        Whether it was left for want of evidence; a step that is neither accepted nor refused found nothing.
-    """
-
-    batches: tuple[int, ...]
-    step: str
-    accepted: bool
-    reason: str
-    size: float
-    error: float = math.nan
-    composition: float = math.nan
-    meeting: float = math.nan
-    refused: bool = False
 
 
 @dataclass
@@ -620,30 +583,24 @@ class _Judge:
             if accepted and share <= MOST_AMBIGUOUS:
                 # what was decided of an accepted difference was decided of the last one
                 share = float((self.last if self.decided is None else self.decided)[a, b])
+            threshold = cells = math.nan
             if few is not None:
-                reason = (
-                    f"Left alone: one of them has {self.sizes[few]} cells, fewer than {FEWEST} tell nothing of genes."
-                )
+                verdict, threshold, cells = Verdict.REFUSED_FEW, FEWEST, float(self.sizes[few])
             elif small and not nothing:
-                reason = "Left alone: no state has cells of both, so that nothing can be compared."
+                verdict = Verdict.REFUSED_APART
             elif nothing:
-                reason = f"Genes differ by less than {LEAST_SPREAD:.0%}: nothing to correct."
+                verdict, threshold = Verdict.NOTHING, LEAST_SPREAD
             elif not accepted:
-                reason = f"Left alone: cells of one batch differ among themselves in the same way ({share:.0%} of it)."
+                verdict = Verdict.REFUSED_COMPOSITION
             elif share > MOST_AMBIGUOUS:
-                reason = f"Accepted by way of other batches; between these two, {share:.0%} could be composition."
+                verdict = Verdict.INDIRECT
             elif self.left[a] or self.left[b]:
-                reason = (
-                    f"Accepted but for the {share:.0%} of it that composition could make: {meeting:.0%} of cells meet."
-                )
+                verdict = Verdict.ACCEPTED_PARTLY
             elif meeting >= LEAST_MEETING:
-                reason = (
-                    f"Accepted whole, though composition could make {share:.0%} of it and {meeting:.0%} of cells meet."
-                )
+                verdict = Verdict.ACCEPTED_AMBIGUOUS
             else:
-                reason = "Accepted whole: without any part of it, cells of the two don't meet."
-            refused = not (accepted or nothing)
-            found.append(Evidence((a, b), "factors", accepted, reason, size, math.nan, share, meeting, refused))
+                verdict = Verdict.ACCEPTED
+            found.append(Evidence((a, b), "factors", verdict, size, math.nan, share, meeting, threshold, cells))
         return found
 
 
@@ -928,8 +885,7 @@ class _Rounds:
         centres = kmeans(profiles, self.states, self.rng)
         self.state = nearest(profiles, centres)
         evidence = [
-            Evidence((b,), "offset", True, _SHRUNKEN[way], float(self.total[b]) / self.mean_total)
-            for b in range(data.batches)
+            Evidence((b,), "offset", _ASSUMED[way], float(self.total[b]) / self.mean_total) for b in range(data.batches)
         ]
         return self._effect(centres, on_directions, profiles, evidence)
 
@@ -1216,33 +1172,22 @@ def _where_any(effect: Tensor, error: Tensor) -> Tensor:
     return torch.where(effect.any(1, keepdim=True), error, math.nan)
 
 
-_SHRUNKEN = {
-    "annealed": "Taken as asked for: the annealed prior finds one in any data, and there is no test of it.",
-    "cross": "Taken as asked for: the cross-batch prior finds one in any data, and there is no test of it.",
-}
-"""Why an offset by a prior is taken."""
+_ASSUMED = {"annealed": Verdict.ASSUMED_ANNEALED, "cross": Verdict.ASSUMED_CROSS}
+"""What is said of an offset by a prior."""
 
 
 def _offset_evidence(
     batch: int, size: float, error: float, accepted: bool, least: float, size_tells: bool, no_size_tells: bool
 ) -> Evidence:
     if error >= MOST_ERROR and size_tells:
-        reason = (
-            f"It hangs on the genes by which cells are put in states: the standard error is {error:.0%} of a mean cell."
-            " Counts that scatter much more than Poisson's do that."
-        )
+        verdict = Verdict.REFUSED_GENES
     elif error >= MOST_ERROR:
-        reason = f"The sizes of the cells don't tell: the standard error is {error:.0%} of a mean cell."
-        if no_size_tells:
-            reason += " If there must be one, `offset: annealed` finds it without them."
+        verdict = Verdict.REFUSED_SE_ALL if no_size_tells else Verdict.REFUSED_SE
     elif accepted:
-        distance = size / max(error, 1e-9)
-        reason = f"The states meet {distance:.{0 if distance >= LEAST_ERRORS else 1}f} standard errors from 0."
-        if distance < LEAST_ERRORS:
-            reason += " As the offsets of most other batches are beyond doubt, that is enough."
+        verdict = Verdict.ACCEPTED if size / max(error, 1e-9) >= LEAST_ERRORS else Verdict.ACCEPTED_BY_OTHERS
     else:
-        reason = f"The states meet at 0 within {least:.0f} standard errors of {error:.1%} of a mean cell."
-    return Evidence((batch,), "offset", accepted, reason, size, error, refused=error >= MOST_ERROR)
+        verdict = Verdict.NOTHING
+    return Evidence((batch,), "offset", verdict, size, error, threshold=least)
 
 
 # ------------------------------------------------------------------------------------ non-negative matrix factorisation
@@ -1778,7 +1723,7 @@ def fit(
     settings
         How to fit.
     graph
-        Source and target of the edges between neighbouring cells, both directions of each, never between batches.
+        Source and target of the edges between neighbouring cells, both directions of each; may join batches.
         Without it there are neither affinities nor neighbours in the last phase.
     wide_graph
         The same for about 20 neighbours of each cell, for the phase ``"linear"``; `graph` if not given.

@@ -51,7 +51,7 @@ class Problem:
     variance
         Noise variance of each cell's weighted profile, above 0, shape (n,).
     source, target
-        Both directions of every edge, int64, shape (edges,), sorted by source, never between batches.
+        Both directions of every edge, int64, shape (edges,), sorted by source; of any batches.
     expected, spread
         For `linear`: what the shares of a cell are expected to be without its neighbours, and their variance about that
         (above 0), shape (n, K); or None.
@@ -225,7 +225,8 @@ def hmrf(
     both ends. From one estimate to the next nothing need fall, as the amounts do not see the Zint of their neighbours:
     with many `renewals` the field sharpens itself, affinities grow to several times those of the true shares, and on
     simulated data the error of the shares rises again after the second. For the same reason, what is shown as
-    affinities should be estimated from the shares before this phase.
+    affinities should be estimated from the shares before this phase. Of an edge between two batches each end sees the
+    affinities of its own batch, so that there the objective may rise by what the two differ in, unless `shared`.
     """
     n = len(problem.X)
     source, target = problem.source, problem.target

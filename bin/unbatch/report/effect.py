@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from unbatch.models.verdicts import NUMBERS, Verdict, sentence
 from unbatch.report import figures
 from unbatch.report.factorisation import Factorisation
 from unbatch.report.inputs import Cells
@@ -21,6 +22,8 @@ _NUMBERS = {
     "meeting": "share of cells with cells of the other batch as near as their own, without that part",
 }
 """What the numbers of the evidence are."""
+_TEXTS = ("batch", "step", "verdict")
+"""Columns of the evidence that are no numbers."""
 OPEN_ROWS = 20
 """Rows of the evidence, and batches described in words, that are seen before anything is unfolded."""
 
@@ -80,7 +83,7 @@ def confounded(fit: Factorisation, confined: list[tuple[str, str, int]]) -> list
     for row in _steps(fit):
         share = fit.evidence["composition"][row["row"]] if "composition" in fit.evidence else np.nan
         # what composition could make was left in the data where it was not accepted whole
-        if row["step"] != "factors" or not row["reason"].startswith("Accepted whole, though") or not share > 0:
+        if row["verdict"] is not Verdict.ACCEPTED_AMBIGUOUS or not share > 0:
             continue
         pair = row["batch"].split(" | ")
         own = [f"{label} (only in {batch}, {cells:,} cells)" for label, batch, cells in confined if batch in pair]
@@ -153,16 +156,22 @@ def _about(fit: Factorisation, batch: str, step: str) -> list[dict[str, Any]]:
 
 def _steps(fit: Factorisation) -> list[dict[str, Any]]:
     columns = fit.evidence
-    texts = {key: [str(value) for value in columns.get(key, [])] for key in ("batch", "step", "reason")}
-    size = len(texts["step"])
-    accepted = columns.get("accepted", np.zeros(size, dtype=bool))
-    # without the column, all that was not accepted was refused
-    refused = columns.get("refused", ~accepted.astype(bool))
-    return [
-        {key: values[i] if values else "" for key, values in texts.items()}
-        | {"accepted": bool(accepted[i]), "refused": bool(refused[i]), "row": i}
-        for i in range(size)
-    ]
+    found = []
+    for i, (batch, step, code) in enumerate(zip(*(columns.get(key, []) for key in _TEXTS), strict=True)):
+        verdict = Verdict(str(code))
+        numbers = {name: float(columns[name][i]) for name in NUMBERS if name in columns}
+        found.append(
+            {
+                "row": i,
+                "batch": str(batch),
+                "step": str(step),
+                "verdict": verdict,
+                "accepted": verdict.accepted,
+                "refused": verdict.refused,
+                "reason": sentence(str(step), verdict, **numbers),
+            }
+        )
+    return found
 
 
 def surest(size: np.ndarray, se: np.ndarray) -> np.ndarray:
@@ -188,7 +197,7 @@ def _found(fit: Factorisation, cells: Cells) -> str:
     numeric = {
         name: values
         for name, values in fit.evidence.items()
-        if name not in ("batch", "step", "accepted", "refused", "reason") and values.dtype.kind in "biuf"
+        if name not in (*_TEXTS, "accepted", "refused", "threshold", "cells") and values.dtype.kind in "biuf"
     }
     numeric = {name: numeric[name] for name in [*_NUMBERS, *numeric] if name in numeric}
     rows = [{**step, "numbers": [_number(values[step["row"]]) for values in numeric.values()]} for step in steps]

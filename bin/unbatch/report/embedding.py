@@ -86,20 +86,22 @@ def tissue(coordinates: np.ndarray) -> tuple[np.ndarray, bool]:
 
 @dataclass(frozen=True)
 class Sections:
-    """The sections of a dataset, one per batch, as they are drawn.
+    """The sections of a dataset, as they are drawn.
 
     Attributes
     ----------
     positions
         n x 2, x to the right and y downwards.
     members
-        Indices of the cells of each batch.
+        Indices of the cells of each section.
     shown
-        Codes of the batches that are drawn.
+        Codes of the sections that are drawn.
     extent
         Width and height of the largest of them.
     directions
         A sentence on what is up and how large.
+    order
+        Codes of all sections in the order in which they are chosen: one of each batch, then the second of each.
     """
 
     positions: np.ndarray
@@ -107,27 +109,42 @@ class Sections:
     shown: list[int]
     extent: np.ndarray
     directions: str
+    order: list[int]
+
+    def first(self, most: int) -> list[int]:
+        """Codes of the sections to draw where there is place for `most`."""
+        return sorted(self.order[:most])
 
 
-def sections(coordinates: np.ndarray, batch: np.ndarray, most: int) -> Sections:
+def sections(coordinates: np.ndarray, batches: list[list[int]], section: np.ndarray, most: int) -> Sections:
     """Prepare the sections for drawing.
 
     Parameters
     ----------
     coordinates
         n x 2 or more.
-    batch
-        Code of each cell's batch.
+    batches
+        Codes of the batches that have cells in each section.
+    section
+        Code of each cell's section.
     most
         Sections to draw.
     """
     positions, array = tissue(coordinates)
-    members = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
-    shown = [code for code, cells in enumerate(members) if len(cells)][:most]
+    members = [np.flatnonzero(section == code) for code in range(len(batches))]
+    # a batch with many sections must not take the place of the others
+    seen: dict[int, int] = {}
+    turns = []
+    for code, own in enumerate(batches):
+        home = own[0] if own else -1
+        turns.append((seen.get(home, 0), code))
+        seen[home] = seen.get(home, 0) + 1
+    order = [code for _, code in sorted(turns) if len(members[code])]
+    shown = sorted(order[:most])
     extent = np.max([np.ptp(positions[members[code]], axis=0) for code in shown], axis=0)
     directions = (
         "Positions are rows and columns of a Visium array, drawn as distances, first row on top."
         if array
         else "The second coordinate runs downwards, as in images; all sections at one scale."
     )
-    return Sections(positions, members, shown, extent, directions)
+    return Sections(positions, members, shown, extent, directions, order)

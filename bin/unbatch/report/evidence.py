@@ -1,7 +1,12 @@
 """Pages on what the batch alone can do: probes of every embedding, and predictions of label and other targets."""
 
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
+import numpy as np
+
+from unbatch.metrics.uncertainty import LEVEL, Interval, Sample, above_level, difference, interval
 from unbatch.report.names import info, join
 from unbatch.report.page import make_page, render
 from unbatch.report.scores import Entry, Result, Spread, number
@@ -62,7 +67,10 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
     ]
     if not explained:
         return ""
-    return f"The batch alone predicts {name} (balanced accuracy {alone:.2f}) no worse than {join(explained)}."
+    return (
+        f"It is not shown that {join(explained)} {'predicts' if len(explained) == 1 else 'predict'} {name} better than "
+        f"the batch alone, which has a balanced accuracy of {alone:.2f}."
+    )
 
 
 def _of(entry: Entry, target: str) -> dict[str, Any] | None:
@@ -77,11 +85,12 @@ def _probes(result: Result) -> str:
     levels = result.evidence["levels"]
     rows = []
     for entry in result.scored():
-        rows.append({"label": entry.label, "cells": [_spread(entry.metrics.get(name)) for name in names]})
+        rows.append({"label": entry.label, "cells": [_estimate(entry.sample(name)) for name in names]})
         effects = [row["random_effects"] for row in entry.compared if row.get("random_effects")]
         if effects:
             spreads = [Spread.of(number(each.get(name)) for each in effects) for name in names]
-            rows.append({"label": f"{entry.label}: random effects", "cells": [_spread(spread) for spread in spreads]})
+            means = [_two(spread and spread.mean) for spread in spreads]
+            rows.append({"label": f"{entry.label}: random effects", "cells": means})
     against = {
         "chance": "Chance, or no batch effect",
         "label": "Labels alone, no embedding",
@@ -104,6 +113,62 @@ def _probes(result: Result) -> str:
     )
 
 
+class Told(StrEnum):
+    """Whether the batch of held-out cells can be told from an embedding."""
+
+    LEFT = "more than from the reference"
+    NOT_SHOWN = "not shown to be more than from the reference"
+    REFERENCE = "the control that has no batch effect"
+
+
+LEAST_EXCESS = 0.02
+"""Balanced accuracy over the reference below which what is left is not worth a word, however sure it is."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the batch probe found in an embedding: its excess over the labels alone, or chance, and its interval."""
+
+    entry: Entry
+    told: Told
+    excess: Interval
+
+
+def findings(result: Result) -> list[Finding]:
+    """Judge from which embeddings the batch can be told, by intervals over held-out cells and seeds that hold at once.
+
+    A batch effect is left where the probe does better than from the labels alone (without labels: than chance), and
+    than from shuffled cells where there are any.
+
+    Parameters
+    ----------
+    result
+        Scores of a dataset, with evidence.
+    """
+    level = result.evidence["levels"].get("batch_probe", {})
+    probed = [(entry, entry.sample("batch_probe")) for entry in result.scored()]
+    probed = [(entry, sample) for entry, sample in probed if sample is not None]
+    shuffled = [sample for entry, sample in probed if entry.method == "shuffled"]
+    tested = len(probed) - len(shuffled)
+    by_label = number(level.get("label"))
+    labels = None
+    if by_label is not None:
+        left_out = level.get("left_out")
+        labels = Sample(np.array([by_label]), np.array([left_out], dtype=float) if left_out else None)
+    found = []
+    for entry, sample in probed:
+        if entry.method == "shuffled":
+            excess = above_level(sample, by_label or number(level.get("chance")) or 0.0)
+            found.append(Finding(entry, Told.REFERENCE, excess))
+            continue
+        chance = above_level(sample, number(level.get("chance")) or 0.0, tested)
+        excess = chance if labels is None else difference(sample, labels, tested, of_methods=False)
+        others = [difference(sample, other, tested, of_methods=False) for other in shuffled]
+        left = all(each.above for each in (chance, excess, *others)) and excess.mean > LEAST_EXCESS
+        found.append(Finding(entry, Told.LEFT if left else Told.NOT_SHOWN, excess))
+    return found
+
+
 def _reading(result: Result) -> str:
     """Say what the probes found, in a sentence."""
     level = result.evidence["levels"].get("batch_probe", {})
@@ -116,18 +181,20 @@ def _reading(result: Result) -> str:
         if told
         else ""
     )
-    probed = [(e.label, e.metrics["batch_probe"].mean) for e in result.scored() if e.metrics.get("batch_probe")]
-    if not probed:
+    found = findings(result)
+    if not found:
         return seen.strip()
-    kept = [label for label, value in probed if value > bar + 0.02]
+    kept = [each for each in found if each.told is Told.LEFT]
+    basis = f"{LEVEL:.0%} intervals over {result.evidence['cells']:,} held-out cells"
     if not kept:
         return (
-            f"From no embedding can the batch of a held-out cell be told better than from {against} ({bar:.2f}) by "
-            f"more than .02.{seen}"
+            f"For no embedding is it shown that the batch of a held-out cell can be told better than from {against} "
+            f"({bar:.2f}) by more than {LEAST_EXCESS} ({basis}).{seen}"
         )
+    listed = join(f"{each.entry.label} ({each.excess.low:+.2f} to {each.excess.high:+.2f})" for each in kept)
     return (
-        f"The batch of a held-out cell can be told from {join(kept)} better than from {against} ({bar:.2f}) by more "
-        f"than .02: batch effect is left there.{seen}"
+        f"The batch of a held-out cell can be told from {listed} better than from {against} ({bar:.2f}): batch effect "
+        f"is left there. In brackets the difference, {basis}.{seen}"
     )
 
 
@@ -177,10 +244,12 @@ def _accuracy(found: dict[str, Any] | None) -> list[str]:
     return texts
 
 
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
+def _estimate(sample: Sample | None) -> str:
+    """Write the mean over seeds and half the width of its interval over cells and seeds."""
+    if sample is None:
         return "–"
-    return _two(spread.mean) + (f" ± {spread.sd:.3f}" if spread.sd is not None and spread.sd >= 0.0005 else "")
+    found = interval(sample)
+    return _two(found.mean) + (f" ± {found.high - found.mean:.3f}" if found.low <= found.high else "")
 
 
 def _two(value: float | None) -> str:

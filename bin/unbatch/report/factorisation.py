@@ -11,6 +11,7 @@ import pandas as pd
 from unbatch.data.io import open_hdf5, read_h5ad
 from unbatch.errors import InputError
 from unbatch.metrics.recovery import Truth, in_cell_sizes_of, in_units_of_fit
+from unbatch.models.verdicts import Verdict
 from unbatch.report.inputs import Cells
 
 
@@ -141,7 +142,7 @@ def read_factorisation(path: Path, dataset: Path, cells: Cells) -> Factorisation
         dead=np.asarray(about.get("dead_metagenes", np.zeros(k)), dtype=bool),
         batches=batches,
         effect=_effect(source, about, len(batches), data.n_vars, k),
-        evidence=_columns(about.get("evidence", {}), "step"),
+        evidence=_evidence(path, about),
         history=_columns(about.get("history", {}), "objective"),
         affinity=_affinity(source, about, k),
     )
@@ -182,6 +183,20 @@ def _columns(table: dict[str, Any], leading: str) -> dict[str, np.ndarray]:
     size = np.atleast_1d(table.get(leading, [])).shape
     columns = {str(key): np.atleast_1d(values) for key, values in table.items()}
     return {key: values for key, values in columns.items() if size != (0,) and values.shape == size}
+
+
+def _evidence(path: Path, about: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Take out the tested steps, whose verdicts must be known ones."""
+    found = _columns(about.get("evidence", {}), "step")
+    if not found:
+        return {}
+    absent = {"batch", "verdict"} - set(found)
+    if absent:
+        raise InputError(f"{path}: evidence lacks {', '.join(sorted(absent))}, expected what fit-batchblend writes")
+    unknown = next((str(code) for code in found["verdict"] if str(code) not in list(Verdict)), None)
+    if unknown is not None:
+        raise InputError(f"{path}: evidence has the verdict {unknown!r}, expected one of {', '.join(Verdict)}")
+    return found
 
 
 def _effect(source: Source, about: dict[str, Any], t: int, g: int, k: int) -> Effect | None:

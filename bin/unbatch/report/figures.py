@@ -72,6 +72,20 @@ def legend(names: Sequence[str], numbered: bool = False) -> Legend:
     return Legend(list(names), [many[i % len(many)] for i in range(len(names))], numbered)
 
 
+def section_colours(names: Sequence[str], batches: Sequence[Sequence[int]]) -> list[str]:
+    """Give each section the colour of its batch, and a grey one where it holds several.
+
+    Parameters
+    ----------
+    names
+        Of the batches.
+    batches
+        Codes of the batches that have cells in each section.
+    """
+    colours = legend(names).colours
+    return [colours[own[0]] if len(own) == 1 else FAINT for own in batches]
+
+
 def palette(colours: Legend) -> np.ndarray:
     """Return the colours as a table for codes; the last row, which -1 picks, is that of cells without a category."""
     return np.array([mpl.colors.to_rgba(colour) for colour in [*colours.colours, MISSING]])

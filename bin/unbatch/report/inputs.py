@@ -27,6 +27,8 @@ class Cells:
         Codes into them; -1 for a cell without a label.
     positions
         Coordinates, or None.
+    sections, section
+        Names of the sections, each with coordinates of its own, and code of every cell; the batches if not given.
     """
 
     names: pd.Index
@@ -35,6 +37,22 @@ class Cells:
     labels: list[str] | None
     label: np.ndarray | None
     positions: np.ndarray | None
+    sections: list[str] | None = None
+    section: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Take the batches for sections where there are no others."""
+        if self.section is None:
+            object.__setattr__(self, "sections", self.batches)
+            object.__setattr__(self, "section", self.batch)
+
+    def batches_of_sections(self) -> list[list[int]]:
+        """Codes of the batches that have cells in each section."""
+        pairs = np.unique(np.column_stack((self.section, self.batch)), axis=0).tolist()
+        found: list[list[int]] = [[] for _ in self.sections]
+        for section, batch in pairs:
+            found[section].append(batch)
+        return found
 
     @property
     def strata(self) -> np.ndarray:
@@ -57,7 +75,7 @@ class Cells:
 
 
 def read_cells(path: str | Path) -> Cells:
-    """Read batches, labels and positions of a dataset.
+    """Read batches, labels, sections and positions of a dataset.
 
     Raises
     ------
@@ -74,6 +92,10 @@ def read_cells(path: str | Path) -> Cells:
     if "label" in data.obs and data.obs["label"].notna().any():
         column = data.obs["label"].astype("category").cat.remove_unused_categories()
         labels, label = [str(name) for name in column.cat.categories], column.cat.codes.to_numpy().astype(int)
+    sections = section = None
+    if "section" in data.obs and data.obs["section"].notna().all():
+        column = data.obs["section"].astype("category").cat.remove_unused_categories()
+        sections, section = [str(name) for name in column.cat.categories], column.cat.codes.to_numpy().astype(int)
     positions = None
     if "spatial" in data.obsm:
         positions = np.asarray(data.obsm["spatial"], dtype=np.float64)
@@ -86,6 +108,8 @@ def read_cells(path: str | Path) -> Cells:
         labels=labels,
         label=label,
         positions=positions,
+        sections=sections,
+        section=section,
     )
 
 

@@ -123,8 +123,8 @@ def _genes(fit: Factorisation) -> str:
 def _maps(fit: Factorisation, cells: Cells, seed: int) -> str:
     order = fit.order
     most = max(min(MAX_SECTIONS, MAX_MAPS // max(len(order), 1)), 1)
-    sections = embedding.sections(cells.positions, cells.batch, most)
-    colours = figures.legend(cells.batches).colours
+    sections = embedding.sections(cells.positions, cells.batches_of_sections(), cells.section, most)
+    colours = figures.section_colours(cells.batches, cells.batches_of_sections())
     rng = np.random.default_rng(seed)
     members = {code: sections.members[code] for code in sections.shown}
     full = max(map(len, members.values()))
@@ -132,8 +132,8 @@ def _maps(fit: Factorisation, cells: Cells, seed: int) -> str:
         if len(found) > MAX_SPOTS:
             members[code] = np.sort(rng.choice(found, MAX_SPOTS, replace=False))
     caption = sections.directions
-    if len(sections.shown) < len(cells.batches):
-        caption += f" The first {len(sections.shown)} of {len(cells.batches)} batches."
+    if len(sections.shown) < len(cells.sections):
+        caption += f" Shown are {len(sections.shown)} of {len(cells.sections)} sections."
     if full > MAX_SPOTS:
         caption += f" Up to {MAX_SPOTS:,} cells of a section, chosen at random."
     genes = gloss(fit)
@@ -152,13 +152,13 @@ def _maps(fit: Factorisation, cells: Cells, seed: int) -> str:
                         "image": metagene_figures.share_map(
                             sections.positions[found], values[found], top or 1, sections.extent
                         ),
-                        "alt": f"Share of metagene {k + 1} in the cells of batch {cells.batches[code]}",
+                        "alt": f"Share of metagene {k + 1} in the cells of section {cells.sections[code]}",
                     }
                     for code, found in members.items()
                 ],
             }
         )
-    heads = [{"name": cells.batches[code], "colour": colours[code]} for code in members]
+    heads = [{"name": cells.sections[code], "colour": colours[code]} for code in members]
     return render("maps", caption=caption, heads=heads, rows=rows, open=OPEN_MAPS)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unbatch.report.autoencoders import Autoencoders
+from unbatch.report.dataset import About
 from unbatch.report.factorisation import Factorisation
 from unbatch.report.inputs import Cells
 from unbatch.report.names import written
@@ -38,6 +39,8 @@ class Drawing:
         How many of them are not shown, as they are too many.
     autoencoders, autoencoders_omitted
         The same of fits of autoencoders.
+    about
+        What is known of how the dataset was made.
     random
         Entry and layout of its random effects, of those fits that have them.
     """
@@ -53,6 +56,7 @@ class Drawing:
     autoencoders: list[tuple[Entry, Autoencoders]] = field(default_factory=list)
     autoencoders_omitted: int = 0
     random: list[tuple[Entry, np.ndarray]] = field(default_factory=list)
+    about: About = field(default_factory=About)
 
 
 @dataclass

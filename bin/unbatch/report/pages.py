@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from unbatch.report import autoencoders, effect, embedding, evidence, figures, metagenes, recovered
+from unbatch.report import autoencoders, dataset, effect, embedding, evidence, figures, metagenes, recovered
+from unbatch.report.inputs import Cells
 from unbatch.report.model import Drawing, Report
 from unbatch.report.names import info, written
 from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
 from unbatch.report.paper import paper, weights
 from unbatch.report.scores import Entry, Result, Spread, scale
-from unbatch.report.verdict import describe, remarks, troubles, verdict
+from unbatch.report.verdict import describe, judge, remarks, troubles, verdict
 
 
 def build(report: Report) -> dict[str, dict[str, Any]]:
@@ -25,7 +26,7 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
     dict
         Content of the JSON files, by file name.
     """
-    pages = [_summary(report), _warnings(report)]
+    pages = [_summary(report), *_data(report), _warnings(report)]
     for number, result in enumerate(report.results):
         where = f"{plain(result.name)}: " if report.several else ""
         pages += [page for page in _scores(result, number, where) if page]
@@ -51,8 +52,8 @@ def style() -> str:
 def _summary(report: Report) -> dict[str, Any]:
     datasets = []
     for result in report.results:
-        data = result.dataset
-        best = next((e for e in result.scored("correction") if e.rank), None)
+        data, drawing = result.dataset, report.drawings.get(result.name)
+        best = judge(result).best
         bounds = [e for e in result.scored() if (e.kind == "reference" or e.method == "none") and e.total]
         bound = max(bounds, key=lambda e: e.total.mean, default=None)
         facts = [
@@ -72,6 +73,7 @@ def _summary(report: Report) -> dict[str, Any]:
                 "bound_total": f"{bound.label}: {bound.total.mean:.2f}" if bound else "",
                 "troubles": sum(len(t.seeds) for t in troubles(result)),
                 "facts": facts,
+                "data_warnings": len(drawing.about.warnings) if drawing else 0,
                 "subsampled": (
                     f"Scores are over {data['scored_cells']:,} of the {data['cells']:,} cells: a random subsample in "
                     "which batches and labels keep their shares. Every method is scored on the same cells."
@@ -92,6 +94,16 @@ def _summary(report: Report) -> dict[str, Any]:
         },
     )
     return make_page("summary", "", content)
+
+
+def _data(report: Report) -> list[dict[str, Any]]:
+    """Pages on how each dataset was made."""
+    found = []
+    for number, result in enumerate(report.results):
+        drawing = report.drawings.get(result.name)
+        where = f"{plain(result.name)}: " if report.several else ""
+        found.append(dataset.page(drawing.about, number, where) if drawing else None)
+    return [page for page in found if page]
 
 
 def _warnings(report: Report) -> dict[str, Any]:
@@ -179,6 +191,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         "scores",
         caption=f"Methods in order of their total ({weights(result)})"
         + (f"; every number is the mean over up to {seeds} seeds." if seeds > 1 else "; one seed per method.")
+        + " Ranks are the order of these means, which may be chance; the Summary says what can be told apart."
         if any(entry.total for entry in scored)
         else "Methods in order of their biology score; with one batch there is no total and no rank."
         if result.single
@@ -321,9 +334,9 @@ def _scaled(result: Result, number: int, where: str) -> dict[str, Any] | None:
     page = make_page("scores", f"{where}Scaled between controls", "", f"{number}_scaled")
     return page | {
         "plot_type": "table",
-        "description": f"Every metric, 0 at the worst and 1 at the best of the controls ({controls}), then averaged: "
-        "what a score is worth on this data. Below 0 is worse than every control. Empty: the controls do not differ in "
-        "it, or it does not apply to the method.",
+        "description": f"Every metric, 0 at the lowest and 1 at the highest of the controls ({controls}), averaged: "
+        "where a score lies on this data. Values beyond 0 and 1 lie outside the means of the controls, which may be "
+        "chance: no interval is shown. Empty: the controls do not differ in it, or it does not apply to the method.",
         "pconfig": {
             "id": f"{PREFIX}scores_{number}_scaled_table",
             "title": "Scores between controls",
@@ -498,19 +511,20 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
     cells = drawing.cells
     if cells.positions is None:
         return []
-    sections = embedding.sections(cells.positions, cells.batch, MAX_SECTIONS)
-    colours = figures.legend(cells.batches).colours
+    batches = cells.batches_of_sections()
+    sections = embedding.sections(cells.positions, batches, cells.section, MAX_SECTIONS)
+    colours = figures.section_colours(cells.batches, batches)
     directions = f" {sections.directions}"
-    if len(sections.shown) < len(cells.batches):
-        directions += f" The first {len(sections.shown)} of {len(cells.batches)} batches."
+    if len(sections.shown) < len(cells.sections):
+        directions += f" Shown are {len(sections.shown)} of {len(cells.sections)} sections."
     pages = []
     if cells.label is not None:
         legend = figures.legend(cells.labels, numbered=len(cells.labels) > len(figures.OKABE_ITO))
         table = figures.palette(legend)
         content = render(
             "grid",
-            caption="The labels on the tissue, one map per batch; the dot before its name has its colour in the "
-            f"UMAPs.{directions}",
+            caption="The labels on the tissue, one map per section; the dot before its name has the colour of its "
+            f"batch in the UMAPs.{directions}",
             legend=legend,
             missing="unlabelled" if (cells.label < 0).any() else None,
             parts=[
@@ -520,8 +534,8 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                     "folded": False,
                     "panels": [
                         {
-                            "title": cells.batches[code],
-                            "note": f"{len(sections.members[code]):,} cells",
+                            "title": cells.sections[code],
+                            "note": f"{_section_note(cells, batches[code], code)}{len(sections.members[code]):,} cells",
                             "colour": colours[code],
                             "image": figures.tissue(
                                 sections.positions[sections.members[code]],
@@ -529,7 +543,7 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                                 sections.extent,
                                 table,
                             ),
-                            "alt": f"Tissue map of batch {cells.batches[code]}, cells coloured by label",
+                            "alt": f"Tissue map of section {cells.sections[code]}, cells coloured by label",
                         }
                         for code in sections.shown
                     ],
@@ -553,7 +567,7 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                     "folded": place > 1,
                     "panels": [
                         {
-                            "title": cells.batches[code],
+                            "title": cells.sections[code],
                             "note": "",
                             "colour": colours[code],
                             "image": figures.tissue(
@@ -562,10 +576,10 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
                                 sections.extent,
                                 pixels=400,
                             ),
-                            "alt": f"Tissue map of batch {cells.batches[code]}, cells coloured by their place in the "
-                            f"embedding of {entry.label}",
+                            "alt": f"Tissue map of section {cells.sections[code]}, cells coloured by their place in "
+                            f"the embedding of {entry.label}",
                         }
-                        for code in sections.shown[:MAX_COLOURED]
+                        for code in sections.first(MAX_COLOURED)
                     ],
                 }
                 for place, (entry, hue) in enumerate(drawing.hues)
@@ -573,6 +587,14 @@ def _tissue(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
         )
         pages.append(make_page("tissue", f"{where}Embedding as colour", content, f"{number}_colour"))
     return pages
+
+
+def _section_note(cells: Cells, batches: list[int], code: int) -> str:
+    """Name the batches of a section, where they have another name."""
+    names = [cells.batches[batch] for batch in batches]
+    if names == [cells.sections[code]]:
+        return ""
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; "
 
 
 def _factorisations(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:

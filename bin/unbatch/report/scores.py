@@ -9,10 +9,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import yaml
 
 from unbatch.data.io import require_file
 from unbatch.errors import InputError
+from unbatch.metrics.uncertainty import Sample
 from unbatch.report.names import join, title
 
 VERSION = 1
@@ -106,6 +108,19 @@ class Entry:
         name = self.package or "unbatch"
         known = (self.compared[0].get("versions") or {}) if self.compared else {}
         return f"{name} {known[name]}" if name in known else name
+
+    def sample(self, name: str) -> Sample | None:
+        """Return a mean (``batch``, ``bio``, ``total``) or probe by seed and by group of cells; None without values."""
+        values = [number(row.get(name, row["metrics"].get(name))) for row in self.compared]
+        if not values or None in values:
+            return None
+        cells = [row.get("cells") or {} for row in self.compared]
+        left_out = [each.get("left_out", {}).get(name) for each in cells]
+        known = all(left_out) and len({len(each) for each in left_out}) == 1
+        # None for a group without which there is no score: then there is no interval
+        replicates = np.array(left_out, dtype=float) if known else None
+        spread = [number(each.get("clustering_sd", {}).get(name)) or 0.0 for each in cells]
+        return Sample(np.array(values), replicates, float(np.mean(np.square(spread))))
 
     @property
     def status(self) -> str:
@@ -335,7 +350,7 @@ def scale(result: "Result") -> dict[str, Scaled]:
 
     Every metric's mean over seeds becomes (score - lower) / (upper - lower), with the lowest and the highest mean of
     the controls. Batch and biology are the means of their scaled metrics, the total is weighted as the raw one. Values
-    below 0 and above 1 are left so: worse, or better, than every control.
+    below 0 and above 1 are left so: outside the means of the controls.
 
     Parameters
     ----------

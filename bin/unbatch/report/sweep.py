@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from unbatch.errors import InputError
+from unbatch.metrics.uncertainty import over_seeds
 from unbatch.report.scores import Entry, Result, number
 
 SCORES = {"batch": "Batch mixing", "bio": "Biology kept", "total": "Total"}
 """The scores of a sweep and their titles."""
-
-LEVEL = 0.9
-"""Coverage of the intervals over seeds."""
 
 _WITHOUT = {"sigma_beta": ("share_beta",), "sigma_condition": ("share_types", "share_genes")}
 """Parameters that change nothing where another one is 0."""
@@ -211,35 +209,6 @@ def _mean(values: np.ndarray) -> float:
     return float(present.mean()) if present.size else np.nan
 
 
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average over the last axis, with Student's t interval of coverage `LEVEL`.
-
-    Parameters
-    ----------
-    values
-        Any shape; NaN is left out.
-
-    Returns
-    -------
-    mean
-        NaN where there is no value.
-    half
-        Half the width of the interval; NaN where there are fewer than two values.
-    count
-        Number of values.
-    """
-    from scipy.stats import t
-
-    known = np.isfinite(values)
-    count = known.sum(axis=-1)
-    filled = np.where(known, values, 0.0)
-    mean = np.where(count > 0, filled.sum(axis=-1) / np.maximum(count, 1), np.nan)
-    squares = np.where(known, (values - mean[..., None]) ** 2, 0.0).sum(axis=-1)
-    freedom = np.maximum(count - 1, 1)
-    half = t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(squares / freedom / np.maximum(count, 1))
-    return mean, np.where(count > 1, half, np.nan), count
-
-
 def curve(values: np.ndarray, along: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Average a score over one axis of the maps, then over seeds.
 
@@ -254,9 +223,9 @@ def curve(values: np.ndarray, along: int) -> tuple[np.ndarray, np.ndarray, np.nd
     Returns
     -------
     mean, half, count
-        As of `interval`.
+        As of `over_seeds`.
     """
-    return interval(values.mean(axis=-3 if along == -2 else -2))
+    return over_seeds(values.mean(axis=-3 if along == -2 else -2))
 
 
 @dataclass(frozen=True)
@@ -266,65 +235,88 @@ class Standing:
     Attributes
     ----------
     first
-        Where it has the best total of all corrections; `surely` where the interval of the difference to the next one,
-        seed by seed, lies above 0 as well.
-    below
-        Where it does not exceed the best that corrects nothing.
+        Where the interval of its difference to every other correction, seed by seed, lies above 0.
+    not_above
+        Where the interval of its difference to some method that corrects nothing does not lie above 0.
     lost
         Where it has no total.
     mean
         Total, over all settings that have one.
-    worst
+    lowest
         Lowest total of a setting and where, or None.
     """
 
     line: Line
     first: int
-    surely: int
-    below: int
+    not_above: int
     lost: int
     mean: float
-    worst: tuple[float, dict[str, Any]] | None
+    lowest: tuple[float, dict[str, Any]] | None
+
+
+def exceeds(one: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    """Whether a score is above all others by intervals of the differences, seed by seed, that hold at once.
+
+    Parameters
+    ----------
+    one, others
+        Scores by seed of the simulation.
+    """
+    for other in others:
+        gain, half, _ = over_seeds(one - other, len(others))
+        if not gain - half > 0:
+            return False
+    return True
 
 
 def standings(sweep: Sweep) -> list[Standing]:
     """Say of every method how it fares over the grid, in the order of the lines."""
     by_seed = sweep.values["total"].reshape(len(sweep.lines), -1, len(sweep.seeds))[:, sweep.distinct]
-    totals, _, _ = interval(by_seed)
+    totals, _, _ = over_seeds(by_seed)
     places = [sweep.places[number] for number in sweep.distinct]
     corrections = [i for i, line in enumerate(sweep.lines) if line.kind == "correction"]
     idle = [i for i, line in enumerate(sweep.lines) if line.kind == "reference" or line.method == "none"]
-    first, surely, below = Counter(), Counter(), Counter()
+    first, not_above = Counter(), Counter()
     for setting in range(totals.shape[1]):
-        ranked = sorted((i for i in corrections if np.isfinite(totals[i, setting])), key=lambda i: -totals[i, setting])
-        if ranked:
-            first[ranked[0]] += 1
-        if len(ranked) > 1:
-            gain, half, _ = interval(by_seed[ranked[0], setting] - by_seed[ranked[1], setting])
-            surely[ranked[0]] += bool(gain - half > 0)
-        bound = max((totals[i, setting] for i in idle if np.isfinite(totals[i, setting])), default=None)
-        below.update(i for i in ranked if bound is not None and totals[i, setting] <= bound)
+        known = [i for i in corrections if np.isfinite(totals[i, setting])]
+        bounds = [by_seed[j, setting] for j in idle if np.isfinite(totals[j, setting])]
+        for i in known:
+            others = [by_seed[j, setting] for j in known if j != i]
+            first[i] += bool(others) and exceeds(by_seed[i, setting], others)
+            not_above[i] += not exceeds(by_seed[i, setting], bounds)
     found = []
     for i, line in enumerate(sweep.lines):
         known = np.isfinite(totals[i])
-        worst = int(np.nanargmin(totals[i])) if known.any() else None
+        lowest = int(np.nanargmin(totals[i])) if known.any() else None
         found.append(
             Standing(
                 line,
                 first[i],
-                surely[i],
-                below[i],
+                not_above[i],
                 int((~known).sum()),
                 _mean(totals[i]),
-                None if worst is None else (float(totals[i, worst]), sweep.setting(*places[worst])),
+                None if lowest is None else (float(totals[i, lowest]), sweep.setting(*places[lowest])),
             )
         )
     return found
 
 
+def leads(sweep: Sweep, one: Line, others: Sequence[Line]) -> bool:
+    """Whether the mean of a method over all settings is above those of others, by the same rule.
+
+    Parameters
+    ----------
+    one, others
+        Lines of the sweep.
+    """
+    by_seed = sweep.values["total"].reshape(len(sweep.lines), -1, len(sweep.seeds))[:, sweep.distinct].mean(axis=1)
+    own, *rest = (by_seed[sweep.lines.index(line)] for line in (one, *others))
+    return bool(rest) and exceeds(own, rest)
+
+
 def means(sweep: Sweep) -> list[dict[str, Any]]:
     """List the mean of every setting and method with its interval, a row each; None where there is none."""
-    found = {name: interval(sweep.values[name]) for name in SCORES}
+    found = {name: over_seeds(sweep.values[name]) for name in SCORES}
     rows = []
     for panel, y, x in np.ndindex(*sweep.values["total"].shape[1:4]):
         for i, line in enumerate(sweep.lines):

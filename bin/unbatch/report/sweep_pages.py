@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from markupsafe import escape
 
+from unbatch.metrics.uncertainty import LEVEL, more_than_chance, over_seeds
 from unbatch.report import sweep_figures
 from unbatch.report.model import Report
 from unbatch.report.names import join
 from unbatch.report.page import PREFIX, make_page, render
 from unbatch.report.pages import methods_pages, style
 from unbatch.report.paper import weights
-from unbatch.report.sweep import LEVEL, SCORES, Standing, Sweep, collect, curve, failures, interval, standings, table
+from unbatch.report.sweep import SCORES, Standing, Sweep, collect, curve, failures, leads, standings, table
 from unbatch.report.verdict import remarks
 
 MAX_NAMED = 3
@@ -52,40 +53,50 @@ def spell(setting: dict[str, Any]) -> str:
     )
 
 
+def ranked_first(sweep: Sweep, found: list[Standing]) -> list[Standing]:
+    """Return the methods that rank first in more settings than chance would give them, the one with most first.
+
+    Parameters
+    ----------
+    sweep, found
+        The sweep and its standings.
+    """
+    winners = [s for s in found if more_than_chance(s.first, sweep.settings)]
+    return sorted(winners, key=lambda s: -s.first)
+
+
 def verdict(sweep: Sweep, found: list[Standing]) -> list[str]:
-    """Say in plain sentences which method fares best over the grid; the first is the headline."""
+    """Say in plain sentences which methods rank first over the grid; the first sentence is the headline."""
     corrections = [s for s in found if s.line.kind == "correction" and s.lost < sweep.settings]
     if not corrections:
         return ["No correction method has a total anywhere on the grid, so there is no best method to name."]
-    best = max(corrections, key=lambda s: (s.first, s.mean))
-    sentences = [
-        f"{best.line.label} has the best total of the corrections in {best.first} of {sweep.settings} settings."
-        if sweep.settings > 1
-        else f"{best.line.label} has the best total of the corrections, {best.mean:.2f}."
-    ]
-    others = [f"{s.line.label} in {s.first}" for s in corrections if s is not best and s.first]
-    if others:
-        sentences.append(f"The best elsewhere: {join(others)}.")
-    if len(corrections) > 1 and len(sweep.seeds) > 1:
-        sentences.append(
-            f"In {best.surely} of its {best.first} settings the lead over the next correction is more than chance: the "
-            f"{LEVEL:.0%} interval of the difference, seed by seed, lies above 0."
-        )
-    elif len(sweep.seeds) == 1:
-        sentences.append("There is one seed: the spread is unknown, and a small difference may be chance.")
+    if len(sweep.seeds) == 1:
+        return ["There is one seed: without an interval over seeds, no method can be said to rank first."]
+    count = f"{sweep.settings} setting{'s' if sweep.settings > 1 else ''}"
+    winners = ranked_first(sweep, corrections)
+    if winners:
+        others = [f"{s.line.label} in {s.first}" for s in winners[1:]]
+        sentences = [
+            f"{winners[0].line.label} ranks first of the corrections in {winners[0].first} of {count}"
+            + (f", {join(others)}." if others else ".")
+        ]
+    elif len(corrections) == 1:
+        sentences = [f"{corrections[0].line.label} is the only correction: mean total {corrections[0].mean:.2f}."]
+    else:
+        sentences = [f"No correction ranks first in more of {count} than by chance: they cannot be told apart."]
+    sentences.append(
+        f"A method ranks first where the {LEVEL:.0%} intervals of its differences to all other corrections lie above "
+        f"0; they are over {len(sweep.seeds)} seeds of the simulation, seed by seed, each with cells of its own."
+    )
     # a mean over fewer settings is no match
-    leader = max((s for s in corrections if not s.lost), key=lambda s: s.mean, default=None)
-    if leader and leader is not best:
+    whole = [s for s in corrections if not s.lost]
+    leader = max(whole, key=lambda s: s.mean, default=None)
+    if leader and leads(sweep, leader.line, [s.line for s in whole if s is not leader]):
+        sentences.append(f"Over all settings together {leader.line.label} is first, with a mean of {leader.mean:.2f}.")
+    shown = winners[0] if winners else corrections[0]
+    if shown.not_above:
         sentences.append(
-            f"Over all settings, {leader.line.label} has the highest mean total, {leader.mean:.2f}"
-            + (f" against {best.mean:.2f}." if not best.lost else ".")
-        )
-    if best.worst and sweep.settings > 1:
-        value, setting = best.worst
-        sentences.append(f"Its lowest total is {value:.2f}, at {spell(setting)}.")
-    if best.below:
-        sentences.append(
-            f"In {best.below} of {sweep.settings} settings it does not exceed the best embedding without correction."
+            f"In {shown.not_above} of {count}, {shown.line.label} is not shown to exceed what corrects nothing."
         )
     return sentences
 
@@ -109,7 +120,7 @@ def _summary(report: Report, sweep: Sweep) -> dict[str, Any]:
             {
                 **vars(s),
                 "over": f" ({sweep.settings - s.lost} of {sweep.settings})" if s.lost else "",
-                "worst": s.worst and {"value": s.worst[0], "setting": spell(s.worst[1])},
+                "lowest": s.lowest and {"value": s.lowest[0], "setting": spell(s.lowest[1])},
             }
             for s in found
         ],
@@ -148,7 +159,7 @@ def _warnings(report: Report, sweep: Sweep) -> dict[str, Any]:
 
 
 def _heat_maps(sweep: Sweep) -> list[dict[str, Any]]:
-    maps = np.stack([interval(sweep.values[name])[0] for name in SCORES], axis=1)
+    maps = np.stack([over_seeds(sweep.values[name])[0] for name in SCORES], axis=1)
     scale = sweep_figures.limits([maps])
     pages = []
     for number, panel in enumerate(sweep.panels):
@@ -219,7 +230,7 @@ def _tables(sweep: Sweep, text: str) -> list[dict[str, Any]]:
     """MultiQC's own table with a row per setting, and all means as a file."""
     address = "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
     link = render("sweep_download", address=address, interval=_INTERVAL)
-    found = {name: interval(sweep.values[name]) for name in ("total", "batch", "bio")}
+    found = {name: over_seeds(sweep.values[name]) for name in ("total", "batch", "bio")}
     shades = {"total": "Purples", "batch": "Blues", "bio": "Greens"}
     headers, data = {}, {}
     for name, shade in shades.items():
