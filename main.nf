@@ -2,36 +2,37 @@
 
 include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './workflows/grid'
-include { helpText ; parameterErrors ; readSchema ; simulates ; stop } from './workflows/parameters'
+include { helpText ; parameterErrors ; readSchema ; simulates ; stop ; typedParameters } from './workflows/parameters'
 include { aboutRun ; closingMessage ; codeFingerprint ; datasetMeta ; fitPlan ; inputOf ; stepOptions } from './workflows/run'
 
 workflow {
     main:
     def schema = readSchema()
-    if (params.help) {
+    def given = typedParameters(params, schema)
+    if (given.help == true) {
         log.info(helpText(schema))
     }
     else {
-        def problems = parameterErrors(params, schema) + sweepErrors(params, schema)
+        def problems = parameterErrors(given, schema) + sweepErrors(given, schema)
         if (problems) {
             stop("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
         }
         def code = codeFingerprint()
-        def meta = datasetMeta(params, code)
-        def grid = readGrid(params)
-        def plan = fitPlan(params, grid.variants)
-        def options = stepOptions(params, meta)
-        def points = params.sweep ? gridPoints(grid, options, code) : []
+        def meta = datasetMeta(given, code)
+        def grid = readGrid(given)
+        def plan = fitPlan(given, grid.variants)
+        def options = stepOptions(given, meta)
+        def points = given.sweep ? gridPoints(grid, options, code) : []
         def fits = []
         if (points) {
             log.info(sweepText(points, plan))
         }
         UNBATCH(
-            simulates(params) ? channel.empty() : channel.of(inputOf(meta, file(params.input, glob: false))),
+            simulates(given) ? channel.empty() : channel.of(inputOf(meta, file(given.input, glob: false))),
             points,
             plan,
             options,
-            aboutRun(workflow, params, code, grid),
+            aboutRun(workflow, given, code, grid),
             file("${projectDir}/assets/methods.yml"),
         )
         UNBATCH.out.ch_outcome_rows.subscribe { row -> fits << row }
@@ -39,7 +40,7 @@ workflow {
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
         def planned = plan.size() * (points ? points.sum { point -> point.datasets.size() } : 1)
-        def outdir = file(params.outdir, glob: false).toAbsolutePath()
+        def outdir = file(given.outdir, glob: false).toAbsolutePath()
         workflow.onComplete = { log.info(closingMessage(run.success, outdir, planned, fits)) }
     }
 }
