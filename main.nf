@@ -2,36 +2,37 @@
 
 include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/grid'
-include { helpText ; parameterErrors ; readSchema ; simulates ; stop } from './functions/parameters'
+include { helpText ; parameterErrors ; readSchema ; simulates ; stop ; typedParameters } from './functions/parameters'
 include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; stepOptions } from './functions/run'
 
 workflow {
     main:
     def schema = readSchema()
-    if (params.help) {
+    def given = typedParameters(params, schema)
+    if (given.help == true) {
         log.info(helpText(schema))
     }
     else {
-        def problems = parameterErrors(params, schema) + sweepErrors(params, schema)
+        def problems = parameterErrors(given, schema) + sweepErrors(given, schema)
         if (problems) {
             stop("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
         }
         def code = codeFingerprint()
-        def grid = readGrid(params)
-        def plan = fitPlan(params, grid.variants)
-        def options = stepOptions(params)
-        def points = params.sweep ? gridPoints(grid, options, code) : [inputPoint(params, options, code)]
+        def grid = readGrid(given)
+        def plan = fitPlan(given, grid.variants)
+        def options = stepOptions(given)
+        def points = given.sweep ? gridPoints(grid, options, code) : [inputPoint(given, options, code)]
         def fits = []
-        if (params.sweep) {
+        if (given.sweep) {
             log.info(sweepText(points, plan))
         }
-        UNBATCH(points, plan, options, aboutRun(workflow, params, code, grid), file("${projectDir}/assets/methods.yml"))
+        UNBATCH(points, plan, options, aboutRun(workflow, given, code, grid), file("${projectDir}/assets/methods.yml"))
         UNBATCH.out.ch_outcome_rows.subscribe { row -> fits << row }
 
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
         def planned = plan.size() * points.sum { point -> point.names.size() }
-        def outdir = file(params.outdir, glob: false).toAbsolutePath()
+        def outdir = file(given.outdir, glob: false).toAbsolutePath()
         workflow.onComplete = { log.info(closingMessage(run.success, outdir, planned, fits)) }
     }
 }

@@ -67,7 +67,7 @@ def simulationErrors(simulate, schema) {
             return ["${where}: no such parameter${suggestion(name.toString(), rules.keySet(), '')}; there are ${rules.keySet().join(', ')}"]
         }
         listErrors(where, values) + listed(values)
-            .collect { value -> isFinite(value) ? valueError(where, rules[name], value) : "${where}: found ${value}, a number was expected" }
+            .collect { value -> valueError(where, rules[name], value) }
             .findAll { message -> message != null }
     }
 }
@@ -101,13 +101,9 @@ def listErrors(where, values) {
     twice == null ? [] : ["${where}: ${twice} stands there twice"]
 }
 
-def isFinite(value) {
-    !(value instanceof Double) || Double.isFinite(value)
-}
-
 // One value is a list of one
 def listed(values) {
-    values instanceof List ? values : [values]
+    (values instanceof List) ? values : [values]
 }
 
 // What is swept: [simulate: name -> values, variants: method -> list of [id:, params:], about: name -> values]; nothing of

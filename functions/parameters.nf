@@ -44,6 +44,28 @@ Methods: ${readCards().keySet().join(', ')}
 """
 }
 
+// The parameters with values of the schema's types. Nextflow 26.04's command line hands over text, and older ones make a
+// number or a flag of a text that looks like one. What is not of its type stays as it is, for parameterErrors
+def typedParameters(given, schema) {
+    def known = describedParameters(schema)
+    given.collectEntries { name, value -> [name, value != null && known.containsKey(name) ? typedValue(known[name].type, value) : value] }
+}
+
+def typedValue(type, value) {
+    def text = value.toString()
+    if (type == 'string') {
+        return text
+    }
+    if (type == 'boolean') {
+        return text.toLowerCase() in ['true', 'false'] ? text.toBoolean() : value
+    }
+    if (text ==~ /[+-]?\d+/) {
+        return text.isInteger() ? text.toInteger() : text.isLong() ? text.toLong() : value
+    }
+    def number = type == 'number' && text ==~ /[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?/ ? text.toDouble() : null
+    number != null && Double.isFinite(number) ? number : value
+}
+
 // What is wrong with a parameter of a method, by what the method declares; null when nothing is, and of a method that was
 // added without `make docs`, whose program says it
 def methodError(where, method, name, value) {
@@ -114,12 +136,13 @@ def valueError(where, rule, value) {
     def type = [
         string: value instanceof CharSequence || value instanceof Number,
         integer: value instanceof Integer || value instanceof Long,
-        number: value instanceof Number,
+        number: value instanceof Number && Double.isFinite(value.doubleValue()),
         boolean: value instanceof Boolean,
     ]
     if (!type[rule.type]) {
         def article = rule.type == 'integer' ? 'a whole number' : rule.type == 'boolean' ? 'true or false' : "a ${rule.type == 'string' ? 'text' : 'number'}"
-        def found = value == true ? 'nothing' : "'${value}'"
+        // an option without a value
+        def found = value.toString() == 'true' ? 'nothing' : "'${value}'"
         return "${where}: found ${found}, ${article} was expected (${rule.description})"
     }
     if (rule['enum'] && !rule['enum'].contains(value.toString())) {

@@ -7,9 +7,11 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anndata as ad
 import pandas as pd
@@ -45,6 +47,13 @@ def fit(cells: Cells, *, seed: int) -> Fit:
         os.kill(os.getpid(), signal.SIGKILL)
     raise ValueError("greedy got <b>lost</b>")
 """,
+    "slow": """
+import time
+from unbatch.baselines.cells import Cells, Fit
+PACKAGES = ()
+def fit(cells: Cells, *, seed: int) -> Fit:
+    time.sleep(120)
+""",
 }
 
 
@@ -67,21 +76,35 @@ class Run(NamedTuple):
         return {row["method"]: row for row in table["rows"]}
 
 
-def nextflow(pipeline: Path, folder: Path, *options: str, parser: str = "v2") -> Run:
-    """Run the pipeline in a folder of its own, by the strict parser; -resume finds what ran there before."""
+def nextflow(pipeline: Path, folder: Path, *options: str, parser: str = "v2", text: bool = False) -> Run:
+    """Run the pipeline in a folder of its own, by the strict parser; -resume finds what ran there before.
+
+    With `text` older Nextflows, too, hand over the values of the command line as text.
+    """
     folder.mkdir(exist_ok=True)
-    environment = {
+    command = ["nextflow", "run", str(pipeline), "--outdir", "out", *options]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder, parser, text),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    return Run(done.returncode, done.stdout + done.stderr, folder / "out")
+
+
+def environment(folder: Path, parser: str = "v2", text: bool = False) -> dict[str, str]:
+    more = {"NXF_DISABLE_PARAMS_TYPE_DETECTION": "true"} if text else {}
+    return {
         **os.environ,
         "NXF_SYNTAX_PARSER": parser,
         "NXF_OFFLINE": "true",
         "NXF_ANSI_LOG": "false",
         "GREEDY_TRIED": str(folder / "tried"),
+        **more,
     }
-    command = ["nextflow", "run", str(pipeline), "--outdir", "out", *options]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900
-    )
-    return Run(done.returncode, done.stdout + done.stderr, folder / "out")
 
 
 @pytest.fixture(scope="module")
@@ -286,9 +309,9 @@ def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):
 
 def test_a_failing_fit_stops_the_run_and_is_named(pipeline: Path, tmp_path: Path):
     (tmp_path / "own.yml").write_text("harmony: {n_components: -3}\n")
-    failed = nextflow(
-        pipeline, tmp_path, "-profile", "test", "--methods", "harmony", "--method_params", str(tmp_path / "own.yml")
-    )
+    options = ["-profile", "test", "--methods", "harmony", "--method_params", str(tmp_path / "own.yml")]
+    # each of the two is true as a text
+    failed = nextflow(pipeline, tmp_path, *options, "--allow_failed", "false", "--max_retries", "0", text=True)
     assert failed.code != 0
     assert "harmony: parameter n_components is -3, expected whole numbers from 1 on" in failed.output
     assert "The run failed" in failed.output
@@ -296,9 +319,11 @@ def test_a_failing_fit_stops_the_run_and_is_named(pipeline: Path, tmp_path: Path
     assert not (failed.outdir / "scores").exists()
 
 
-def test_wrong_parameters_are_all_named_before_any_task(pipeline: Path, tmp_path: Path):
+@pytest.mark.parametrize("text", [False, True])
+def test_wrong_parameters_are_all_named_before_any_task(pipeline: Path, tmp_path: Path, text: bool):
     wrong = ["--simulate", "--sead", "3", "--batch-key", "x", "--seeds", "0", "--methods", "none,harmny"]
-    failed = nextflow(pipeline, tmp_path, *wrong, "--sim_mix", "sam", "--max_memory", "lots", "--n_top_genes", "few")
+    wrong += ["--sim_mix", "sam", "--max_memory", "lots", "--n_top_genes", "few", "--max_cpus", "two"]
+    failed = nextflow(pipeline, tmp_path, *wrong, "--max_retries", "no", "--allow_failed", "maybe", text=text)
     assert failed.code == 2
     for message in (
         "--sead: no such parameter, did you mean --seeds?",
@@ -308,9 +333,113 @@ def test_wrong_parameters_are_all_named_before_any_task(pipeline: Path, tmp_path
         "--sim_mix: found 'sam', expected one of same, shifted, did you mean same?",
         "--max_memory: found 'lots'",
         "--n_top_genes: found 'few', a whole number was expected",
+        "--max_cpus: found 'two', a whole number was expected",
+        "--max_retries: found 'no', a whole number was expected",
+        "--allow_failed: found 'maybe', true or false was expected",
     ):
         assert message in failed.output
     assert "Submitted process" not in failed.output
+
+
+def described() -> dict[str, dict[str, Any]]:
+    """Parameters of the schema, by name."""
+    sections = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values()
+    return {name: rule for section in sections for name, rule in section["properties"].items()}
+
+
+def typed(pipeline: Path, folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """What the pipeline makes of the values of a parameter file."""
+    shutil.copy2(ROOT / "tests" / "pipeline" / "typed.nf", pipeline)
+    folder.mkdir()
+    (folder / "values.json").write_text(json.dumps(values))
+    command = ["nextflow", "run", str(pipeline / "typed.nf"), "-params-file", "values.json"]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "typed.json").read_text())
+
+
+def test_every_parameter_means_the_same_as_text(pipeline: Path, samplesheet: Path, tmp_path: Path):
+    usual: dict[str, Any] = {"boolean": True, "integer": 64, "number": 0.25, "string": "2024"}
+    values = {name: rule.get("enum", [usual[rule["type"]]])[-1] for name, rule in described().items()}
+    del values["sweep"]  # it excludes an input
+    values |= {"input": str(samplesheet), "method_params": str(samplesheet), "simulate": False, "allow_failed": False}
+    values |= {"methods": "none", "max_memory": "8.GB", "max_time": "2.h", "max_retries": 0}
+    values |= {"sim_depth": 2.5, "sim_types": 7}
+    as_text = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+    found = typed(pipeline, tmp_path / "typed", values)
+    assert found["errors"] == []
+    assert values.items() <= found["values"].items()
+    assert typed(pipeline, tmp_path / "text", as_text) == found
+
+
+def test_a_text_that_is_no_number_and_no_flag_is_refused_for_what_it_is(pipeline: Path, tmp_path: Path):
+    wrong = {name: "1 few" for name, rule in described().items() if rule["type"] != "string"}
+    found = typed(pipeline, tmp_path / "wrong", {**wrong, "sim_depth": "1e999", "input": "1 few"})
+    named = {message.split(":")[0] for message in found["errors"]}
+    assert {f"--{name}" for name in wrong} <= named
+    assert found["values"]["sim_depth"] == "1e999"
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_names_that_look_like_numbers_and_flags_are_names(pipeline: Path, tmp_path: Path, text: bool):
+    options = ["-stub-run", "--simulate", "--methods", "none", "--controls", "false", "--seeds", "1"]
+    named = ["--batch_key", "1", "--label_key", "true", "--outdir", "2024", "--publish_mode", "copy"]
+    run = nextflow(pipeline, tmp_path, *options, *named, "--max_cpus", "2", text=text)
+    assert run.code == 0, run.output
+    assert (tmp_path / "2024" / "multiqc" / "multiqc_report.html").exists()
+    assert len((tmp_path / "2024" / "pipeline_info" / "trace.txt").read_text().splitlines()) == 7
+
+
+def processes_in(folder: Path) -> dict[int, str]:
+    """Command lines of the processes that work in a folder."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds processes by /proc")
+@pytest.mark.parametrize(
+    ("program", "stop", "options"),
+    [
+        ("simulate", "Ctrl-C", ["--sim_cells", "500000"]),
+        ("fit-baseline", "Ctrl-C", ["--methods", "slow"]),
+        ("fit-baseline", "SIGTERM", ["--methods", "slow"]),
+    ],
+)
+def test_an_interrupted_run_leaves_no_process_behind(
+    pipeline: Path, tmp_path: Path, program: str, stop: str, options: list[str]
+):
+    command = ["nextflow", "run", str(pipeline), "-profile", "test", "--controls", "false", *options]
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(tmp_path), stdout=log, stderr=log, start_new_session=True
+        )
+    work = tmp_path / "work"
+    try:
+        start = time.monotonic()
+        while not any(f"/bin/{program} " in line for line in processes_in(work).values()):
+            assert run.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() - start < 120
+            time.sleep(0.2)
+        time.sleep(1)
+        if stop == "Ctrl-C":
+            os.killpg(run.pid, signal.SIGINT)
+        else:
+            run.send_signal(signal.SIGTERM)
+        assert run.wait(60) != 0
+        end = time.monotonic()
+        while processes_in(work) and time.monotonic() - end < 5:
+            time.sleep(0.2)
+        assert not processes_in(work)
+    finally:
+        run.kill()
+        for process in processes_in(work):
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +464,8 @@ SWEEP = ["--methods", "harmony,greedy", "--sim_cells", "60", "--sim_genes", "60"
 def test_a_sweep_scores_every_setting_and_reports_on_the_grid(pipeline: Path, tmp_path: Path):
     (tmp_path / "grid.yml").write_text("simulate: {sigma_beta: [0, 2.5], seed: [0, 1]}")
     # greedy, killed at its first fit, fails in all others
-    run = nextflow(pipeline, tmp_path, "--sweep", "grid.yml", *SWEEP, "--allow_failed", "--max_retries", "0")
+    options = ["--sweep", "grid.yml", *SWEEP, "--allow_failed", "--max_retries", "0"]
+    run = nextflow(pipeline, tmp_path, *options, text=True)
     assert run.code == 0, run.output
     assert "Sweep: 2 settings, 4 datasets, 8 fits, 10 tasks" in run.output
     assert "4 of 8 fits done" in run.output
@@ -401,7 +531,7 @@ methods:
                 "grid.yml: simulate.share_beta: found 2, expected 1 or less",
                 "grid.yml: simulate.mix: the list is empty, expected one value or more",
                 "grid.yml: simulate.batches: found '2.5', a whole number was expected",
-                "grid.yml: simulate.sigma_gene: found Infinity, a number was expected",
+                "grid.yml: simulate.sigma_gene: found 'Infinity', a number was expected",
                 "grid.yml: simulate.seed: 1 stands there twice",
                 "grid.yml: simulate.preset: found several, expected one",
                 "grid.yml: methods.harmny: no such method, did you mean harmony?",
@@ -430,8 +560,8 @@ def test_help_lists_every_parameter_by_section(pipeline: Path, tmp_path: Path, p
     sections = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values()
     for section in sections:
         assert section["title"] in shown.output
-        for name in section["properties"]:
-            assert f"--{name} " in shown.output
+    for name in described():
+        assert f"--{name} " in shown.output
 
 
 def test_every_parameter_is_described_with_its_default():
@@ -442,11 +572,8 @@ def test_every_parameter_is_described_with_its_default():
     config = dict(
         line.removeprefix("params.").split(" = ", 1) for line in shown.stdout.splitlines() if line.startswith("params.")
     )
-    described = {}
-    for section in json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values():
-        described |= section["properties"]
-    assert set(config) == set(described)
-    for name, rule in described.items():
+    assert set(config) == set(described())
+    for name, rule in described().items():
         default = rule.get("default")
         expected = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
         assert config[name].strip("'") == expected, name

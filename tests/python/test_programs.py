@@ -4,8 +4,11 @@ import errno
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -179,6 +182,74 @@ def test_attempt_lets_a_killed_fit_be_tried_again_and_records_the_last_try(tmp_p
 def test_attempt_does_not_record_a_full_disk_as_a_failure_of_the_method(tmp_path: Path):
     script = f"import sys; sys.exit({StorageError.exit_code})"
     assert outcome(tmp_path, script, "--allow-failed", "true") == (74, None)
+
+
+@pytest.fixture
+def attempted(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen, list[int]]]]:
+    """Start `attempt`, with a short grace, on a process that starts another one; gives it and these two.
+
+    All of them ignore Ctrl-C at first, as in a task of Nextflow.
+    """
+    started: list[tuple[subprocess.Popen, list[int]]] = []
+    found = tmp_path / "found"
+
+    def start(stubborn: bool) -> tuple[subprocess.Popen, list[int]]:
+        script = "import os, pathlib, signal, time\n"
+        if stubborn:
+            script += "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+        script += "other = os.fork()\n"
+        script += f"if other: pathlib.Path({str(found)!r}).write_text(f'{{os.getpid()}} {{other}} .')\n"
+        script += "time.sleep(60)"
+        run = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        run += "from unbatch.cli import attempt; attempt.GRACE = 0.3; attempt.main()"
+        options = ["--allow-failed", "true", "-o", str(tmp_path / "outcome.json"), "--", sys.executable, "-c", script]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "bin")}
+        process = subprocess.Popen([sys.executable, "-c", run, *options], env=environment)
+        while not (found.exists() and found.read_text().endswith(".")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        started.append((process, [int(number) for number in found.read_text().split()[:2]]))
+        return started[-1]
+
+    yield start
+    for process, others in started:
+        process.kill()
+        process.wait()
+        for other in filter(alive, others):
+            os.kill(other, signal.SIGKILL)
+
+
+def alive(process: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False)
+    # one that has ended stays in the table until its parent asks for its code
+    return state.stdout.strip()[:1] not in ("", "Z")
+
+
+def gone(process: int) -> bool:
+    end = time.monotonic() + 10
+    while alive(process) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not alive(process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_attempt_that_is_told_to_stop_leaves_no_process_behind(
+    attempted: Callable, tmp_path: Path, number: int, stubborn: bool
+):
+    process, others = attempted(stubborn)
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert all(gone(other) for other in others)
+    assert not (tmp_path / "outcome.json").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent is gone")
+def test_a_killed_attempt_takes_its_command_along(attempted: Callable):
+    process, others = attempted(False)
+    process.kill()
+    process.wait()
+    assert gone(others[0])
 
 
 def test_the_version_is_the_same_everywhere():

@@ -1,9 +1,14 @@
 """`attempt`: run a fit and write down how it ended, so that a failure becomes a row and not a hole."""
 
 import collections
+import contextlib
+import ctypes
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -13,6 +18,13 @@ from unbatch.errors import NotApplicable, StorageError
 
 KILLED = frozenset({104, *range(130, 146)})
 """Exit codes of a process that ran out of memory or time, which another try with more may cure."""
+
+GRACE = 3.0
+"""Seconds that a command has to end after a signal that was passed on to it."""
+
+
+class _GraceOverError(Exception):
+    """The command, or what it has started, did not end in time."""
 
 
 @program()
@@ -45,16 +57,29 @@ def main(_run: object, output: Path, number: int, allow_failed: bool, retries: i
 
     io.require_place(output, [])
     try:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
+        # a group of its own, to end what the command has started together with it
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
+            preexec_fn=_before_command(),
+        )
     except OSError as error:
         raise click.UsageError(f"cannot start {command[0]!r}: {error.strerror}") from error
     assert process.stderr is not None
     # a progress bar writes without end of line: split there too, so that it never becomes the last message
     last = collections.deque(maxlen=1)
-    for line in process.stderr:
-        sys.stderr.write(line)
-        last.extend(part for part in line.replace("\r", "\n").splitlines() if part.strip())
+    with _signals_passed_on(process) as received, contextlib.suppress(_GraceOverError):
+        for line in process.stderr:
+            sys.stderr.write(line)
+            last.extend(part for part in line.replace("\r", "\n").splitlines() if part.strip())
+        process.wait()
     code = process.wait()
+    if received:
+        # told to stop, which says nothing of the fit: no outcome
+        sys.exit(128 + received[0])
     code = 128 - code if code < 0 else code
     outcome = {
         "exit_code": code,
@@ -68,3 +93,60 @@ def main(_run: object, output: Path, number: int, allow_failed: bool, retries: i
         sys.exit(code)
     io.write_json(outcome, output)
     click.echo(json.dumps(outcome), err=True)
+
+
+def _before_command() -> Callable[[], None]:
+    """Return what the new process does before it becomes the command."""
+    # what dlopen does is nothing for a process that has just been forked
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    die_with_parent = 1  # PR_SET_PDEATHSIG
+
+    def prepare() -> None:
+        # a task of Nextflow runs in the background of a shell, which has it ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if prctl is not None:
+            prctl(die_with_parent, signal.SIGKILL)
+
+    return prepare
+
+
+@contextlib.contextmanager
+def _signals_passed_on(process: subprocess.Popen) -> Iterator[list[int]]:
+    """Pass SIGTERM and SIGINT on to the group of a process, and kill what is still there after the time of grace.
+
+    Yields
+    ------
+    list of int
+        The signals that were received, the first one first.
+
+    Raises
+    ------
+    _GraceOverError
+        In the block, once the process was killed.
+    """
+    received: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        if not received:
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
+        received.append(number)
+        _signal_group(process, number)
+
+    def end(_number: int, _frame: object) -> None:
+        _signal_group(process, signal.SIGKILL)
+        # without waiting for anything else that may hold its stderr open
+        raise _GraceOverError
+
+    handlers = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGALRM: end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield received
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
