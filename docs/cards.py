@@ -15,6 +15,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
 
 from unbatch import contract, methods
+from unbatch.data.simulation import PRESETS, preset
 from unbatch.methods import Method
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +99,44 @@ PAGES = {
 }
 
 
+def simulation() -> dict[str, dict]:
+    """Describe the parameters of the simulations as the pipeline has them; each preset has defaults of its own."""
+    found: dict[str, dict] = {
+        "sim_preset": {
+            "type": "string",
+            "default": PRESETS[0],
+            "enum": list(PRESETS),
+            "description": "What is simulated: thesis, a layered tissue whose batches add metagenes; donors, cells of "
+            "donors nested in two conditions, each donor a batch",
+        }
+    }
+    presets = {name: contract.rules(preset(name).Parameters) for name in PRESETS}
+    for name in dict.fromkeys(key for rules in presets.values() for key in rules):
+        having = {each: rules[name] for each, rules in presets.items() if name in rules}
+        only, first = len(having) == 1, next(iter(having.values()))
+        defaults = dict.fromkeys(
+            f"{rule['default']:g}".replace("'", "") if isinstance(rule["default"], float) else str(rule["default"])
+            for rule in having.values()
+        )
+        lows = [rule["minimum"] for rule in having.values() if "minimum" in rule]
+        rule = {key: first[key] for key in ("type", "enum") if key in first}
+        rule |= {"minimum": min(lows)} if len(lows) == len(having) else {}
+        rule |= {"maximum": first["maximum"]} if only and "maximum" in first else {}
+        about = first["description"][0].upper() + first["description"][1:]
+        about = f"{next(iter(having))}: {first['description']}" if only else about
+        found[f"sim_{name}"] = rule | {"description": f"{about} ({'; donors '.join(defaults)})"}
+    found["sim_seed"] = {"type": "integer", "default": 0, "minimum": 0, "description": "Seed of the simulation"}
+    return found
+
+
+def schema() -> str:
+    """Put the parameters of the simulations into the schema of the pipeline's, a line each."""
+    text = (ROOT / "nextflow_schema.json").read_text(encoding="utf-8")
+    rules = {name: json.dumps(rule, ensure_ascii=False)[1:-1] for name, rule in simulation().items()}
+    lines = ",\n".join(f'                "{name}": {{ {rule} }}' for name, rule in rules.items())
+    return re.sub(r'( +"sim_\w+": \{.*\},?\n)+', lambda _found: lines + "\n", text, count=1)
+
+
 def fresh_files() -> dict[str, str]:
     """Every file as it should be."""
     rules = {
@@ -105,6 +144,7 @@ def fresh_files() -> dict[str, str]:
         for name, method in METHODS.items()
     }
     fresh = {"assets/parameters.json": json.dumps(rules, indent=1, ensure_ascii=False) + "\n"}
+    fresh["nextflow_schema.json"] = schema()
     for page, parts in PAGES.items():
         text = (ROOT / page).read_text(encoding="utf-8")
         for name, write in parts.items():

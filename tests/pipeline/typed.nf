@@ -1,6 +1,6 @@
 // Writes what typedParameters makes of the parameters, and what parameterErrors says of that; run from a pipeline's folder
 
-include { parameterErrors ; readSchema ; typedParameters } from './workflows/parameters'
+include { parameterErrors ; readSchema ; typedParameters } from './functions/parameters'
 
 workflow {
     def schema = readSchema()

@@ -9,7 +9,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = [
     path
-    for pattern in ("*.nf", "*.config", "conf/*.config", "workflows/*.nf", "modules/**/*.nf", "tests/**/*.nf")
+    for pattern in (
+        "*.nf",
+        "*.config",
+        "conf/*.config",
+        "functions/*.nf",
+        "workflows/*.nf",
+        "modules/**/*.nf",
+        "tests/**/*.nf",
+    )
     for path in ROOT.glob(pattern)
 ]
 SECTIONS = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values()

@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -10,7 +9,6 @@ from scipy import stats
 from unbatch import contract
 from unbatch.cli.simulate import main
 from unbatch.data import io
-from unbatch.data.simulation import donors
 from unbatch.data.simulation.common import METAGENES, draw_expression
 from unbatch.data.simulation.thesis import CELL_TYPES, LAYERS, Parameters, Truth, draw_truth
 from unbatch.errors import InputError
@@ -146,31 +144,3 @@ def test_parameters_out_of_range_are_named(name: str, value: float, tmp_path: Pa
 
 def test_versions_are_json():
     assert "h5py" in json.loads(CliRunner().invoke(main, ["--version"]).output)
-
-
-def shown_default(option: click.Option) -> list[str]:
-    """Default of both presets, as the program shows it: one value, or `2; donors 8`."""
-    shown = option.show_default if isinstance(option.show_default, str) else str(option.default)
-    return [value.removesuffix(".0") for value in shown.split("; donors ")]
-
-
-def test_the_pipeline_simulates_what_the_program_simulates():
-    schema = json.loads((Path(__file__).parents[2] / "nextflow_schema.json").read_text())
-    options = {option.name: option for option in main.params}
-    for name, rule in schema["$defs"]["simulation"]["properties"].items():
-        shown = shown_default(options[name.removeprefix("sim_")])
-        if "default" in rule:
-            # handed to the program whatever the preset
-            assert [str(rule["default"])] == shown, name
-        else:
-            # left out: the program's own default, which the description states
-            stated = rule["description"].rpartition("(")[2].removesuffix(")")
-            assert stated.split("; donors ") == shown, name
-
-
-@pytest.mark.parametrize(("position", "parameters"), [(0, Parameters()), (-1, donors.Parameters())])
-def test_the_program_shows_the_defaults_of_the_presets(position: int, parameters: object):
-    options = {option.name: option for option in main.params}
-    for name, value in asdict(parameters).items():
-        if name in options:
-            assert shown_default(options[name])[position] == str(value).removesuffix(".0"), name
