@@ -114,10 +114,8 @@ def simulation() -> dict[str, dict]:
     for name in dict.fromkeys(key for rules in presets.values() for key in rules):
         having = {each: rules[name] for each, rules in presets.items() if name in rules}
         only, first = len(having) == 1, next(iter(having.values()))
-        defaults = dict.fromkeys(
-            f"{rule['default']:g}".replace("'", "") if isinstance(rule["default"], float) else str(rule["default"])
-            for rule in having.values()
-        )
+        values = [rule["default"] for rule in having.values()]
+        defaults = dict.fromkeys(f"{each:g}" if isinstance(each, float) else str(each) for each in values)
         lows = [rule["minimum"] for rule in having.values() if "minimum" in rule]
         rule = {key: first[key] for key in ("type", "enum") if key in first}
         rule |= {"minimum": min(lows)} if len(lows) == len(having) else {}

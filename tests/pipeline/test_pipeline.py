@@ -22,25 +22,38 @@ from click.testing import CliRunner
 from unbatch.cli import simulate
 
 ROOT = Path(__file__).parents[2]
-PIPELINE = ("main.nf", "nextflow.config", "nextflow_schema.json", "assets", "bin", "conf", "modules", "workflows")
+PIPELINE = (
+    "main.nf",
+    "nextflow.config",
+    "nextflow_schema.json",
+    "assets",
+    "bin",
+    "conf",
+    "functions",
+    "modules",
+    "workflows",
+)
 
 HOSTILE_TYPE = "\x1b[2JTags<script>alert(2)</script>"
 
+HEAD = """
+from unbatch.contract import Fit, Parameters, Run
+from unbatch.data.cells import Cells
+from unbatch.errors import NotApplicable
+
+class Params(Parameters):
+    pass
+
+def fit(cells: Cells, params: Params, run: Run) -> Fit:
+"""
 ADDED = {
     "picky": """
-from unbatch.baselines.cells import Cells, Fit
-from unbatch.errors import NotApplicable
-PACKAGES = ()
-def fit(cells: Cells, *, seed: int) -> Fit:
     raise NotApplicable("picky wants three batches or more")
 """,
     # killed at its first try, as by a scheduler; wrong at the second
     "greedy": """
-import os, signal
-from pathlib import Path
-from unbatch.baselines.cells import Cells, Fit
-PACKAGES = ()
-def fit(cells: Cells, *, seed: int) -> Fit:
+    import os, signal
+    from pathlib import Path
     tried = Path(os.environ["GREEDY_TRIED"])
     if not tried.exists():
         tried.touch()
@@ -48,10 +61,7 @@ def fit(cells: Cells, *, seed: int) -> Fit:
     raise ValueError("greedy got <b>lost</b>")
 """,
     "slow": """
-import time
-from unbatch.baselines.cells import Cells, Fit
-PACKAGES = ()
-def fit(cells: Cells, *, seed: int) -> Fit:
+    import time
     time.sleep(120)
 """,
 }
@@ -68,7 +78,7 @@ class Run(NamedTuple):
         """Status of the last attempt of every task, by name."""
         with (self.outdir / "pipeline_info" / "trace.txt").open() as file:
             rows = sorted(csv.DictReader(file, delimiter="\t"), key=lambda row: int(row["attempt"].strip("-") or 1))
-        return {row["name"].removeprefix("UNBATCH:").removeprefix("SWEEP:"): row["status"] for row in rows}
+        return {row["name"].removeprefix("UNBATCH:"): row["status"] for row in rows}
 
     def rows(self, dataset: str) -> dict[str, dict]:
         """Rows of the score table, by method."""
@@ -120,8 +130,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy2(source, folder / name)
     cards = yaml.safe_load((folder / "assets" / "methods.yml").read_text())
     for name, text in ADDED.items():
-        (folder / "bin" / "unbatch" / "baselines" / f"{name}.py").write_text(text)
-        cards[name] = {**cards["none"], "label": name.title(), "kind": "correction", "defaults": {}}
+        (folder / "bin" / "unbatch" / "methods" / f"{name}.py").write_text(HEAD + text.strip("\n"))
+        cards[name] = {**cards["none"], "label": name.title(), "kind": "correction"}
     (folder / "assets" / "methods.yml").write_text(yaml.safe_dump(cards, sort_keys=False))
     return folder
 
@@ -275,7 +285,7 @@ def test_what_preprocess_warned_of_is_in_the_terminal_and_in_the_report(full: Ru
 
 def test_versions_of_every_step_are_collated(full: Run):
     found = yaml.safe_load((full.outdir / "pipeline_info" / "unbatch_mqc_versions.yml").read_text())
-    assert {"PREPROCESS", "FIT_BASELINE", "FIT_BATCHBLEND", "SCORE", "REPORT", "Workflow"} <= set(found)
+    assert {"PREPROCESS", "fit-baseline", "fit-batchblend", "SCORE", "REPORT", "Workflow"} <= set(found)
     assert found["SCORE"]["scib-metrics"]
     assert found["Workflow"]["Nextflow"]
 
@@ -284,10 +294,10 @@ def test_resume_runs_only_what_failed(pipeline: Path, samplesheet: Path, full: R
     again = nextflow(pipeline, full.outdir.parent, *full_options(samplesheet), "-resume")
     assert again.code == 0, again.output
     run_again = {name for name, status in again.tasks().items() if status != "CACHED"}
-    assert "FIT_BASELINE (my_sheet.greedy.default.s0)" in run_again
+    assert "FIT (my_sheet.greedy.default.s0)" in run_again
     # its row now says one attempt, as it was not killed this time: what depends on the row runs again, and no more
     assert run_again - {"SCORE (my_sheet)", "REPORT (report)", "MULTIQC (report)"} == {
-        "FIT_BASELINE (my_sheet.greedy.default.s0)"
+        "FIT (my_sheet.greedy.default.s0)"
     }
     assert warnings(again) == warnings(full)
 
@@ -308,12 +318,13 @@ def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):
 
 
 def test_a_failing_fit_stops_the_run_and_is_named(pipeline: Path, tmp_path: Path):
-    (tmp_path / "own.yml").write_text("harmony: {n_components: -3}\n")
-    options = ["-profile", "test", "--methods", "harmony", "--method_params", str(tmp_path / "own.yml")]
+    # two parameters that do not go together, which only the program sees
+    (tmp_path / "own.yml").write_text("batchblend: {graph: radius}\n")
+    options = ["-profile", "test", "--methods", "batchblend", "--method_params", str(tmp_path / "own.yml")]
     # each of the two is true as a text
     failed = nextflow(pipeline, tmp_path, *options, "--allow_failed", "false", "--max_retries", "0", text=True)
     assert failed.code != 0
-    assert "harmony: parameter n_components is -3, expected whole numbers from 1 on" in failed.output
+    assert "batchblend: graph radius needs parameter radius" in failed.output
     assert "The run failed" in failed.output
     assert (failed.outdir / "simulated" / "simulated.raw.h5ad").exists()
     assert not (failed.outdir / "scores").exists()
@@ -467,9 +478,9 @@ def test_a_sweep_scores_every_setting_and_reports_on_the_grid(pipeline: Path, tm
     options = ["--sweep", "grid.yml", *SWEEP, "--allow_failed", "--max_retries", "0"]
     run = nextflow(pipeline, tmp_path, *options, text=True)
     assert run.code == 0, run.output
-    assert "Sweep: 2 settings, 4 datasets, 8 fits, 10 tasks" in run.output
+    assert "Sweep: 2 settings, 4 datasets, 8 fits, 12 tasks" in run.output
     assert "4 of 8 fits done" in run.output
-    assert len(run.tasks()) == 10
+    assert len(run.tasks()) == 12
     for setting, sigma in (("sigma_beta0", 0), ("sigma_beta2p5", 2.5)):
         for seed in (0, 1):
             name = f"{setting}-seed{seed}"
@@ -499,9 +510,10 @@ def test_a_sweep_that_grows_runs_only_what_is_new(pipeline: Path, tmp_path: Path
     assert grown.code == 0, grown.output
     assert "12 of 12 fits done" in grown.output
     assert {name for name, status in grown.tasks().items() if status == "CACHED"} == {
-        "SIMULATE_GROUP (sigma_beta0)",
-        "FIT_GROUP (sigma_beta0.none.default)",
-        "FIT_GROUP (sigma_beta0.harmony.n_components=10)",
+        "SIMULATE (sigma_beta0)",
+        "PREPROCESS (sigma_beta0)",
+        "FIT (sigma_beta0.none.default)",
+        "FIT (sigma_beta0.harmony.n_components=10)",
     }
 
 
@@ -537,7 +549,7 @@ methods:
                 "grid.yml: methods.harmny: no such method, did you mean harmony?",
                 "grid.yml: methods.none.n_component: no such parameter, did you mean n_components?",
                 "grid.yml: methods.batchblend.spatial: found 'linaer', expected one of auto, none, linear, hmrf",
-                "grid.yml: methods.batchblend.iterations: found 'many', expected a value like 20",
+                "grid.yml: methods.batchblend.iterations: found 'many', expected a whole number, 1 or more",
             ],
         ),
         ("- sigma_beta", ["grid.yml: expected lists of values under simulate and methods"]),
