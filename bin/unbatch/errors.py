@@ -16,7 +16,7 @@ class InputError(UnbatchError):
 
 
 class StorageError(UnbatchError):
-    """The disk is full or takes no more for another reason; `attempt` does not record it as the method's failure."""
+    """The disk is full or takes no more for another reason, which another try does not cure."""
 
     exit_code = 74
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from unbatch import __version__
 from unbatch.cli import attempt, common, main
-from unbatch.errors import InputError, StorageError
+from unbatch.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 # fit-seurat is in R and has its tests in test_baselines.py
@@ -177,11 +177,6 @@ def test_attempt_lets_a_killed_fit_be_tried_again_and_records_the_last_try(tmp_p
     code, found = outcome(tmp_path, script, *allowed, "--number", "3")
     assert code == 0
     assert (found["exit_code"], found["attempts"], found["message"]) == (137, 3, "no message")
-
-
-def test_attempt_does_not_record_a_full_disk_as_a_failure_of_the_method(tmp_path: Path):
-    script = f"import sys; sys.exit({StorageError.exit_code})"
-    assert outcome(tmp_path, script, "--allow-failed", "true") == (74, None)
 
 
 @pytest.fixture

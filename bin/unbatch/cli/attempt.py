@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from unbatch.cli.common import OutPath, program, safe_text
-from unbatch.errors import NotApplicable, StorageError
+from unbatch.errors import NotApplicable
 
 KILLED = frozenset({104, *range(130, 146)})
 """Exit codes of a process that ran out of memory or time, which another try with more may cure."""
@@ -88,8 +88,7 @@ def main(_run: object, output: Path, number: int, allow_failed: bool, retries: i
         "attempts": number,
     }
     again = code in KILLED and number <= retries
-    # a full disk is no failure of the method: recorded, it would outlast the mend in -resume's cache
-    if outcome["status"] == "failed" and (not allow_failed or again or code == StorageError.exit_code):
+    if outcome["status"] == "failed" and (not allow_failed or again):
         sys.exit(code)
     io.write_json(outcome, output)
     click.echo(json.dumps(outcome), err=True)
