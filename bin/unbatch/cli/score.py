@@ -1,56 +1,21 @@
 """`score`: one dataset, many fits, one table of scores."""
 
 import json
-import math
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unbatch import methods
-from unbatch.cli.common import InPath, OutPath, Run, log, program, progress, versions
+from unbatch.cli.common import InPath, OutPath, Run, program, progress, versions
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
-    from scib_metrics.nearest_neighbors import NeighborsResults
 
-    from unbatch.metrics.evidence import Level
-    from unbatch.metrics.integration import Metric, Scene
-    from unbatch.metrics.prediction import Accuracy, Question
-
-SCHEMA = 1
-"""Version of scores.json."""
-
-EVIDENCE_CELLS = 10_000
-"""Cells that probes and predictions take at most: their time grows faster than with the cells."""
-
-MAX_CLASSES = 100
-"""Of a target; a column with more is a measurement or a name."""
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A fit: embedding of the scored cells or neighbours in a graph, how it was made, fixed and random effects."""
-
-    embedding: "np.ndarray | None"
-    made: dict[str, Any]
-    fixed: "np.ndarray | None"
-    random: "np.ndarray | None"
-    near: "NeighborsResults | None" = None
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What is asked of every embedding beside its scores; `cells` are positions among the scored ones."""
-
-    cells: "np.ndarray"
-    metrics: "list[Metric]"
-    levels: "dict[str, Level]"
-    questions: "dict[str, Question]"
+    from unbatch.scoring import Fitted
 
 
 @program("scikit-learn")
@@ -88,8 +53,8 @@ def main(
     evidence: bool,
 ) -> None:
     """Score FITS of DATASET: mixing of batches, conservation of biology, run time and memory."""
+    from unbatch import scoring
     from unbatch.data import io
-    from unbatch.metrics import integration, uncertainty
 
     io.require_place(output, [dataset, *fits])
     files = {path.name: path for path in fits}
@@ -102,130 +67,24 @@ def main(
     planned = _read_outcomes(outcomes, files) if outcomes else _plan(files)
     if not planned:
         raise InputError(f"{outcomes}: the list is empty, expected an entry for each planned fit")
-    columns = _read_targets(adata, targets, dataset)
-    reason = _no_labels(adata)
-    labelled = reason is None
-    cells = _cells_to_score(adata, labelled, max_cells, run.seed)
-    batch, label = _codes(adata, "batch", cells), _codes(adata, "label", cells) if labelled else None
-    strata = batch if label is None else batch * (int(label.max()) + 1) + label
-    group = uncertainty.deal(strata, run.seed)
-    fitted = {file: _read_fit(path, adata, cells) for file, path in files.items()}
-    graphs = any(fit.near is not None for fit in fitted.values())
-    known = integration.metrics(batch_silhouette, labelled, graphs)
-    probing = _evidence(adata, cells, batch, label, group, columns, run.seed) if evidence else None
-    known += probing.metrics if probing else []
-    single = adata.obs["batch"].nunique() < 2
-    missing = {m.name: reason for m in known if m.needs_label and not labelled}
-    if missing:
-        log.warning("no scores of biology: %s; missing are %s", reason, ", ".join(missing))
-    if single:
-        missing |= {m.name: "obs/batch holds one batch" for m in known if m.of_batches}
-        log.warning("no scores of mixing: obs/batch holds one batch, of which there is nothing to mix")
-    wanted = [m for m in known if m.name not in missing]
-    reference = _reference(adata, cells)
-
-    kinds = {kind: [m.name for m in wanted if m.kind == kind] for kind in ("batch", "bio", "other", "evidence")}
-    alone = _without_embedding(probing, run) if probing else {}
-    rows = []
-    for row in progress(planned, "score", lambda r: r.get("id") or r["fit"] or "?"):
-        if row["fit"] is None:
-            rows.append(_row(row, name))
-            continue
-        fit = fitted[row["fit"]]
-        scene = _scene(fit, reference, batch, label)
-        scores, reasons = integration.evaluate(scene, wanted)
-        found = _row(row, name, fit.made, scores, reasons, kinds)
-        rows.append(found)
-        found["cells"] = _over_cells(found, scene, wanted, group, kinds)
-        if probing and fit.random is not None:
-            probes = [m for m in wanted if m.kind == "evidence"]
-            effects = _scene(replace(fit, embedding=fit.random), reference, batch, label, search=False)
-            found["random_effects"] = integration.evaluate(effects, probes)[0]
-    if probing:
-        _predict(rows, planned, fitted, probing, alone, run)
-    io.write_json(
-        {
-            "schema": SCHEMA,
-            "dataset": _describe(adata, name, cells, labelled),
-            "metrics": {**kinds, "weights": integration.WEIGHTS, "missing": missing},
-            "evidence": _describe_evidence(probing, alone) if probing else None,
-            "rows": rows,
-            "settings": {"seed": run.seed, "max_cells": max_cells, "neighbours": integration.LISI_NEIGHBOURS}
-            | {"cell_groups": int(group.max()) + 1, "level": uncertainty.LEVEL},
-            "versions": versions("scikit-learn"),
-        },
-        output,
+    options = scoring.Options(
+        max_cells=max_cells,
+        batch_silhouette=batch_silhouette,
+        targets=[target.strip() for target in (targets or "").split(",") if target.strip()],
+        evidence=evidence,
+        seed=run.seed,
+        threads=run.threads,
     )
-
-
-def _scene(
-    fit: Fitted, reference: "np.ndarray", batch: "np.ndarray", label: "np.ndarray | None", search: bool = True
-) -> "Scene":
-    """Lay out what the scores of an embedding or graph need; neighbours are found once."""
-    import numpy as np
-
-    from unbatch.metrics.integration import Scene, nearest_neighbours
-
-    if fit.embedding is None:
-        return Scene(None, reference, fit.near, batch, label)
-    embedding = np.ascontiguousarray(fit.embedding, dtype=np.float32)
-    # a dimension can be constant in the scored sample though it is not in all cells; PCR divides by its spread
-    embedding = embedding[:, np.ptp(embedding, axis=0) > 0]
-    return Scene(embedding, reference, nearest_neighbours(embedding) if search else None, batch, label)
-
-
-def _over_cells(
-    row: dict[str, Any], scene: "Scene", wanted: "list[Metric]", group: "np.ndarray", kinds: dict[str, list[str]]
-) -> dict[str, Any] | None:
-    """Means and probes of a fit with each group of cells left out, and their intervals over cells.
-
-    Returns
-    -------
-    dict or None
-        ``left_out`` (a list by score), ``interval`` (its ends by score) and ``clustering_sd`` (by score, where there is
-        any); None where it could not be computed, which costs the comparison and not the scores.
-    """
-    import numpy as np
-
-    from unbatch.metrics import jackknife, uncertainty
-    from unbatch.metrics.integration import WEIGHTS
-
-    known = [metric for metric in wanted if row["metrics"][metric.name] is not None and metric.kind != "other"]
-    try:
-        found = jackknife.replicates(scene, known, group)
-        means = {
-            kind: np.mean([found[name] for name in kinds[kind] if row["metrics"][name] is not None], axis=0)
-            for kind in WEIGHTS
-            if row[kind] is not None
-        }
-        spread = {}
-        if "bio" in means and {"nmi", "ari"} <= found.keys():
-            # both are parts of the mean of biology
-            variance = jackknife.clustering_spread(scene.embedding, scene.label).sum() / row["n_bio"] ** 2
-            spread["bio"] = float(np.sqrt(variance))
-    except Exception as error:
-        log.warning("%s: no intervals over cells, so nothing is said of its rank (%s)", row["id"], error)
-        return None
-    if len(means) == len(WEIGHTS):
-        means["total"] = sum(weight * means[kind] for kind, weight in WEIGHTS.items())
-        spread |= {"total": WEIGHTS["bio"] * spread["bio"]} if spread else {}
-    left_out = means | {metric.name: found[metric.name] for metric in known if metric.kind == "evidence"}
-    intervals = {}
-    for name, values in left_out.items():
-        value = row[name] if name in means else row["metrics"][name]
-        sample = uncertainty.Sample(np.array([value]), values[None], spread.get(name, 0.0) ** 2)
-        each = uncertainty.interval(sample)
-        intervals[name] = [_rounded(each.low), _rounded(each.high)]
-    return {
-        "left_out": {name: [_rounded(value) for value in values] for name, values in left_out.items()},
-        "interval": intervals,
-        "clustering_sd": {name: _rounded(value) for name, value in spread.items()},
-    }
-
-
-def _rounded(value: float) -> float | None:
-    """Round as JSON keeps it; None for what is not finite."""
-    return round(float(value), 6) if math.isfinite(value) else None
+    table = scoring.score(
+        adata,
+        planned,
+        lambda file, cells: _read_fit(files[file], adata, cells),
+        options,
+        name=name,
+        source=dataset,
+        watch=progress,
+    )
+    io.write_json(table | {"versions": versions("scikit-learn")}, output)
 
 
 def _read_dataset(path: Path) -> "AnnData":
@@ -237,21 +96,10 @@ def _read_dataset(path: Path) -> "AnnData":
     return adata
 
 
-def _no_labels(adata: "AnnData") -> str | None:
-    """Say why nothing can be scored against labels, or None when it can."""
-    if "label" not in adata.obs:
-        return "obs/label is missing"
-    has_label = adata.obs["label"].notna()
-    if adata.obs["label"].nunique() < 2:
-        return "obs/label holds fewer than two labels"
-    if adata.obs.loc[has_label, "batch"].nunique() < min(2, adata.obs["batch"].nunique()):
-        return "all cells that have a label are of one batch"
-    return None
-
-
 def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> Fitted:
     """Read a fit, check it whole, and keep what it has of the cells to score."""
     from unbatch.data import io, schema
+    from unbatch.scoring import Fitted
 
     fit = io.read_h5ad(path, ["obsm", "obsp", "uns/unbatch"])
     made = dict(fit.uns.get("unbatch", {}))
@@ -297,255 +145,3 @@ def _plan(files: dict[str, Path]) -> list[dict[str, Any]]:
         | ({"params_id": file.removesuffix(".h5ad").removesuffix(".fit")} if made[file][0] in doubled else {})
         for file in files
     ]
-
-
-def _cells_to_score(adata: "AnnData", labelled: bool, max_cells: int, seed: int) -> "np.ndarray":
-    """Choose the cells: those with a label where there are labels, a stratified sample if they are too many."""
-    import numpy as np
-
-    from unbatch.data.sampling import stratified_sample
-
-    strata = adata.obs["batch"].cat.codes.to_numpy().astype(np.int64)
-    cells = np.arange(adata.n_obs)
-    if labelled:
-        label = adata.obs["label"].cat.codes.to_numpy()
-        strata = strata * (int(label.max()) + 1) + label
-        cells = cells[label >= 0]
-    return cells[stratified_sample(strata[cells], max_cells, seed)]
-
-
-def _codes(adata: "AnnData", column: str, cells: "np.ndarray") -> "np.ndarray":
-    import numpy as np
-
-    return np.unique(adata.obs[column].cat.codes.to_numpy()[cells], return_inverse=True)[1]
-
-
-def _reference(adata: "AnnData", cells: "np.ndarray") -> "np.ndarray":
-    """Return the uncorrected components that PCR comparison measures against."""
-    from unbatch.data.cells import principal_components
-
-    variable = adata.var["highly_variable"].to_numpy()
-    return principal_components(adata.X[:, variable][cells], 50).embedding
-
-
-def _read_targets(adata: "AnnData", targets: str | None, source: Path) -> list[str]:
-    """Check the columns to predict, and name each once."""
-    names = list(dict.fromkeys(name.strip() for name in (targets or "").split(",") if name.strip()))
-    for name in names:
-        if name not in adata.obs:
-            raise InputError(
-                f"{source}: obs/{name}, a column of --targets, is missing; there are {', '.join(adata.obs)}"
-            )
-        classes = adata.obs[name].nunique()
-        if classes > MAX_CLASSES:
-            raise InputError(
-                f"{source}: obs/{name}, a column of --targets, has {classes:,} different values, "
-                f"a column of classes was expected ({MAX_CLASSES} at most)"
-            )
-    return names
-
-
-def _evidence(
-    adata: "AnnData",
-    cells: "np.ndarray",
-    batch: "np.ndarray",
-    label: "np.ndarray | None",
-    group: "np.ndarray",
-    columns: list[str],
-    seed: int,
-) -> Evidence:
-    """Sample cells, and prepare what is asked of every embedding of them."""
-    import numpy as np
-
-    from unbatch.data.sampling import stratified_sample
-    from unbatch.metrics import evidence
-    from unbatch.metrics.prediction import Question
-
-    strata = batch if label is None else batch * (int(label.max()) + 1) + label
-    chosen = stratified_sample(strata, EVIDENCE_CELLS, seed)
-    fold = adata.obs["split"].to_numpy()[cells][chosen].astype(np.int64)
-    batch, label = batch[chosen], None if label is None else label[chosen]
-    questions = {}
-    for name in dict.fromkeys([*([] if label is None else ["label"]), *columns]):
-        target = adata.obs[name].iloc[cells[chosen]].astype("category").cat.codes.to_numpy().astype(np.int64)
-        questions[name] = Question.of(target, batch, fold)
-    return Evidence(
-        cells=chosen,
-        metrics=evidence.metrics(chosen, fold, seed),
-        levels=evidence.levels(batch, label, fold, group[chosen], int(group.max()) + 1),
-        questions=questions,
-    )
-
-
-def _without_embedding(probing: Evidence, run: Run) -> dict[str, dict[str, dict[str, "Accuracy"]]]:
-    """Predict every target from the batch alone, and guess it."""
-    return {
-        name: question.without_embedding(seed=run.seed, threads=run.threads)
-        for name, question in probing.questions.items()
-    }
-
-
-def _predict(
-    rows: list[dict[str, Any]],
-    planned: list[dict[str, Any]],
-    fitted: dict[str, Fitted],
-    probing: Evidence,
-    alone: dict[str, dict[str, dict[str, "Accuracy"]]],
-    run: Run,
-) -> None:
-    """Predict every target from the first seed of every method, and write what was found into its row.
-
-    A fit without random effects borrows those of a fit that has them, of the same seed if there is one.
-    """
-    from unbatch.metrics.prediction import explains
-
-    ended = [(row, fitted[plan["fit"]]) for row, plan in zip(rows, planned, strict=True) if plan["fit"] is not None]
-    ended = [pair for pair in ended if pair[1].embedding is not None]
-    lenders = sorted((pair for pair in ended if pair[1].random is not None), key=lambda pair: pair[0]["seed"])
-    first = {}
-    for row, fit in sorted(ended, key=lambda pair: pair[0]["seed"]):
-        first.setdefault((row["method"], row["params_id"]), (row, fit))
-    for row, fit in progress(first.values(), "predict", lambda pair: pair[0]["id"]):
-        own = fit.random is not None
-        lender = next((pair for pair in lenders if pair[0]["seed"] == row["seed"]), lenders[0] if lenders else None)
-        effects = fit.random if own else lender and lender[1].random
-        embedding = fit.embedding if fit.fixed is None else fit.fixed
-        row["prediction"] = {}
-        for name, question in probing.questions.items():
-            found = question.with_embedding(
-                embedding[probing.cells],
-                None if effects is None else effects[probing.cells],
-                own,
-                seed=run.seed,
-                threads=run.threads,
-            )
-            row["prediction"][name] = _accuracies(found) | {
-                "batch_explains": "cells" in found
-                and explains(alone[name]["cells"]["batch"], found["cells"]["embedding"], question.splits["cells"])
-            }
-        if effects is not None:
-            row["random_effects_of"] = row["id"] if own else lender[0]["id"]
-
-
-def _accuracies(found: dict[str, dict[str, "Accuracy"]]) -> dict[str, Any]:
-    """Write accuracies as plain mappings; what is not a number, as the interval of one split, as None."""
-
-    def plain(interval: dict[str, float]) -> dict[str, float | None]:
-        return {end: value if math.isfinite(value) else None for end, value in interval.items()}
-
-    return {
-        held_out: {
-            features: {"accuracy": plain(asdict(a.accuracy)), "balanced_accuracy": plain(asdict(a.balanced))}
-            for features, a in by.items()
-        }
-        for held_out, by in found.items()
-    }
-
-
-def _describe_evidence(probing: Evidence, alone: dict[str, dict[str, dict[str, "Accuracy"]]]) -> dict[str, Any]:
-    """Say what the probes and predictions of the rows are read against."""
-    import numpy as np
-
-    from unbatch.metrics.evidence import PERMUTATIONS
-    from unbatch.metrics.prediction import solves
-
-    def plain(level: "Level") -> dict[str, Any]:
-        values = {"chance": level.chance, "label": level.label}
-        found = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
-        return found | {"left_out": None if level.left_out is None else [_rounded(v) for v in level.left_out]}
-
-    return {
-        "cells": len(probing.cells),
-        "permutations": PERMUTATIONS,
-        "levels": {name: plain(level) for name, level in probing.levels.items()},
-        "targets": {
-            name: {
-                "known": len(question.cells),
-                "classes": len(np.unique(question.target)),
-                "splits": {held_out: len(splits) for held_out, splits in question.splits.items()},
-                "reasons": question.reasons,
-                "solved_by_batch": "cells" in alone[name] and solves(alone[name]["cells"]["batch"]),
-                **_accuracies(alone[name]),
-            }
-            for name, question in probing.questions.items()
-        },
-    }
-
-
-def _describe(adata: "AnnData", name: str, cells: "np.ndarray", labelled: bool) -> dict[str, Any]:
-    has_label = "label" in adata.obs
-    scorable = int(adata.obs["label"].notna().sum()) if labelled else adata.n_obs
-    return {
-        "name": name,
-        "cells": adata.n_obs,
-        "genes": adata.n_vars,
-        "batches": _counts(adata, "batch"),
-        "labels": _counts(adata, "label") if has_label else None,
-        "unlabelled": int(adata.obs["label"].isna().sum()) if has_label else None,
-        "scored_cells": len(cells),
-        "subsampled": len(cells) < scorable,
-        "coordinates": "spatial" in adata.obsm,
-        "simulation": _simulation(adata),
-    }
-
-
-def _simulation(adata: "AnnData") -> dict[str, Any] | None:
-    """Return the parameters of a simulation, None for other data."""
-    truth = adata.uns["unbatch"].get("truth")
-    return {name: _plain(value) for name, value in truth["parameters"].items()} if truth else None
-
-
-def _plain(value: Any) -> Any:
-    """Turn numpy's numbers, which h5ad gives back, into those of Python."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _counts(adata: "AnnData", column: str) -> dict[str, int]:
-    counts = adata.obs[column].value_counts(sort=False)
-    return {str(value): int(n) for value, n in counts.items()}
-
-
-def _row(
-    outcome: dict[str, Any],
-    dataset: str,
-    made: dict[str, Any] | None = None,
-    scores: dict[str, float | None] | None = None,
-    reasons: dict[str, str] | None = None,
-    kinds: dict[str, list[str]] | None = None,
-) -> dict[str, Any]:
-    """Make a row of the table: from the outcome what was planned and how it ended, from the fit how it was made."""
-    from unbatch.metrics import integration
-
-    made = made or {}
-    method, seed = made.get("method", outcome.get("method")), int(made.get("seed", outcome.get("seed", 0)))
-    variant = f".{outcome['params_id']}" if "params_id" in outcome else ""
-    batch, n_batch = integration.mean(scores, kinds["batch"]) if scores else (None, 0)
-    bio, n_bio = integration.mean(scores, kinds["bio"]) if scores else (None, 0)
-    if made.get("output") == "graph":
-        # most scores need an embedding: a mean of the others beside means of all would look like a high score
-        batch = bio = None
-    return {
-        "id": outcome.get("id") or f"{dataset}.{method}{variant}.s{seed}",
-        "dataset": dataset,
-        "method": method,
-        "params_id": outcome.get("params_id", "default"),
-        "seed": seed,
-        "code": outcome.get("code"),
-        "status": outcome.get("status", "ok"),
-        "exit_code": outcome.get("exit_code", 0),
-        "message": outcome.get("message"),
-        "attempts": outcome.get("attempts", 1),
-        "metrics": scores or {},
-        "reasons": reasons or {},
-        "batch": batch,
-        "n_batch": n_batch,
-        "bio": bio,
-        "n_bio": n_bio,
-        "total": integration.total(batch, bio),
-        "wall_s": float(made["wall_s"]) if made else None,
-        "peak_mb": float(made["peak_mb"]) if made else None,
-        "device": str(made["device"]) if made else None,
-        "output": str(made.get("output", "embedding")) if made else None,
-        "params": {name: _plain(value) for name, value in made["params"].items()} if made else {},
-        "versions": {k: str(v) for k, v in made["versions"].items()} if made else {},
-    }
