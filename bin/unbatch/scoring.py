@@ -1,6 +1,6 @@
 """The table of scores: one dataset, many fits, the same cells and the same metrics for all.
 
-What each metric computes is in `unbatch.metrics`, on arrays; here cells are chosen, codes made of names, and rows made of
+What each metric computes is in `unbatch.metrics`, on arrays; here cells are chosen, codes made of names, and rows of
 what was found. The program `score` and `unbatch.score` both call it.
 """
 

@@ -5,26 +5,21 @@ import functools
 import json
 import logging
 import os
-import platform
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 
-from unbatch import __version__
 from unbatch.errors import UnbatchError, causes
+from unbatch.machine import versions
 from unbatch.text import safe_text
 
 log = logging.getLogger("unbatch")
-
-PACKAGES = ("anndata", "numpy", "scanpy", "scib-metrics", "torch")
-"""Libraries whose version every program reports; a program names what it uses beside them."""
 
 # What RuntimeErrors say that are about memory: torch on a GPU, its CUDA libraries, torch on the CPU, XLA.
 _NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED|can't allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
@@ -42,17 +37,6 @@ class Run:
     device: str
     threads: int
     debug: bool
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Versions of unbatch, Python and the libraries in use."""
-    found = {"unbatch": __version__, "python": platform.python_version()}
-    for package in sorted({*PACKAGES, *packages}):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:

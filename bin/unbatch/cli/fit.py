@@ -1,7 +1,6 @@
 """The programs `fit-*`: read a dataset, fit a method or apply its model, write the fit and the model."""
 
 import functools
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +11,11 @@ import click
 from click.core import ParameterSource
 
 from unbatch import contract, methods
-from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program, versions
+from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program
 from unbatch.cli.options import parameter_option
 from unbatch.contract import Fit, SavedModel, short
 from unbatch.errors import InputError, UnbatchError
+from unbatch.machine import peak_mb, versions
 from unbatch.methods import Method
 
 if TYPE_CHECKING:
@@ -264,11 +264,6 @@ def torch_device(run: Run) -> str:
     if run.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is available, expected cpu or auto on this machine")
     return "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def peak_mb() -> float:
-    """Highest resident memory of this process so far, in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _write(

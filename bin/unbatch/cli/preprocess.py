@@ -92,7 +92,6 @@ def main(
     an h5ad file, a 10x .h5 file or a Space Ranger folder. FILE.h5ad has all samples, told apart by --batch-key.
     """
     import numpy as np
-    from anndata import AnnData
 
     from unbatch.data import io, join, preprocess, samples, schema, sections, sparse
     from unbatch.data.notes import Notes
@@ -158,13 +157,8 @@ def main(
         label = label[cells].remove_unused_categories()
         obs["label"] = label
         _tell_labels(label, label_key, found_out)
-    size_factor = preprocess.size_factors(counts)
-    obs["size_factor"] = size_factor
-    obs["split"] = preprocess.folds(batch, label, np.random.default_rng(run.seed))
-    X = sparse.log_normalise(counts, size_factor)
     var = preprocess.tidy(files[0].var.loc[genes[found]])
-    var["highly_variable"] = preprocess.highly_variable(X, batch, n_top_genes)
-    adata = AnnData(X, obs=obs, var=var, layers={"counts": counts})
+    adata = preprocess.assemble(counts, obs, var, n_top_genes=n_top_genes, seed=run.seed)
     if coordinates is not None:
         adata.obsm["spatial"] = coordinates[cells]
     adata.uns["unbatch"] = {

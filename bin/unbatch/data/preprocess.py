@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from unbatch.data.portable import categories_of_text
-from unbatch.data.sparse import cells_per_gene, genes_per_cell, subset, totals
+from unbatch.data.sparse import cells_per_gene, genes_per_cell, log_normalise, subset, totals
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from scipy.sparse import csr_matrix
 
 MIN_BATCH = 3
@@ -262,6 +263,32 @@ def highly_variable(X: "csr_matrix", batch: pd.Categorical, n_top: int) -> np.nd
                 f"counts, or {X.shape[1]} to keep all genes"
             ) from error
     return table["highly_variable"].to_numpy(dtype=bool)
+
+
+def assemble(counts: "csr_matrix", obs: pd.DataFrame, var: pd.DataFrame, *, n_top_genes: int, seed: int) -> "AnnData":
+    """Normalise counts and choose genes: the dataset that methods are fitted to, without ``uns`` and ``obsm``.
+
+    Parameters
+    ----------
+    counts
+        Shape (cells, genes), every cell with counts.
+    obs
+        Table of the cells with ``batch``, ``section`` and, where there is one, ``label``, all categorical.
+    var
+        Table of the genes.
+    n_top_genes
+        Number of highly variable genes.
+    seed
+        Of the folds.
+    """
+    from anndata import AnnData
+
+    batch, label = obs["batch"].array, obs["label"].array if "label" in obs else None
+    size_factor = size_factors(counts)
+    split = folds(batch, label, np.random.default_rng(seed))
+    X = log_normalise(counts, size_factor)
+    var = var.assign(highly_variable=highly_variable(X, batch, n_top_genes))
+    return AnnData(X, obs=obs.assign(size_factor=size_factor, split=split), var=var, layers={"counts": counts})
 
 
 def folds(batch: pd.Categorical, label: pd.Categorical | None, rng: np.random.Generator, n: int = 5) -> np.ndarray:
