@@ -54,7 +54,8 @@ def typedParameters(given, schema) {
 def typedValue(type, value) {
     def text = value.toString()
     if (type == 'string') {
-        return text
+        // a list or a map of a parameter file is no text
+        return (value instanceof Collection || value instanceof Map) ? value : text
     }
     if (type == 'boolean') {
         return text.toLowerCase() in ['true', 'false'] ? text.toBoolean() : value

@@ -385,7 +385,8 @@ def test_every_parameter_means_the_same_as_text(pipeline: Path, samplesheet: Pat
 
 def test_a_text_that_is_no_number_and_no_flag_is_refused_for_what_it_is(pipeline: Path, tmp_path: Path):
     wrong = {name: "1 few" for name, rule in described().items() if rule["type"] != "string"}
-    found = typed(pipeline, tmp_path / "wrong", {**wrong, "sim_depth": "1e999", "input": "1 few"})
+    wrong |= {"sim_depth": "1e999", "input": "1 few", "targets": ["donor"]}
+    found = typed(pipeline, tmp_path / "wrong", wrong)
     named = {message.split(":")[0] for message in found["errors"]}
     assert {f"--{name}" for name in wrong} <= named
     assert found["values"]["sim_depth"] == "1e999"

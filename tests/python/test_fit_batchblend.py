@@ -123,7 +123,7 @@ def test_popari_has_a_random_field_and_no_batch_effect(run, tmp_path: Path) -> N
     assert np.isnan(about["batch_effect"]["total_offset_se"]).all()
     assert "states, round 1 of 4" in said
     assert "batch effect, round" not in said
-    assert "neighbours: delaunay in 2 of 2 batches; " in said
+    assert "neighbours: delaunay in 2 of 2 sections; " in said
 
 
 @pytest.mark.parametrize("phase", ["none", "linear"])
@@ -456,7 +456,7 @@ def test_what_cannot_be_fitted_is_refused_in_one_sentence(
         ({"radius": "far"}, "parameter radius is 'far', expected a number above 0"),
         (
             {"graph": "radius", "radius": 1e-6, "metagenes": 6, "spatial": "none"},
-            "dataset.h5ad: obsm/spatial: sample batch1: the radius graph of its 100 cells has no edge",
+            "dataset.h5ad: obsm/spatial: section batch1: the radius graph of its 100 cells has no edge",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from unbatch.metrics.uncertainty import interval
 from unbatch.report import autoencoders, dataset, effect, embedding, evidence, figures, metagenes, recovered
 from unbatch.report.inputs import Cells
 from unbatch.report.model import Drawing, Report
@@ -171,6 +172,7 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
                 "note": _outcome(entry),
                 "cells": cells.get(entry.label, {}),
                 "complete": entry.complete,
+                "halves": {key: _half(entry, key) for key in ("batch", "bio", "total")},
                 **{key: getattr(entry, key) for key in ("batch", "bio", "total")},
             }
         )
@@ -201,12 +203,20 @@ def _scores(result: Result, number: int, where: str) -> list[dict[str, Any] | No
         aggregates=aggregates,
         other=[group for group in other if group["columns"]],
         seeds=seeds,
+        sure=any(half is not None for row in rows for half in row["halves"].values()),
     )
     return [
         make_page("scores", f"{where}Overview", content, str(number)),
         _table(scored, names, number, where),
         _scaled(result, number, where),
     ]
+
+
+def _half(entry: Entry, score: str) -> float | None:
+    """Half the width of the interval of a mean over cells and seeds, None where there is none."""
+    sample = entry.sample(score)
+    found = None if sample is None else interval(sample)
+    return found.high - found.mean if found and found.low <= found.high else None
 
 
 def _tag(entry: Entry) -> str:
