@@ -11,7 +11,7 @@ process MULTIQC {
 
     script:
     """
-    multiqc ${content} ${versions} --config ${config} --filename multiqc_report.html --force --no-version-check
+    multiqc ${content} ${versions} --config ${config} --config ${content}/multiqc_order.yml --filename multiqc_report.html --force --no-version-check
     """
 
     stub:

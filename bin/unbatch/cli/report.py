@@ -12,20 +12,16 @@ from unbatch.data.io import replacing, require_file, require_place, write_json
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
-    from unbatch.report.autoencoders import Autoencoders
-    from unbatch.report.factorisation import Factorisation
     from unbatch.report.inputs import Cells
     from unbatch.report.model import Drawing
-    from unbatch.report.scores import Entry, Result
+    from unbatch.report.scores import Result
+    from unbatch.report.section import Budget, FitShown
 
 MAX_PANELS, MAX_PANELS_IN_ALL = 16, 48
 """Embeddings that are drawn of a dataset and of all; a sweep may have hundreds, and every one costs time and size."""
 
-MAX_FACTORISED, MAX_FACTORISED_IN_ALL = 3, 6
-"""Fits whose metagenes and batch effect are shown of a dataset and of all: each has many maps."""
-
-MAX_TRAINED, MAX_TRAINED_IN_ALL = 3, 6
-"""Fits of autoencoders whose losses and counterfactuals are shown of a dataset and of all."""
+MAX_SECOND = 3
+"""Fits whose second embedding is drawn with the first."""
 
 PACKAGES = ("jinja2", "matplotlib", "multiqc", "umap-learn")
 
@@ -67,6 +63,8 @@ def main(
 
     Then: multiqc DIR --config assets/multiqc_config.yml --filename multiqc_report.html
     """
+    import yaml
+
     from unbatch.report.scores import read_cards, read_scores
 
     cards = read_cards(methods)
@@ -85,26 +83,22 @@ def main(
 
     from unbatch.report.inputs import match_datasets, match_fits
     from unbatch.report.model import Report, parameters_of_fits
-    from unbatch.report.page import PREFIX
+    from unbatch.report.page import PREFIX, order
     from unbatch.report.pages import build
+    from unbatch.report.section import Budget
     from unbatch.report.sweep_pages import build_sweep
 
     dataset_of = match_datasets(results, datasets)
     fit_of = match_fits(results, fits)
     report = Report(results, cards, parameters=about_run, versions=versions(*PACKAGES), sweep=sweep is not None)
     report.fit_params = parameters_of_fits(results)
-    left, left_factorised, left_trained = MAX_PANELS_IN_ALL, MAX_FACTORISED_IN_ALL, MAX_TRAINED_IN_ALL
+    left, budget = MAX_PANELS_IN_ALL, Budget()
     for result in results:
         if result.name in dataset_of:
             drawing, params = _draw(result, dataset_of[result.name], fit_of, min(left, MAX_PANELS), max_cells, run)
             left -= len(drawing.umaps)
-            most = min(left_factorised, MAX_FACTORISED)
-            shown, omitted = _factorisations(result, dataset_of[result.name], fit_of, drawing.cells, most)
-            left_factorised -= len(shown)
-            drawing = replace(drawing, factorisations=shown, factorisations_omitted=omitted)
-            trained, omitted = _autoencoders(result, fit_of, min(left_trained, MAX_TRAINED))
-            left_trained -= len(trained)
-            drawing = replace(drawing, autoencoders=trained, autoencoders_omitted=omitted)
+            shown, omitted = _fits(result, dataset_of[result.name], fit_of, drawing.cells, budget)
+            drawing = replace(drawing, fits=shown, omitted_fits=omitted)
             report.drawings[result.name] = drawing
             report.fit_params = params | report.fit_params
     if sweep:
@@ -120,6 +114,8 @@ def main(
         stale.unlink()
     for name, page in pages.items():
         write_json(page, output / name)
+    with replacing(output / "multiqc_order.yml") as order_file:
+        order_file.write_text(yaml.safe_dump(order()), encoding="utf-8")
     log.info("Wrote %d pages to %s", len(pages), output)
 
 
@@ -147,6 +143,7 @@ def _draw(
     from unbatch.report.inputs import drawable, read_cells, read_embedding, read_second, second_slot
     from unbatch.report.model import Drawing
     from unbatch.report.page import MAX_COLOURED
+    from unbatch.report.scores import UNCORRECTED
 
     cells = read_cells(dataset)
     if len(cells.names) != result.dataset["cells"]:
@@ -159,14 +156,14 @@ def _draw(
     shown, omitted = shown[:most], len(shown[most:])
     # the best and None side by side, then the next
     coloured = [entry for entry, _ in shown if entry.kind != "control"][: MAX_COLOURED - 1]
-    coloured[1:1] = [entry for entry, _ in shown if entry.method == "none"]
+    coloured[1:1] = [entry for entry, _ in shown if entry.shows == UNCORRECTED]
     hues, inputs, params = [], [], {}
     for entry, path in shown:
         full, params[entry.method, entry.params_id] = read_embedding(path, cells)
         inputs.append(full[chosen])
         if cells.positions is not None and entry in coloured:
             hues.append((entry, embedding.component_colours(full)))
-    beside = [(entry, path) for entry, path in shown if second_slot(path)][:MAX_TRAINED]
+    beside = [(entry, path) for entry, path in shown if second_slot(path)][:MAX_SECOND]
     inputs += [read_second(path, cells)[chosen] for _, path in beside]
     hues.sort(key=lambda hue: coloured.index(hue[0]))
     log.info("Laying out %d embeddings of %d cells", len(inputs), len(chosen))
@@ -178,22 +175,32 @@ def _draw(
     return Drawing(cells, chosen, umaps, hues, run.seed, omitted, random=random, about=read_about(dataset)), params
 
 
-def _factorisations(
-    result: "Result", dataset: Path, fits: dict[str, Path], cells: "Cells", most: int
-) -> "tuple[list[tuple[Entry, Factorisation]], int]":
-    """Read the fits with metagenes, the best-ranked ones where they are many, and count the others."""
-    from unbatch.report.factorisation import has_metagenes, read_factorisation
+def _fits(
+    result: "Result", dataset: Path, fits: dict[str, Path], cells: "Cells", budget: "Budget"
+) -> "tuple[list[FitShown], dict[str, int]]":
+    """Read the fits of methods that have sections of their own, the best-ranked ones where they are many.
+
+    Also counts those that are left out, by what is missed of them.
+    """
+    from unbatch import methods
     from unbatch.report.inputs import drawable
+    from unbatch.report.page import add_parts
+    from unbatch.report.section import FitShown
 
-    found = [(entry, path) for entry, path in drawable(result, fits) if has_metagenes(path)]
-    shown = [(entry, read_factorisation(path, dataset, cells)) for entry, path in found[:most]]
-    return shown, len(found[most:])
-
-
-def _autoencoders(result: "Result", fits: dict[str, Path], most: int) -> "tuple[list[tuple[Entry, Autoencoders]], int]":
-    """Read the fits of autoencoders, the best-ranked ones where they are many, and count the others."""
-    from unbatch.report.autoencoders import has_epochs, read_autoencoders
-    from unbatch.report.inputs import drawable
-
-    found = [(entry, path) for entry, path in drawable(result, fits) if has_epochs(path)]
-    return [(entry, read_autoencoders(path)) for entry, path in found[:most]], len(found[most:])
+    shown: list[FitShown] = []
+    omitted: dict[str, int] = {}
+    left: dict[str, int] = {}
+    for entry, path in drawable(result, fits):
+        sections = methods.load(entry.method).sections() if entry.method in methods.names() else None
+        if sections is None:
+            continue
+        if left.setdefault(sections.omitted, budget.left(sections)) == 0:
+            omitted[sections.omitted] = omitted.get(sections.omitted, 0) + 1
+            continue
+        fit = sections.read(path, dataset, cells)
+        if fit is not None:
+            add_parts(sections.parts)
+            shown.append(FitShown(entry, fit, sections))
+            budget.take(sections)
+            left[sections.omitted] -= 1
+    return shown, omitted

@@ -15,7 +15,7 @@ and, where that says something,
 - ``EPOCHS``: the parameter that ``--max-epochs`` limits;
 - ``SLOTS``: slots of the fit in addition to its embedding, by name, each a `Slot`;
 - ``apply(model, cells, run) -> Fit``: embeds other cells with a `SavedModel`, which gives the program ``--apply``;
-- ``SECTIONS``: sections of the report over what it found (`unbatch.report.section`).
+- ``sections() -> Sections``: what the report shows of its fits (`unbatch.report.section`).
 
 With a card in ``assets/methods.yml`` and a test, such a file is all that a new method needs (docs/methods.md).
 """
@@ -26,13 +26,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unbatch.contract import Fit, Needs, Parameters, Run, SavedModel, Slot, checked
 from unbatch.errors import InputError, NotApplicable
 
 if TYPE_CHECKING:
     from unbatch.data.cells import Cells
+    from unbatch.report.section import Sections
 
 PROGRAM = "fit-baseline"
 """Program of a method that names none."""
@@ -50,7 +51,7 @@ class Method:
     extra: str | None
     epochs: str | None
     slots: dict[str, Slot]
-    sections: tuple[Any, ...]
+    sections: "Callable[[], Sections | None]"
     _fit: "Callable[[Cells, Parameters, Run], Fit] | None"
     _apply: "Callable[[SavedModel, Cells, Run], Fit] | None"
 
@@ -170,7 +171,7 @@ def load(name: str) -> Method:
         extra=getattr(module, "EXTRA", None),
         epochs=getattr(module, "EPOCHS", None),
         slots=getattr(module, "SLOTS", {}),
-        sections=tuple(getattr(module, "SECTIONS", ())),
+        sections=getattr(module, "sections", lambda: None),
         _fit=getattr(module, "fit", None),
         _apply=getattr(module, "apply", None),
     )

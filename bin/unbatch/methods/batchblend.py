@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unbatch.data.graph import Graph
     from unbatch.models.batchblend import BatchBlend, Fitted, Settings
     from unbatch.models.verdicts import Evidence
+    from unbatch.report.section import Sections
 
 log = logging.getLogger("unbatch")
 
@@ -108,6 +109,13 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
 def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
     """Embed other cells with a model: batches that it knows as they are, others after their effect is found."""
     return apply_model(model, cells, run)
+
+
+def sections() -> "Sections":
+    """Return the sections of the report over its fits."""
+    from unbatch.report.fits.batchblend import SECTIONS
+
+    return SECTIONS
 
 
 def fit_model(cells: Cells, params: Params | Spatial, run: Run, method: str) -> Fit:

@@ -3,13 +3,16 @@
 The same program and model as BatchBlend, with neither offset nor factors (`unbatch.models.batchblend.Settings.popari`).
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from unbatch.contract import Fit, Needs, Run, SavedModel, Slot
 from unbatch.data.cells import Cells
 from unbatch.methods import batchblend
+
+if TYPE_CHECKING:
+    from unbatch.report.section import Sections
 
 PROGRAM = batchblend.PROGRAM
 PACKAGES = batchblend.PACKAGES
@@ -37,3 +40,10 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
 def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
     """Embed other cells with a model."""
     return batchblend.apply_model(model, cells, run)
+
+
+def sections() -> "Sections":
+    """Return the sections of the report over its fits."""
+    from unbatch.report.fits.batchblend import SECTIONS
+
+    return SECTIONS

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unbatch.models.scmedal.counterfactual import Groups, Labels, Move
     from unbatch.nn.minibatches import Source
     from unbatch.nn.parts import Parts
+    from unbatch.report.section import Sections
 
 log = logging.getLogger("unbatch")
 
@@ -169,6 +170,13 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
             "counterfactual or groups, or ask for way published"
         )
     return _found(data, params, models, _answers(data, models, question, params.way, run.seed))
+
+
+def sections() -> "Sections":
+    """Return the sections of the report over its fits."""
+    from unbatch.report.fits.scmedal import SECTIONS
+
+    return SECTIONS
 
 
 # ---------------------------------------------------------------------------------------------- what the models see

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unbatch.data.io import open_hdf5, read_h5ad
+from unbatch.data.io import read_h5ad
 from unbatch.errors import InputError
 from unbatch.report import metagene_figures
 from unbatch.report.effect import OPEN_ROWS, Z90, surest
@@ -93,12 +93,6 @@ class Autoencoders:
     counterfactual: Counterfactual | None = None
     tests: Tests | None = None
     panel: Panel | None = None
-
-
-def has_epochs(path: Path) -> bool:
-    """Whether a fit is of autoencoders."""
-    with open_hdf5(path) as file:
-        return "uns/unbatch/best_epoch" in file
 
 
 def read_autoencoders(path: Path) -> Autoencoders:

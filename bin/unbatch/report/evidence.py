@@ -9,7 +9,7 @@ import numpy as np
 from unbatch.metrics.uncertainty import LEVEL, Interval, Sample, above_level, difference, interval
 from unbatch.report.names import info, join
 from unbatch.report.page import make_page, render
-from unbatch.report.scores import Entry, Result, Spread, number
+from unbatch.report.scores import SHUFFLED, Entry, Result, Spread, number
 
 FEATURES = {
     "embedding": "Embedding",
@@ -63,7 +63,7 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
     explained = [
         entry.label
         for entry in result.scored()
-        if (entry.kind != "control" or entry.method == "none") and (_of(entry, name) or {}).get("batch_explains")
+        if (entry.kind != "control" or entry.uncorrected) and (_of(entry, name) or {}).get("batch_explains")
     ]
     if not explained:
         return ""
@@ -148,7 +148,7 @@ def findings(result: Result) -> list[Finding]:
     level = result.evidence["levels"].get("batch_probe", {})
     probed = [(entry, entry.sample("batch_probe")) for entry in result.scored()]
     probed = [(entry, sample) for entry, sample in probed if sample is not None]
-    shuffled = [sample for entry, sample in probed if entry.method == "shuffled"]
+    shuffled = [sample for entry, sample in probed if entry.shows == SHUFFLED]
     tested = len(probed) - len(shuffled)
     by_label = number(level.get("label"))
     labels = None
@@ -157,7 +157,7 @@ def findings(result: Result) -> list[Finding]:
         labels = Sample(np.array([by_label]), np.array([left_out], dtype=float) if left_out else None)
     found = []
     for entry, sample in probed:
-        if entry.method == "shuffled":
+        if entry.shows == SHUFFLED:
             excess = above_level(sample, by_label or number(level.get("chance")) or 0.0)
             found.append(Finding(entry, Told.REFERENCE, excess))
             continue

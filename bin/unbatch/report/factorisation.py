@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unbatch.data.io import open_hdf5, read_h5ad
+from unbatch.data.io import read_h5ad
 from unbatch.errors import InputError
 from unbatch.metrics.recovery import Truth, in_cell_sizes_of, in_units_of_fit
 from unbatch.models.verdicts import Verdict
@@ -100,12 +100,6 @@ class Factorisation:
         """Share of all amounts that each metagene has."""
         total = self.amounts.sum(axis=0, dtype=np.float64)
         return total / max(total.sum(), np.finfo(float).tiny)
-
-
-def has_metagenes(path: Path) -> bool:
-    """Whether a fit has metagenes."""
-    with open_hdf5(path) as file:
-        return "varm" in file and "metagenes" in file["varm"]
 
 
 def read_factorisation(path: Path, dataset: Path, cells: Cells) -> Factorisation:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from unbatch.report.autoencoders import Autoencoders
 from unbatch.report.dataset import About
-from unbatch.report.factorisation import Factorisation
 from unbatch.report.inputs import Cells
 from unbatch.report.names import written
 from unbatch.report.scores import Card, Entry, Result, number
+from unbatch.report.section import FitShown
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,10 @@ class Drawing:
         Of subsample, layout and drawing order.
     omitted
         How many embeddings are not drawn, as they are too many.
-    factorisations
-        Entry and its fit with metagenes, of those that are shown.
-    factorisations_omitted
-        How many of them are not shown, as they are too many.
-    autoencoders, autoencoders_omitted
-        The same of fits of autoencoders.
+    fits
+        Fits with sections of their own, those that are shown.
+    omitted_fits
+        How many of them are not shown, as they are too many, by what is missed.
     about
         What is known of how the dataset was made.
     random
@@ -51,10 +48,8 @@ class Drawing:
     hues: list[tuple[Entry, np.ndarray]]
     seed: int
     omitted: int = 0
-    factorisations: list[tuple[Entry, Factorisation]] = field(default_factory=list)
-    factorisations_omitted: int = 0
-    autoencoders: list[tuple[Entry, Autoencoders]] = field(default_factory=list)
-    autoencoders_omitted: int = 0
+    fits: list[FitShown] = field(default_factory=list)
+    omitted_fits: dict[str, int] = field(default_factory=dict)
     random: list[tuple[Entry, np.ndarray]] = field(default_factory=list)
     about: About = field(default_factory=About)
 

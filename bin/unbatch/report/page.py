@@ -16,7 +16,7 @@ MAX_SECTIONS = 12
 MAX_COLOURED = 4
 """Sections and methods for which the embedding is drawn as colour."""
 
-_PARTS = {
+PARTS = {
     "summary": ("Summary", "What the scores allow to say of the methods, and what they do not."),
     "data_warnings": ("What to know about the data", "What preprocess warned of, and what each sample lost."),
     "warnings": ("Warnings and failures", "What went wrong, and what weakens the comparison."),
@@ -42,6 +42,21 @@ _PARTS = {
     "cost": ("Run time and memory", "What a fit costs."),
     "methods": ("Methods and parameters", "What was run, how it is cited, and how it can be repeated."),
 }
+
+"""Parts of the report in its order: title and one sentence by key."""
+
+
+def add_parts(parts: dict[str, tuple[str, str]]) -> None:
+    """Add parts that only some methods have, after those about what fits found and before what they cost."""
+    last = {name: PARTS.pop(name) for name in ("cost", "methods")}
+    PARTS.update(parts)
+    PARTS.update(last)
+
+
+def order() -> dict[str, Any]:
+    """Tell MultiQC the order of the parts, as its configuration has it."""
+    return {"custom_content": {"order": [f"{PREFIX}{part}" for part in PARTS]}}
+
 
 _env = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -72,7 +87,7 @@ def make_page(part: str, name: str, content: str, suffix: str = "") -> dict[str,
     suffix
         What tells the section's file from those of the part's other sections.
     """
-    parent, about = _PARTS[part]
+    parent, about = PARTS[part]
     return {
         "id": f"{PREFIX}{part}{suffix and '_' + suffix}_page",
         "parent_id": f"{PREFIX}{part}",

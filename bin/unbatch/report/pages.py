@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from unbatch import methods as registry
 from unbatch.metrics.uncertainty import interval
-from unbatch.report import autoencoders, dataset, effect, embedding, evidence, figures, metagenes, recovered
+from unbatch.report import dataset, embedding, evidence, figures
 from unbatch.report.inputs import Cells
 from unbatch.report.model import Drawing, Report
 from unbatch.report.names import info, written
 from unbatch.report.page import MAX_COLOURED, MAX_SECTIONS, PREFIX, make_page, plain, render
 from unbatch.report.paper import paper, weights
 from unbatch.report.scores import Entry, Result, Spread, scale
+from unbatch.report.section import Shown
 from unbatch.report.verdict import describe, judge, remarks, troubles, verdict
 
 
@@ -37,8 +39,7 @@ def build(report: Report) -> dict[str, dict[str, Any]]:
         if drawing:
             pages += _umaps(drawing, number, where)
             pages += _tissue(drawing, number, where)
-            pages += _factorisations(drawing, number, where)
-            pages += _autoencoders(drawing, number, where, evidence=bool(result.evidence))
+            pages += _of_methods(drawing, number, where, evidence=bool(result.evidence))
     pages += methods_pages(report)
     return {f"{page['id']}_mqc.json": page for page in pages}
 
@@ -55,7 +56,7 @@ def _summary(report: Report) -> dict[str, Any]:
     for result in report.results:
         data, drawing = result.dataset, report.drawings.get(result.name)
         best = judge(result).best
-        bounds = [e for e in result.scored() if (e.kind == "reference" or e.method == "none") and e.total]
+        bounds = [e for e in result.scored() if e.uncorrected and e.total]
         bound = max(bounds, key=lambda e: e.total.mean, default=None)
         facts = [
             (f"{data['cells']:,}", "cells"),
@@ -129,18 +130,14 @@ def _warnings(report: Report) -> dict[str, Any]:
 
 def _confounded(drawing: Drawing | None) -> list[str]:
     found = drawing.cells.confined() if drawing else []
-    several = drawing.factorisations if found else []
-    return [f"{entry.label}, {said}" for entry, fit in several for said in effect.confounded(fit, found)]
+    several = drawing.fits if found else []
+    return [f"{each.entry.label}, {said}" for each in several for said in each.sections.warnings(each.fit, found)]
 
 
 def _omissions(drawing: Drawing | None) -> list[str]:
     if drawing is None:
         return []
-    counts = {
-        "Embeddings that are not drawn": drawing.omitted,
-        "Fits whose metagenes and batch effect are not shown": drawing.factorisations_omitted,
-        "Fits whose training and counterfactuals are not shown": drawing.autoencoders_omitted,
-    }
+    counts = {"Embeddings that are not drawn": drawing.omitted, **drawing.omitted_fits}
     return [f"{what}, as they are too many: {count}." for what, count in counts.items() if count]
 
 
@@ -607,24 +604,18 @@ def _section_note(cells: Cells, batches: list[int], code: int) -> str:
     return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; "
 
 
-def _factorisations(drawing: Drawing, number: int, where: str) -> list[dict[str, Any]]:
-    """Pages of the fits that say what the batch effect is."""
+def _of_methods(drawing: Drawing, number: int, where: str, evidence: bool) -> list[dict[str, Any]]:
+    """Pages that the methods of the fits declare."""
     pages = []
-    for place, (entry, fit) in enumerate(drawing.factorisations):
-        name, suffix = f"{where}{plain(entry.label)}", f"{number}_{place}"
-        pages += effect.pages(fit, drawing.cells, name, suffix)
-        pages += metagenes.pages(fit, drawing.cells, drawing.seed, name, suffix)
-        pages += recovered.pages(fit, drawing.cells, name, suffix)
+    for place, each in enumerate(drawing.fits):
+        name, suffix = f"{where}{plain(each.entry.label)}", f"{number}_{place}"
+        pages += each.sections.pages(each.fit, Shown(drawing.cells, name, suffix, drawing.seed, evidence))
     return pages
 
 
-def _autoencoders(drawing: Drawing, number: int, where: str, evidence: bool) -> list[dict[str, Any]]:
-    """Pages of the fits that have losses by epoch."""
-    pages = []
-    for place, (entry, fit) in enumerate(drawing.autoencoders):
-        name = f"{where}{plain(entry.label)}"
-        pages += autoencoders.pages(fit, drawing.cells, name, f"{number}_ae{place}", evidence=evidence)
-    return pages
+def defaults_of(method: str) -> dict[str, Any]:
+    """Parameters of a method that is not changed; none of one that is not known here."""
+    return registry.load(method).params().model_dump() if method in registry.names() else {}
 
 
 def methods_pages(report: Report) -> list[dict[str, Any]]:
@@ -635,7 +626,7 @@ def methods_pages(report: Report) -> list[dict[str, Any]]:
     for method, params_id in sorted(used, key=lambda key: list(report.cards).index(key[0])):
         card = report.cards[method]
         version = versions.get(card.package or "", "")
-        params = report.fit_params.get((method, params_id)) or card.defaults
+        params = report.fit_params.get((method, params_id)) or defaults_of(method)
         methods.append(
             {
                 "label": card.label if params_id == "default" else f"{card.label} ({params_id})",

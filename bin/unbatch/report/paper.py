@@ -6,7 +6,7 @@ from typing import Any
 from unbatch.report import embedding
 from unbatch.report.model import Report
 from unbatch.report.names import join, title, written
-from unbatch.report.scores import Result
+from unbatch.report.scores import UNCORRECTED, Result
 from unbatch.report.sweep import varied
 
 _SOFTWARE = {
@@ -92,11 +92,9 @@ def paper(report: Report) -> tuple[str, list[str]]:
         source = f"{card.citation}{f' doi:{card.doi}' if card.doi else ''}"
         package = card.package or "unbatch"
         package = f" ({package}{version(package)})"
-        name = {
-            "none": "no correction",
-            "shuffled": "shuffled cells as a control",
-            "label_leak": "the labels themselves as a control",
-        }.get(method, card.label)
+        name = (
+            card.shows and (card.shows if card.shows == UNCORRECTED else f"{card.shows} as a control")
+        ) or card.label
         methods.append(f"{name}{package} {cite(source)}" if card.citation else f"{name}{package}")
     seeds = len({row["seed"] for r in report.results for row in r.rows})
     if not methods:

@@ -4,7 +4,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from unbatch import methods
 from unbatch.data.io import require_file
 from unbatch.errors import InputError
 from unbatch.metrics.uncertainty import Sample
@@ -19,6 +20,9 @@ from unbatch.report.names import join, title
 
 VERSION = 1
 """Version of scores.json that this code reads."""
+
+UNCORRECTED, SHUFFLED = "no correction", "shuffled cells"
+"""What the controls show that others are read against, as on their cards."""
 
 STATUSES = ("ok", "failed", "not applicable")
 
@@ -31,14 +35,13 @@ class Card:
     label: str
     kind: str
     summary: str = ""
-    needs: list[str] = field(default_factory=list)
     package: str | None = None
     licence: str = ""
     citation: str = ""
     doi: str | None = None
     extra: str | None = None
     image: str | None = None
-    defaults: dict[str, Any] = field(default_factory=dict)
+    shows: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Entry:
         Why there is no rank, or no score.
     supervised
         Whether it was fitted with the labels, of all cells.
+    shows
+        Of a control, what it shows, as on its card.
     """
 
     method: str
@@ -101,6 +106,12 @@ class Entry:
     note: str = ""
     package: str | None = None
     supervised: bool = False
+    shows: str | None = None
+
+    @property
+    def uncorrected(self) -> bool:
+        """Whether nothing was corrected: a reference, or the control that shows that."""
+        return self.kind == "reference" or self.shows == UNCORRECTED
 
     @property
     def library(self) -> str:
@@ -308,7 +319,8 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
             **{key: Spread.of(number(row.get(key)) for row in compared) for key in ("batch", "bio", "total")},
             complete=bool(whole),
             package=card.package,
-            supervised="labels" in card.needs,
+            supervised=method in methods.names() and methods.load(method).needs.labels,
+            shows=card.shows,
         )
         entry.note = _note(entry, metrics, full)
         entries.append(entry)
@@ -321,7 +333,7 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
         if entry.status != "ok":
             return (3 if entry.status == "failed" else 4, 0, entry.label)
         if entry.kind == "control":
-            return 2, 0 if entry.method == "none" else 1, entry.label
+            return 2, 0 if entry.uncorrected else 1, entry.label
         return (0 if entry.complete else 1), score(entry), entry.label
 
     entries.sort(key=place)

@@ -40,6 +40,12 @@ class Line:
     params_id: str
     label: str
     kind: str
+    uncorrected: bool = False
+
+
+def line_of(entry: Entry) -> Line:
+    """Name the method of an entry."""
+    return Line(entry.method, entry.params_id, entry.label, entry.kind, entry.uncorrected)
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def collect(results: Sequence[Result]) -> Sweep:
     simulations = [dict(result.dataset["simulation"]) for result in results]
     x, y, panels = grid(simulations)
     seeds = sorted({int(s["seed"]) for s in simulations})
-    lines = list(dict.fromkeys(Line(e.method, e.params_id, e.label, e.kind) for r in results for e in r.entries))
+    lines = list(dict.fromkeys(line_of(e) for r in results for e in r.entries))
     full = set().union(*(_available(entry, r) for r in results for entry in r.scored()))
     shape = (len(lines), len(panels), len(y.values), len(x.values), len(seeds))
     values = {name: np.full(shape, np.nan) for name in SCORES}
@@ -175,7 +181,7 @@ def collect(results: Sequence[Result]) -> Sweep:
             if _available(entry, result) != full:
                 partial += len(entry.compared)
                 continue
-            line = lines.index(Line(entry.method, entry.params_id, entry.label, entry.kind))
+            line = lines.index(line_of(entry))
             for name in SCORES:
                 spread = getattr(entry, name)
                 values[name][(line, *place)] = spread.mean if spread else np.nan
@@ -275,7 +281,7 @@ def standings(sweep: Sweep) -> list[Standing]:
     totals, _, _ = over_seeds(by_seed)
     places = [sweep.places[number] for number in sweep.distinct]
     corrections = [i for i, line in enumerate(sweep.lines) if line.kind == "correction"]
-    idle = [i for i, line in enumerate(sweep.lines) if line.kind == "reference" or line.method == "none"]
+    idle = [i for i, line in enumerate(sweep.lines) if line.uncorrected]
     first, not_above = Counter(), Counter()
     for setting in range(totals.shape[1]):
         known = [i for i in corrections if np.isfinite(totals[i, setting])]

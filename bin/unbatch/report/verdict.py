@@ -11,7 +11,7 @@ from typing import Any
 
 from unbatch.metrics.uncertainty import LEVEL, MIN_SEEDS, Interval, difference
 from unbatch.report.names import join, title
-from unbatch.report.scores import Entry, Result, Spread, number
+from unbatch.report.scores import SHUFFLED, UNCORRECTED, Entry, Result, Spread, number
 
 
 class Code(StrEnum):
@@ -108,8 +108,8 @@ def judge(result: Result) -> Verdict:
         return Verdict(Code.NO_CORRECTION)
     leader, others = corrections[0], corrections[1:]
     comparable = [e for e in result.scored() if e.total and e.complete]
-    uncorrected = [e for e in comparable if e.kind == "reference" or e.method == "none"]
-    shuffled = [e for e in comparable if e.method == "shuffled"]
+    uncorrected = [e for e in comparable if e.uncorrected]
+    shuffled = [e for e in comparable if e.shows == SHUFFLED]
     if not others and not uncorrected and not shuffled:
         return Verdict(Code.ALONE, leader)
     count = len(others) + len(uncorrected) + len(shuffled)
@@ -153,7 +153,7 @@ def verdict(result: Result) -> list[str]:
         sentences.append(
             "No embedding without correction (None) has comparable scores, so whether correction helps is not known."
         )
-    none = [e for e in result.scored() if e.method == "none"]
+    none = [e for e in result.scored() if e.shows == UNCORRECTED]
     if found.code is not Code.UNKNOWN and none and none[0].batch and none[0].bio and leader.batch and leader.bio:
         changes = [compare(leader, none, score, 2) for score in ("batch", "bio")]
         if all(changes):
@@ -229,7 +229,7 @@ def _verdict_without_total(result: Result) -> list[str]:
             _by_one_score(entries, "batch", "Batches mix best with {}"),
             "A method that destroys all biology would mix batches completely.",
         ]
-    shuffled = next((e for e in result.scored("control") if e.method == "shuffled" and e.batch), None)
+    shuffled = next((e for e in result.scored("control") if e.shows == SHUFFLED and e.batch), None)
     if shuffled:
         sentences.append(f"The {shuffled.label} control, in which no biology is left, has {shuffled.batch.mean:.2f}.")
     return sentences
@@ -237,7 +237,7 @@ def _verdict_without_total(result: Result) -> list[str]:
 
 def _verdict_of_one_batch(result: Result) -> list[str]:
     sentences = ["There is one batch, so there is nothing to correct and no best method can be named."]
-    entries = [e for e in result.scored() if e.bio and e.complete and (e.kind != "control" or e.method == "none")]
+    entries = [e for e in result.scored() if e.bio and e.complete and (e.kind != "control" or e.uncorrected)]
     if entries:
         sentences.append(_by_one_score(entries, "bio", "Biology is kept best by {}"))
     return sentences
