@@ -261,7 +261,8 @@ def report(given: argparse.Namespace) -> None:
         drawn += ["--dataset", cells, *(argument for fit in fits for argument in ("--fit", fit))]
     options = ("--quiet", "--methods", ROOT / "assets" / "methods.yml", *drawn, "-o", pages)
     subprocess.run(command("report", *scores, *options), check=True, env=ENVIRONMENT)
-    shown = ("--config", ROOT / "assets" / "multiqc_config.yml", "--filename", "multiqc_report.html")
+    configs = (ROOT / "assets" / "multiqc_config.yml", pages / "multiqc_order.yml")
+    shown = (*(part for config in configs for part in ("--config", config)), "--filename", "multiqc_report.html")
     multiqc = (sys.executable, "-m", "multiqc", pages, *shown, "--outdir", folder, "--force", "--no-version-check")
     subprocess.run(list(map(str, multiqc)), check=True)
     print(folder / "multiqc_report.html")

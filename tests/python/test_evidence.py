@@ -208,6 +208,7 @@ def data(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert result.exit_code == 0, result.output
     fit = ad.read_h5ad(out)
     fit.obsm["X_scmedal_fe"] = fit.obsm["X_harmony"]
+    fit.uns["unbatch"] |= {"first": "X_scmedal_fe", "second": "X_scmedal_re"}
     fit.obsm["X_scmedal_re"] = np.eye(4, dtype=np.float32)[codes] + 0.01 * fit.obsm["X_harmony"][:, :4]
     fit.write_h5ad(out)
     return folder

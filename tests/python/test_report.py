@@ -654,6 +654,8 @@ def test_multiqc_makes_one_page_of_it_that_asks_no_server(written, tmp_path):
             "versions_mqc_versions.yml",
             "--config",
             ASSETS / "multiqc_config.yml",
+            "--config",
+            folder / "report" / "multiqc_order.yml",
             "--filename",
             "multiqc_report.html",
         ],

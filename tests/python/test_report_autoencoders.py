@@ -1,6 +1,7 @@
 """The report's pages on fits of autoencoders: what is read off shifts, what is marked, what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -13,7 +14,8 @@ from test_report import Tags, content, pages_of, row
 from unbatch.cli.report import main
 from unbatch.errors import InputError
 from unbatch.report.autoencoders import pages, read_autoencoders
-from unbatch.report.inputs import read_cells, read_random_effects
+from unbatch.report.fits.scmedal import SECTIONS
+from unbatch.report.inputs import read_cells, read_second
 
 CARDS = {"scmedal": {"label": "scMEDAL", "kind": "correction"}}
 GENES = ["up", "down", "wide", "still"]
@@ -207,6 +209,8 @@ def test_random_effects_are_laid_out_beside_fixed_ones(dataset, fit, tmp_path, m
         return values[:, :2]
 
     monkeypatch.setattr("unbatch.report.embedding.umap", layout)
+    fit.obsm["X_scmedal_fe"] = fit.obsm["X_scmedal"]
+    fit.uns["unbatch"] |= {"first": "X_scmedal_fe", "second": "X_scmedal_re"}
     fit.obsm["X_scmedal_re"] = np.random.default_rng(1).normal(size=(dataset.n_obs, 4)).astype(np.float32)
     report(tmp_path, dataset, fit, panels=1)
     made = pages_of(tmp_path / "out")
@@ -220,7 +224,7 @@ def test_random_effects_are_laid_out_beside_fixed_ones(dataset, fit, tmp_path, m
     fit.obsm["X_scmedal_re"][0, 0] = np.nan
     fit.write_h5ad(tmp_path / "f.h5ad")
     with pytest.raises(InputError, match="X_scmedal_re is not a matrix of finite numbers"):
-        read_random_effects(tmp_path / "f.h5ad", read_cells(tmp_path / "d.h5ad"))
+        read_second(tmp_path / "f.h5ad", read_cells(tmp_path / "d.h5ad"))
 
 
 def test_hostile_names_stay_text(dataset, fit, with_panel, tmp_path):
@@ -250,7 +254,7 @@ def test_hostile_names_stay_text(dataset, fit, with_panel, tmp_path):
 
 
 def test_fits_beyond_the_limit_are_counted_not_shown(dataset, fit, tmp_path, monkeypatch):
-    monkeypatch.setattr("unbatch.cli.report.MAX_TRAINED", 0)
+    monkeypatch.setattr("unbatch.report.fits.scmedal.SECTIONS", replace(SECTIONS, most=0))
     made = report(tmp_path, dataset, fit)
     assert "training" not in made
     assert "training and counterfactuals are not shown, as they are too many: 1." in made["warnings"]

@@ -18,6 +18,7 @@ from unbatch.models.verdicts import Verdict, sentence
 from unbatch.report import effect, metagenes
 from unbatch.report.effect import confounded, sentences
 from unbatch.report.factorisation import Affinity, Effect, Factorisation, read_factorisation
+from unbatch.report.fits.batchblend import SECTIONS
 from unbatch.report.inputs import Cells, read_cells
 from unbatch.report.metagenes import amount, gloss, share, telling, times
 
@@ -384,7 +385,7 @@ def test_many_metagenes_and_batches_keep_the_pages_small(monkeypatch):
 
 
 def test_fits_beyond_the_limit_are_counted_not_shown(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("unbatch.cli.report.MAX_FACTORISED", 0)
+    monkeypatch.setattr("unbatch.report.fits.batchblend.SECTIONS", replace(SECTIONS, most=0))
     assert report(tmp_path, dataset, fit_of(dataset)) == {}
     warnings = pages_of(tmp_path / "out")["unbatch_warnings_page_mqc.json"]["data"]
     assert "batch effect are not shown, as they are too many: 1." in warnings

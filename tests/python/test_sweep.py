@@ -249,7 +249,9 @@ def test_a_sweep_has_pages_of_its_own_and_none_per_dataset(tmp_path):
     )
     outcome = report(tmp_path, paths, "--sweep", tmp_path / "sweep.csv")
     assert outcome.exit_code == 0, outcome.output
-    pages = {p.name.removesuffix("_page_mqc.json"): json.loads(p.read_text()) for p in (tmp_path / "report").iterdir()}
+    pages = {
+        p.name.removesuffix("_page_mqc.json"): json.loads(p.read_text()) for p in (tmp_path / "report").glob("*.json")
+    }
     assert sorted(name.removeprefix("unbatch_") for name in pages) == [
         "curves",
         "means_file",
@@ -271,7 +273,7 @@ def test_a_sweep_has_pages_of_its_own_and_none_per_dataset(tmp_path):
     assert {row["total"] for row in rows if row["method"] == "harmony"} == {"0.7", ""}
     again = report(tmp_path, paths, "--sweep", tmp_path / "again.csv")
     assert again.exit_code == 0
-    for path in (tmp_path / "report").iterdir():
+    for path in (tmp_path / "report").glob("*.json"):
         assert json.loads(path.read_text()) == pages[path.name.removesuffix("_page_mqc.json")]
 
 
@@ -317,7 +319,7 @@ def test_each_gives_what_the_program_alone_gives(tmp_path):
 @pytest.mark.parametrize(
     ("jobs", "code", "message"),
     [
-        ([["simulate", "--cells", "1", "-o", "x.h5ad"], ["simulate"]], 2, "cells of the simulation is 1"),
+        ([["simulate", "--cells", "1", "-o", "x.h5ad"], ["simulate"]], 2, "parameter cells is 1"),
         ([["simulate", "--sead", "1", "-o", "x.h5ad"]], 2, "--sead"),
         ([["simulat", "-o", "x.h5ad"]], 2, "no program 'simulat'"),
         ({"simulate": 1}, 2, "expected a JSON list of command lines"),

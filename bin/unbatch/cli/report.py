@@ -61,7 +61,7 @@ def main(
 ) -> None:
     """Write the pages of the report of SCORES.json (one per dataset), for MultiQC to put together.
 
-    Then: multiqc DIR --config assets/multiqc_config.yml --filename multiqc_report.html
+    Then: multiqc DIR --config assets/multiqc_config.yml --config DIR/multiqc_order.yml --filename multiqc_report.html
     """
     import yaml
 
