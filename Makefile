@@ -23,7 +23,7 @@ export NXF_OFFLINE := true
 # Without a terminal (a log, CI), Nextflow writes plain lines instead of redrawing them.
 plain_log = test -t 1 || export NXF_ANSI_LOG=false
 
-.PHONY: help setup run test lint format docs bench lock image image-liger image-seurat test-docker clean distclean
+.PHONY: help setup run test test-modules lint format docs bench lock image image-liger image-seurat test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -38,6 +38,10 @@ run: setup ## run the pipeline on data that it simulates; ARGS="..." are further
 test: lint ## check style, then run the tests; PYTEST_ARGS="..." are pytest's options
 	@# one thread each: on data as small as the tests' more threads wait for one another
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_THREADS:-1} python -m pytest $(PYTEST_ARGS)
+
+test-modules: setup ## run the nf-test files of the modules, where an nf-test is on the PATH
+	@if command -v nf-test >/dev/null; then nf-test test modules; \
+	else echo "no nf-test is on the PATH: nothing was run (0.9.5 is what the files are written for)" >&2; fi
 
 lint: setup ## check the style of the Python and the Nextflow code
 	ruff format --check
