@@ -6,11 +6,12 @@ import torch
 from scipy.optimize import nnls
 from scipy.sparse import csr_matrix
 
-from unbatch.nn import cells, kmeans
-from unbatch.nn.coordinates import solve_amounts, sweep_amounts, sweep_metagenes
-from unbatch.nn.held_out import held_out_errors
-from unbatch.nn.rays import RayFit
-from unbatch.nn.two_way import two_way
+from unbatch.models.batchblend import cell_matrix as cells
+from unbatch.models.batchblend.held_out import held_out_errors
+from unbatch.models.batchblend.nnls import solve_amounts, sweep_amounts, sweep_metagenes
+from unbatch.models.batchblend.rays import RayFit
+from unbatch.models.batchblend.two_way import two_way
+from unbatch.nn import kmeans
 
 CPU = torch.device("cpu")
 

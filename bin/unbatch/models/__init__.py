@@ -1,1 +1,1 @@
-"""The models, one file each: torch and numpy only, arrays in, arrays out."""
+"""The models, a package each: torch, numpy and scipy only, arrays in, arrays out."""

@@ -23,7 +23,7 @@ def adjacency(
     cells
         Cells that get a row, in rising order; all if None.
     dtype
-        Of the values; float64 if None.
+        Type of the values; float64 if None.
 
     Returns
     -------

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unbatch.nn.cells import CellMatrix
-from unbatch.nn.coordinates import sweep_amounts, sweep_metagenes
+from unbatch.models.batchblend.cell_matrix import CellMatrix
+from unbatch.models.batchblend.nnls import sweep_amounts, sweep_metagenes
 
 STRONGEST, WEAKEST = 50.0, 2.0
 """Weight of the L1 prior on amounts at the start and the end, geometric in between."""

@@ -28,16 +28,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbatch.models.batchblend.annealed import shrunken_offset
+from unbatch.models.batchblend.cell_matrix import CellMatrix
+from unbatch.models.batchblend.held_out import held_out_errors
+from unbatch.models.batchblend.neighbour_prior import draw_to_expected
+from unbatch.models.batchblend.nnls import solve_amounts, sweep_amounts, sweep_metagenes
+from unbatch.models.batchblend.rays import FLOOR, RayFit, Rays, quadratic
+from unbatch.models.batchblend.two_way import two_way
+from unbatch.models.popari import amounts as cell_problem
+from unbatch.models.popari.affinity import affinities, permuted_affinities
+from unbatch.models.popari.field import hmrf
 from unbatch.models.verdicts import Evidence, Verdict
-from unbatch.nn import spatial
-from unbatch.nn.affinity import affinities, permuted_affinities
-from unbatch.nn.cells import CellMatrix
-from unbatch.nn.coordinates import solve_amounts, sweep_amounts, sweep_metagenes
-from unbatch.nn.held_out import held_out_errors
 from unbatch.nn.kmeans import joined, kmeans, nearest
-from unbatch.nn.rays import FLOOR, RayFit, Rays, quadratic
-from unbatch.nn.shrunken import shrunken_offset
-from unbatch.nn.two_way import two_way
 
 LEAST_VARIANCE = 1e-5
 """Of a share within a state."""
@@ -1461,17 +1463,17 @@ class _Decoder:
         found = solve_amounts(linear, design)
         if not (pooled and self.pooling):
             return found.float()
-        problem = spatial.Problem(
+        problem = cell_problem.Problem(
             found,
             linear.double(),
             design[None],
             torch.zeros_like(state),
             self.cell_variance(totals, b),
-            *spatial.alone(state.device),
+            *cell_problem.no_edges(state.device),
             self.expected[b, state],
             self.spread[state],
         )
-        return spatial.linear(problem, weight=self.pooling).X.float()
+        return draw_to_expected(problem, weight=self.pooling).X.float()
 
 
 # ---------------------------------------------------------------------------------------------------------------- fit
@@ -1809,7 +1811,7 @@ def choose_metagenes(
 
     Notes
     -----
-    Bi-cross-validation with 5 x 5 blocks (`unbatch.nn.held_out`) in each batch alone, so that what tells batches apart
+    Bi-cross-validation with 5 x 5 blocks (see `held_out_errors`) in each batch alone, so that what tells batches apart
     takes no rank: of up to 8 batches, 2,000 cells each and the 1,000 genes that vary most, all weighted by their noise.
     The error falls by little for metagenes of few cells, and the blocks are fitted to 64 % of the entries, so that the
     rank is on the low side; metagenes beyond the truth do little harm, while with fewer, states are lost. At most half
@@ -1860,7 +1862,7 @@ def _within(edges: tuple[np.ndarray, np.ndarray], kept: np.ndarray, cells: int, 
 
 
 def _affinity(amounts: Tensor, data: _Data, edges: tuple[Tensor, Tensor], settings: Settings, seed: int) -> Affinity:
-    z = spatial.shares(amounts.double())
+    z = cell_problem.shares(amounts.double())
     shared = settings.shared_affinity
     found = affinities(z, *edges, data.batch, shared=shared, seed=seed)
     by_chance = permuted_affinities(z, *edges, data.batch, shared=shared, seed=seed)
@@ -1883,7 +1885,7 @@ def _expect_of_states(
     the other.
     """
     K, batches, own = len(decoder.metagenes), data.batches, effect.clouds[effect.state]
-    z, states = spatial.shares(amounts).double(), int(effect.clouds.max()) + 1
+    z, states = cell_problem.shares(amounts).double(), int(effect.clouds.max()) + 1
     some = amounts.sum(1) > 0
     z, own, batch = z[some], own[some], data.batch[some]
     both = batch * states + own
@@ -1934,7 +1936,7 @@ def _variance_of_genes(
                 scaled = decoder.metagenes * (decoder.factors[b] * decoder.weights[b] * chosen)
                 weighted = scaled * decoder.weights[b]
                 target = matrix.times(weighted.T) - (weighted @ decoder.offset[b]).float()
-                parts.append(spatial.shares(solve_amounts(target, scaled @ scaled.T)))
+                parts.append(cell_problem.shares(solve_amounts(target, scaled @ scaled.T)))
             both.append(torch.cat(parts))
         some = (both[0].sum(1) > 0) & (both[1].sum(1) > 0)
         one, other, group = both[0][some], both[1][some], own[some]
@@ -1959,24 +1961,24 @@ def _last_phase(
     for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
         linear.append(decoder.linear(matrix, data.totals[cells], effect.state[cells], b))
         variance.append(decoder.cell_variance(data.totals[cells], b))
-    problem = spatial.Problem(
+    problem = cell_problem.Problem(
         amounts.double(),
         torch.cat(linear).double(),
         torch.stack([decoder.design(b) for b in range(data.batches)]),
         data.batch,
         torch.cat(variance),
-        *(edges or spatial.alone(amounts.device)),
+        *(edges or cell_problem.no_edges(amounts.device)),
     )
     if decoder.pooling:
         expected, spread = decoder.expected[data.batch, effect.state], decoder.spread[effect.state]
         problem = replace(problem, expected=expected, spread=spread)
     if edges is not None and settings.spatial == "hmrf":
         shared = settings.shared_affinity
-        found = spatial.hmrf(problem, weight=settings.spatial_weight, shared=shared, seed=seed)
+        found = hmrf(problem, weight=settings.spatial_weight, shared=shared, seed=seed)
     else:
         # neighbours add to what is expected of a cell, not to how firmly
         weight = decoder.pooling or settings.spatial_weight
-        found = spatial.linear(problem, weight=weight)
+        found = draw_to_expected(problem, weight=weight)
     values = len(data.totals) * len(data.mean)
     terms = {name: [x / values for x in found.history[name]] for name in ("data", "spatial")}
     return found.X.float(), terms
@@ -2121,7 +2123,7 @@ def _with_batch(
     amounts = larger.amounts(matrix, sizes, b, pooled=False)
     larger.variance[b] = larger.residual_variance(matrix, sizes, amounts, b)
     if larger.pooling:
-        z, state, middle = spatial.shares(amounts).double(), larger.states(matrix, b), larger.expected[b]
+        z, state, middle = cell_problem.shares(amounts).double(), larger.states(matrix, b), larger.expected[b]
         count = torch.bincount(state, minlength=len(middle))[:, None].double()
         change = _means_by_state(z, state, len(middle)) - middle
         chance = _means_by_state((z - middle[state]).square(), state, len(middle)) / count.clamp(min=1)
