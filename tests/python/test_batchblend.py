@@ -586,17 +586,6 @@ def test_the_annealed_prior_finds_how_batches_differ(mix):
         ]
 
 
-def test_the_cross_batch_prior_is_there_for_the_record():
-    shape = {"cells": 225, "genes": 100, "gamma_shape": 8.0}
-    model = fitted(0, Settings(METAGENES, offset="cross", iterations=3), **shape).model
-    truth = in_units(simulation(0, **shape)[1])
-    assert offset_recovery(model.offset, truth.offset)["cosine"] > 0.9
-    # it leaves most of what the batches share in the amounts
-    assert model.offset.sum() < 0.6 * truth.offset.sum()
-    alone = fit(simulation()[0][:150], simulation()[1].batch[:150], Settings(METAGENES, offset="cross"))
-    assert np.isfinite(alone.amounts).all()
-
-
 def test_cells_of_one_total_are_left_alone_and_the_other_way_is_named():
     values, truth = simulation()
     model = fit(values / values.sum(1, keepdims=True), truth.batch, Settings(METAGENES)).model

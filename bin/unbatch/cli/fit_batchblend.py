@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from unbatch.models.verdicts import Evidence
 
 CHOICES = {
-    "offset": ("rays", "annealed", "cross", "none"),
+    "offset": ("rays", "annealed", "none"),
     "ambiguous": ("auto", "remove", "leave"),
     "spatial": ("auto", "none", "linear", "hmrf"),
     "graph": ("auto", "visium", "delaunay", "knn", "radius"),
@@ -227,10 +227,10 @@ def _applied(
     for code, name in enumerate(names):
         if name in known:
             continue
-        if settings.offset in ("annealed", "cross"):
+        if settings.offset == "annealed":
             raise InputError(
                 f"{path}: obs/batch: {name} is a new batch, and the model in {folder} finds offsets by a prior "
-                f"({settings.offset}), which takes all batches in one fit; expected {' and '.join(known)} only"
+                f"(annealed), which takes all batches in one fit; expected {' and '.join(known)} only"
             )
         if len(saved.batches) == 1 and settings.offset != "none":
             raise InputError(

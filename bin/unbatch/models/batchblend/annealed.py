@@ -1,10 +1,9 @@
 """Additive batch effects by a prior on the amounts: what the sizes of cells need not tell, but no test either.
 
 In ``Y = (X + beta) M + noise`` a constant can be moved from the amounts X of all cells of a batch to its beta, and
-nothing in the data says how much of it. Here a prior on X decides.
+nothing in the data says how much of it. Here a prior on X decides: an L1 penalty, strong at first, so that what all
+cells of a batch share goes to beta, and weak at the end, so that the amounts are given back.
 """
-
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,16 +13,10 @@ from unbatch.models.batchblend.nnls import sweep_amounts, sweep_metagenes
 
 STRONGEST, WEAKEST = 50.0, 2.0
 """Weight of the L1 prior on amounts at the start and the end, geometric in between."""
-CROSS = 20.0
-"""Weight of the distance to the mean amounts of the other batches."""
 
 
-def shrunken_offset(
-    matrices: list[CellMatrix],
-    weights: Tensor,
-    metagenes: Tensor,
-    prior: Literal["annealed", "cross"],
-    iterations: int = 80,
+def annealed_offset(
+    matrices: list[CellMatrix], weights: Tensor, metagenes: Tensor, iterations: int = 80
 ) -> tuple[Tensor, Tensor]:
     """Factorise expression with an additive term for each batch, by coordinate descent.
 
@@ -34,12 +27,7 @@ def shrunken_offset(
     weights
         Inverse standard deviation of the noise of each gene, G.
     metagenes
-        To start from, K x G, rows sum to 1.
-    prior
-        ``"annealed"``: an L1 prior on the amounts, strong at first, so that what all cells of a batch share goes to
-        beta, and weak at the end, so that the amounts are given back. ``"cross"``: the BatchBlend thesis's absolute
-        distance of each cell to the mean of the other batches, as an exact proximal step in place of its clip, under
-        which the amounts of all batches fall to 0 in turns. It draws cells to one mean, and is here for the record.
+        Metagenes to start from, K x G, rows sum to 1.
     iterations
         Rounds of amounts, beta, metagenes and noise.
 
@@ -50,8 +38,7 @@ def shrunken_offset(
     """
     K, batches = len(metagenes), len(matrices)
     metagenes, squared = metagenes.clone(), weights.square()
-    device = metagenes.device
-    n_genes = metagenes.shape[1]
+    device, n_genes = metagenes.device, metagenes.shape[1]
     ones = [torch.ones(matrix.shape[0], 1, device=device) for matrix in matrices]
     means = [m.transposed_times(one)[:, 0] / m.shape[0] for m, one in zip(matrices, ones, strict=True)]
     squares = [
@@ -69,19 +56,13 @@ def shrunken_offset(
         small_gram = gram.float()
         design = metagenes.new_zeros(batches, K, K)
         linear = torch.zeros_like(metagenes)
-        centre = torch.stack([x.double().mean(0) for x in amounts])
         for b, matrix in enumerate(matrices):
             x, n = amounts[b], matrix.shape[0]
             product = matrix.times(weighted.T)
-            others = [other for other in range(batches) if other != b] or [b]
-            anchor = centre[others].mean(0).float()
             # amounts and beta in close turns: what one gives up, the other has to take
             for _ in range(3 if iteration else 0):
                 target = product - (gram @ beta[b]).float()
-                if prior == "annealed":
-                    sweep_amounts(x, target - strength * variance[b], small_gram, 1)
-                else:
-                    sweep_amounts(x, target, small_gram, 1, pull=CROSS * variance[b], anchor=anchor)
+                sweep_amounts(x, target - strength * variance[b], small_gram, 1)
                 row = beta[b : b + 1].clone()
                 sweep_amounts(row, (weighted @ means[b] - gram @ x.double().mean(0))[None], gram, 1)
                 beta[b] = row[0]

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbatch.models.batchblend.annealed import shrunken_offset
+from unbatch.models.batchblend.annealed import annealed_offset
 from unbatch.models.batchblend.cell_matrix import CellMatrix
 from unbatch.models.batchblend.held_out import held_out_errors
 from unbatch.models.batchblend.neighbour_prior import draw_to_expected
@@ -100,10 +100,9 @@ class Settings:
         Number of metagenes, K.
     offset
         How the additive offset of a batch is found: from the ``"rays"`` of its cells; for data whose cells all have one
-        total, with the ``"annealed"`` prior, which finds one in any data; by the thesis's ``"cross"``-batch prior, for
-        the record; or there is ``"none"``.
+        total, with the ``"annealed"`` prior, which finds one in any data; or there is ``"none"``.
     factors
-        Whether batches may have a factor per gene; not with ``"annealed"`` and ``"cross"``.
+        Whether batches may have a factor per gene; not with ``"annealed"``.
     ambiguous
         What becomes of that part of an accepted difference between batches which their composition could make, too,
         where batches meet without its removal: ``"leave"`` in the data what is rather composition's, ``"remove"`` it
@@ -129,7 +128,7 @@ class Settings:
     """
 
     metagenes: int
-    offset: Literal["rays", "annealed", "cross", "none"] = "rays"
+    offset: Literal["rays", "annealed", "none"] = "rays"
     factors: bool = True
     ambiguous: Literal["auto", "remove", "leave"] = "auto"
     rounds: int = 4
@@ -847,7 +846,7 @@ class _Rounds:
         return "batch effect" if self.settings.factors or self.settings.offset != "none" else "states"
 
     def run(self) -> _Effect:
-        if self.settings.offset in ("annealed", "cross"):
+        if self.settings.offset == "annealed":
             return self._shrunken()
         for number in range(self.settings.rounds):
             self.tell(f"{self._sought}, round {number + 1} of {self.settings.rounds}")
@@ -871,9 +870,9 @@ class _Rounds:
 
     def _shrunken(self) -> _Effect:
         """Find the offset by a prior on the amounts, then the states."""
-        data, way = self.data, self.settings.offset
-        self.tell(f"batch effect ({way})")
-        beta, metagenes = shrunken_offset(data.matrices, self.noise.weights, self._start(), way)
+        data = self.data
+        self.tell("batch effect (annealed)")
+        beta, metagenes = annealed_offset(data.matrices, self.noise.weights, self._start())
         self.offset = beta @ metagenes
         self.total = self.offset.sum(1)
         # a prior gives no errors
@@ -887,7 +886,8 @@ class _Rounds:
         centres = kmeans(profiles, self.states, self.rng)
         self.state = nearest(profiles, centres)
         evidence = [
-            Evidence((b,), "offset", _ASSUMED[way], float(self.total[b]) / self.mean_total) for b in range(data.batches)
+            Evidence((b,), "offset", Verdict.ASSUMED_ANNEALED, float(self.total[b]) / self.mean_total)
+            for b in range(data.batches)
         ]
         return self._effect(centres, on_directions, profiles, evidence)
 
@@ -1172,10 +1172,6 @@ def _batch_effect(settings: Settings, search: Callable[[Settings], _Rounds]) -> 
 def _where_any(effect: Tensor, error: Tensor) -> Tensor:
     """Keep the errors of the batches that have an effect; where none was taken, its error is not known."""
     return torch.where(effect.any(1, keepdim=True), error, math.nan)
-
-
-_ASSUMED = {"annealed": Verdict.ASSUMED_ANNEALED, "cross": Verdict.ASSUMED_CROSS}
-"""What is said of an offset by a prior."""
 
 
 def _offset_evidence(
@@ -2068,8 +2064,8 @@ def _drawn_anew(model: BatchBlend, rng: torch.Generator) -> Tensor:
 def _with_batch(
     model: BatchBlend, expression: Any, seed: int, settings: Settings, tell: Callable[[str], None]
 ) -> BatchBlend:
-    if settings.offset in ("annealed", "cross"):
-        raise ValueError(f"offset {settings.offset} finds one in any cells, those of the fit too: choose rays or none")
+    if settings.offset == "annealed":
+        raise ValueError("offset annealed finds one in any cells, those of the fit too: choose rays or none")
     decoder = model.decoder
     K, G = decoder.metagenes.shape
     device = decoder.metagenes.device
