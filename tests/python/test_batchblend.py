@@ -17,8 +17,13 @@ from unbatch.metrics.recovery import (
     match_metagenes,
     offset_recovery,
 )
-from unbatch.models import batchblend
-from unbatch.models.batchblend import BatchBlend, Fitted, Settings, choose_metagenes, fit, shares
+from unbatch.models.batchblend import RULES, BatchBlend, Fitted, Rules, Settings, choose_metagenes, fit, shares
+from unbatch.models.batchblend.composition import Comparisons, Composition, comparable_groups
+from unbatch.models.batchblend.expression import prepare
+from unbatch.models.batchblend.noise import estimate_noise
+from unbatch.models.batchblend.offset import estimate_offset
+from unbatch.models.batchblend.search import first_view
+from unbatch.models.batchblend.view import Axes
 from unbatch.models.verdicts import Verdict
 
 DEFAULT = Settings(METAGENES)
@@ -137,16 +142,16 @@ def test_one_batch_with_an_offset_tells_nothing_of_many_others():
 def test_a_batch_that_is_known_to_be_clean_gets_no_offset():
     values, truth = simulation()
     totals, order = values.sum(1), np.argsort(truth.batch, kind="stable")
-
-    def take(rows):
-        scale = METAGENES / totals.mean()
-        return batchblend._prepare(values, truth.batch, order[rows.numpy()], totals, scale, torch.device("cpu"))
-
-    data = take(torch.arange(len(totals)))
-    noise, own = batchblend._noise_model(data, METAGENES)
-    for clean, expected in (((), [True, True]), ((0,), [False, True])):
-        effect = batchblend._Rounds(data, take, DEFAULT, noise, own, 0, lambda text: None, clean=clean).run()
-        assert effect.offset.any(1).tolist() == expected
+    scale = METAGENES / totals.mean()
+    data = prepare(values, truth.batch, kept=order, totals=totals, scale=scale, device=torch.device("cpu"))
+    noise, bases = estimate_noise(data, METAGENES)
+    generator = torch.Generator().manual_seed(0)
+    view = first_view(data, noise, Axes(tuple(bases)), generator, states=METAGENES, rules=RULES)
+    view = view.divided_by(data.ones())
+    for clean in ([False, False], [True, False]):
+        offset = estimate_offset(view, generator, clean=torch.tensor(clean), last=False)
+        assert offset.genes.any(1).tolist() == [not each for each in clean]
+        assert [each.accepted for each in offset.evidence] == [not each for each in clean]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -269,13 +274,32 @@ def test_without_a_state_of_both_batches_the_evidence_says_so():
 
 def test_the_evidence_has_the_share_that_was_decided_by():
     logs = torch.tensor([[0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64)
-    judge = batchblend._Judge(None, torch.tensor([30, 30]))
+    comparisons = Comparisons(torch.tensor([30, 30]))
     for share in (0.21, 0.18):
-        judge.composition = SimpleNamespace(ambiguous=lambda _difference, share=share: share)
-        judge.look(logs, [[0, 1]])
-    judge.left[:], judge.meeting[:] = True, 0.5
-    (evidence,) = judge.evidence([[0, 1]], logs)
+        assert not comparisons.update(logs, SimpleNamespace(ambiguous=lambda _difference, share=share: share))
+    comparisons.left[:], comparisons.overlap[:] = True, 0.5
+    (evidence,) = comparisons.evidence(logs)
     assert (evidence.verdict, evidence.composition, evidence.meeting) == (Verdict.ACCEPTED_PARTLY, 0.18, 0.5)
+
+
+def test_a_pair_that_was_refused_once_stays_so():
+    """Batches 0 and 1 are alike, each differs from 2 as composition does: in the first round, not in the second."""
+    logs = torch.tensor([[0.3, -0.3], [0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64)
+    comparisons = Comparisons(torch.tensor([30, 30, 30]))
+    assert comparisons.groups == [[0, 1, 2]]
+    assert comparisons.update(logs, SimpleNamespace(ambiguous=lambda _: 0.9))
+    assert comparisons.groups == [[0, 1], [2]]
+    assert not comparisons.update(logs, SimpleNamespace(ambiguous=lambda _: 0.1))
+    accepted = {each.batches: each.accepted for each in comparisons.evidence(logs)}
+    assert not any(accepted[pair] for pair in [(0, 2), (1, 2)])
+
+
+def test_batches_are_compared_by_way_of_others_and_those_of_few_cells_are_alone():
+    linked = torch.eye(5, dtype=torch.bool)
+    for a, b in [(0, 3), (3, 4)]:
+        linked[a, b] = linked[b, a] = True
+    assert comparable_groups(linked) == [[0, 3, 4], [1], [2]]
+    assert Comparisons(torch.tensor([30, RULES.min_batch_cells - 1, 30])).groups == [[0, 2], [1]]
 
 
 def test_what_composition_could_make_is_left_on_request():
@@ -291,11 +315,11 @@ def test_what_composition_could_make_is_left_on_request():
 
 
 @pytest.mark.parametrize(("small", "way"), [(0.0, "remove"), (1.0, "leave")])
-def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(monkeypatch, small, way):
+def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(small, way):
     values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
-    monkeypatch.setattr(batchblend, "SMALL_AMBIGUITY", small)
+    rules = Rules(small_ambiguity=small)
     decided, asked = (
-        fit(values, truth.batch, Settings(6, ambiguous=ambiguous, rounds=2, iterations=3)).model
+        fit(values, truth.batch, Settings(6, ambiguous=ambiguous, rounds=2, iterations=3), rules=rules).model
         for ambiguous in ("auto", way)
     )
     np.testing.assert_array_equal(decided.factors, asked.factors)
@@ -312,16 +336,16 @@ def test_what_stays_is_that_of_composition_by_what_either_explains():
     scale = torch.ones(genes, dtype=torch.float64)
     directions = torch.eye(genes, dtype=torch.float64)[:, :4]
     variance = torch.tensor([4.0, 1.0, 0.25, 0.01], dtype=torch.float64)
-    composition = batchblend._Composition(directions, variance, scale)
+    composition = Composition(axes=directions, variance=variance, scale=scale)
     for _ in range(300):
         batch = torch.as_tensor(rng.normal(0, 0.1, (1, genes)))
-        shift = torch.as_tensor(rng.normal(size=4)) * batchblend.USUAL_SHIFT * variance.sqrt()
-        kept, doubt = composition.spare(batch + directions @ shift, torch.zeros_like(batch))
+        shift = torch.as_tensor(rng.normal(size=4)) * RULES.usual_shift * variance.sqrt()
+        kept, doubt = composition.batch_part(batch + directions @ shift, torch.zeros_like(batch))
         assert torch.equal(kept[:, 4:], batch[:, 4:])
         assert not doubt[:, 4:].any()
         errors.append((kept - batch)[0, :4].square())
         covered.append((kept - batch).abs()[0, :4] < 1.645 * doubt[0, :4])
-    usual, of_composition = 0.01, batchblend.USUAL_SHIFT**2 * variance
+    usual, of_composition = 0.01, RULES.usual_shift**2 * variance
     error = torch.stack(errors).mean(0)
     # to keep nothing there errs by the one, to keep all by the other
     assert (error < 1.05 * usual).all()

@@ -246,7 +246,7 @@ def _applied(
                 f"{SMALLEST:.0%} of its mean cell's, the {least} metagenes of the model need as many or more"
             )
         log.info("%s is a new batch: its effect is found against the cells of the model", name)
-        model = model.with_batch(counts, seed, settings, log.info)
+        model = model.with_batch(counts, seed=seed, settings=settings, log=log.info)
         known.append(name)
     batch = np.array([known.index(name) for name in names])[cells.batch]
     return Fitted(model, model.amounts(cells.counts, batch), {}), known, replace(cells, batch=batch)
@@ -458,7 +458,7 @@ def _fit(
         wide_graph=wide,
         seed=seed,
         device=device,
-        tell=log.info,
+        log=log.info,
     )
     return fitted, _kinds_by_batch(cells, names, graph) if graph else {}
 

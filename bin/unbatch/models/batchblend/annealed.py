@@ -9,13 +9,46 @@ import torch
 from torch import Tensor
 
 from unbatch.models.batchblend.cell_matrix import CellMatrix
+from unbatch.models.batchblend.evidence import evidence_of_annealed_offset
 from unbatch.models.batchblend.nnls import sweep_amounts, sweep_metagenes
+from unbatch.models.batchblend.offset import Offset
+from unbatch.models.batchblend.view import View
 
 STRONGEST, WEAKEST = 50.0, 2.0
 """Weight of the L1 prior on amounts at the start and the end, geometric in between."""
 
 
-def annealed_offset(
+def annealed_offset(view: View) -> tuple[View, Offset]:
+    """Find the offset of each batch by the prior; return it, and the cells on axes that all batches share."""
+    data = view.data
+    beta, metagenes = factorise_with_offset(data.matrices, view.noise.weights, _mean_expression(view))
+    genes = beta @ metagenes
+    total = genes.sum(1)
+    view = view.divided_by(view.factors)
+    offset = Offset(
+        genes=genes,
+        # a prior gives no errors
+        genes_se=torch.full_like(genes, torch.nan),
+        total=total,
+        total_se=torch.full_like(total, torch.nan),
+        on_axes=(genes * view.noise.weights) @ view.axes.shared,
+        sought=False,
+        evidence=[evidence_of_annealed_offset(b, float(total[b]) / view.mean_total) for b in range(data.count)],
+    )
+    return view, offset
+
+
+def _mean_expression(view: View) -> Tensor:
+    """Mean expression of the states, C x G, rows sum to 1."""
+    data, member = view.data, torch.nn.functional.one_hot(view.state, view.states).double()
+    parts = zip(data.matrices, data.slices, strict=True)
+    sums = sum(matrix.transposed_times(member[cells]).T for matrix, cells in parts)
+    # a state without cells starts from the mean of all
+    sums = torch.where(sums.sum(1, keepdim=True) > 0, sums, data.mean) + 1e-9 * data.mean
+    return sums / sums.sum(1, keepdim=True)
+
+
+def factorise_with_offset(
     matrices: list[CellMatrix], weights: Tensor, metagenes: Tensor, iterations: int = 80
 ) -> tuple[Tensor, Tensor]:
     """Factorise expression with an additive term for each batch, by coordinate descent.

@@ -111,7 +111,7 @@ def sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: 
     metagenes, linear
         K x G.
     design
-        Of each batch, T x K x K.
+        Design of each batch, T x K x K.
     weights
         T x G.
     sweeps
