@@ -301,7 +301,7 @@ def test_sweeps_end_at_non_negative_least_squares():
     design = torch.tensor(np.stack([truth[:25].T @ truth[:25], truth[25:].T @ truth[25:]]))
     linear = sum(torch.tensor(x.T @ y) * w for x, y, w in zip((truth[:25], truth[25:]), halves, weights, strict=True))
     found = torch.ones(4, 30, dtype=torch.float64)
-    sweep_metagenes(found, design, weights, linear, 500)
+    sweep_metagenes(found, design, weights, linear, sweeps=500)
     root = np.repeat(np.sqrt(weights.numpy()), 25, axis=0)
     exact = [nnls(truth * root[:, [g]], values[:, g] * root[:, g])[0] for g in range(30)]
     np.testing.assert_allclose(found.T, exact, atol=1e-7)

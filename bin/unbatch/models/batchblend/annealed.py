@@ -107,7 +107,8 @@ def factorise_with_offset(
             design[b] = inner / floor
             linear += (matrix.transposed_times(x).T + n * beta[b, :, None] * means[b]) / floor
         if iteration:
-            sweep_metagenes(metagenes, design, torch.ones(batches, n_genes, dtype=gram.dtype, device=device), linear, 3)
+            alike = torch.ones(batches, n_genes, dtype=gram.dtype, device=device)
+            sweep_metagenes(metagenes, design, alike, linear, sweeps=3)
             total = metagenes.sum(1).clamp(min=1e-12)
             metagenes /= total[:, None]
             beta *= total

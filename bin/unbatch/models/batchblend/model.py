@@ -10,8 +10,7 @@ POPARI (Alam et al., bioRxiv 2025) is the case F = 0, g = 1 with a spatial prior
 
 **What identifies it.** F: the size of cells. Within a state c (a cluster of cells), a cell of total T_i lies on the ray
 ``F_b + g_b * p_c (T_i - S_b)``, ``S_b = sum F_b``, and all rays of a batch meet in F_b. g: the profiles p_c, which
-batches share. What of a difference between batches their composition could make as well is judged apart
-(`composition`).
+batches share. How much of a difference between batches could be their composition is judged apart (`composition`).
 
 **Algorithm** (`fit`).
 
@@ -25,7 +24,8 @@ batches share. What of a difference between batches their composition could make
    ``v_b`` being the mean square of ``q_bj (y_ij - F_bj - g_bj (x_i M)_j) / s_i`` over cells i and genes j, with weights
    q of genes and relative noise s of cells; the penalty draws metagenes that a state c hardly uses to 0.
 4. Amounts anew, given what the state of a cell and its neighbours make one expect of its shares z (`pooling`): the data
-   term above plus ``weight / 2 sum_k (z_ik - expected_ik)^2 / variance_k``, or POPARI's random field.
+   term of a cell, with its penalty, plus ``weight / 2 sum_k (z_ik - expected_ik)^2 / variance_k``, or POPARI's random
+   field (`unbatch.models.popari.field`).
 
 All sums over cells are of scores of the cells on a few principal axes, or products with the sparse matrix.
 """

@@ -211,7 +211,13 @@ def objective(given: Given, amounts: Tensor, metagenes: Tensor, *, last_shares: 
         less = (strength * penalties[0]).float()[state] * noise
         problems.append(problem._replace(target=problem.target - less))
     terms = {term: value / given.values for term, value in terms.items()}
-    return Objective(terms, terms["data"] + by_last / given.values, variance, shares, problems)
+    return Objective(
+        terms=terms,
+        by_last=terms["data"] + by_last / given.values,
+        variance=variance,
+        shares=shares,
+        problems=problems,
+    )
 
 
 def penalty(shares: Tensor, halving: float = RULES.penalty_halving) -> Tensor:
@@ -311,7 +317,7 @@ def _renew_metagenes(given: Given, amounts: Tensor, beta: Tensor, *, metagenes: 
         floor = max(float(variance[b]), 1e-3 * float(variance.max()))
         design[b] = inner / floor
         linear += (sums + pseudo * beta[b, :, None] * offset) * (given.factors[b] * given.squared[b]) / floor
-    sweep_metagenes(metagenes, design, given.squared * given.factors.square(), linear, _METAGENE_SWEEPS)
+    sweep_metagenes(metagenes, design, given.squared * given.factors.square(), linear, sweeps=_METAGENE_SWEEPS)
 
 
 def _normalise(metagenes: Tensor, amounts: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def sweep_amounts(amounts: Tensor, linear: Tensor, design: Tensor, sweeps: int) 
         part.copy_(x.T)
 
 
-def sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: Tensor, sweeps: int) -> None:
+def sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: Tensor, *, sweeps: int) -> None:
     """Do the same for the metagenes, whose genes have designs ``sum_b weights_bg design_b``.
 
     Parameters

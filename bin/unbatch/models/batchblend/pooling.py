@@ -91,7 +91,7 @@ def with_expectations(
     # a state of one batch alone disagrees with nobody
     known = (in_batch > 1) & (in_batch < count[:, None])
     expected = expected_shares(middle, change, chance, known)
-    share = _variance_of_shares(decoder, data, effect, seed)
+    share = _variance_of_shares(decoder, data, effect, seed=seed)
     spread = share * middle * (1 - middle) + effect.rules.min_share_variance
     return replace(decoder, expected=expected[:, effect.clusters], spread=spread[effect.clusters], pooling=pooling)
 
@@ -121,7 +121,7 @@ def expected_shares(middle: Tensor, change: Tensor, chance: Tensor, known: Tenso
     return (middle + kept * change).clamp(min=0)
 
 
-def _variance_of_shares(decoder: Decoder, data: Batches, effect: Effect, seed: int, repeats: int = 2) -> Tensor:
+def _variance_of_shares(decoder: Decoder, data: Batches, effect: Effect, *, seed: int, repeats: int = 2) -> Tensor:
     """Variance of shares within the states of each batch, over the m (1 - m) of shares of mean m; K."""
     generator = torch.Generator().manual_seed(seed + 3)
     device, cluster, most = data.batch.device, effect.clusters[effect.state], effect.rules.max_cells_halved

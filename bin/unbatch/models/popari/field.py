@@ -52,7 +52,7 @@ def hmrf(
     groups = list(by_batch(problem, usable))
     colour = colours(source, target, n, seed)
     parts = [
-        (cells, code, adjacency(source, target, n, cells, problem.X.dtype))
+        (cells, code, adjacency(source, target, n, cells=cells, dtype=problem.X.dtype))
         for number in range(int(colour.max()) + 1)
         for cells, code in by_batch(problem, usable & (colour == number))
     ]

@@ -7,6 +7,7 @@ def adjacency(
     source: torch.Tensor,
     target: torch.Tensor,
     n: int,
+    *,
     cells: torch.Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
