@@ -101,11 +101,19 @@ def composition_of(view: View) -> Composition:
     )
 
 
-def overlap(profiles: Tensor, slices: list[slice], generator: torch.Generator, max_cells: int = 1000) -> Tensor:
+def overlap(
+    profiles: Tensor,
+    slices: list[slice],
+    generator: torch.Generator,
+    *,
+    max_cells: int = 1000,
+    rules: Rules = RULES,
+) -> Tensor:
     """Share of a batch's cells that have cells of another batch as near as cells of their own; T x T, row to column.
 
     As near: the distance to the tenth cell of the other batch exceeds that to the tenth of their own by less than a
-    tenth, with equally many cells drawn from both. The more batches, the fewer of the `max_cells` of each are drawn.
+    tenth (see `Rules.overlap_neighbours`), with equally many cells drawn from both. The more batches, the fewer of the
+    `max_cells` of each are drawn.
     """
     batches = len(slices)
     found = torch.zeros(batches, batches, dtype=torch.float64)
@@ -114,14 +122,16 @@ def overlap(profiles: Tensor, slices: list[slice], generator: torch.Generator, m
     for a in range(batches):
         for b in range(a):
             n = min(len(order[a]), len(order[b]))
-            k = min(10, n - 1)
+            k = min(rules.overlap_neighbours, n - 1)
             if k < 1:
                 continue
             x, y = profiles[order[a][:n].to(profiles.device)], profiles[order[b][:n].to(profiles.device)]
             across = torch.cdist(x, y)
             for one, other, own, to_other in ((a, b, x, across), (b, a, y, across.T)):
                 near = torch.cdist(own, own).kthvalue(k + 1, dim=1).values
-                found[one, other] = (to_other.kthvalue(k, dim=1).values < 1.1 * near).double().mean()
+                found[one, other] = (
+                    (to_other.kthvalue(k, dim=1).values < (1 + rules.overlap_margin) * near).double().mean()
+                )
     return found
 
 

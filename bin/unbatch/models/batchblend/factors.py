@@ -96,7 +96,7 @@ def estimate_factors(
     # composition can be what tells batches apart only if they overlap without it
     rest = view.divided_by(composition.without(found).exp())
     on_axes = (offset.genes * view.noise.weights) @ rest.axes.shared
-    share = overlap(rest.profiles(on_axes, offset.total), view.data.slices, generator)
+    share = overlap(rest.profiles(on_axes, offset.total), view.data.slices, generator, rules=rules)
     comparisons.overlap = torch.minimum(share, share.T)
     enough = comparisons.overlap.max(1).values >= rules.min_overlap
     comparisons.overlapping = enough.to(found.device) & found.any(1)
@@ -166,14 +166,14 @@ def gene_factors(profiles: Profiles, floor: Tensor, rules: Rules) -> tuple[Tenso
     positive = profile.clamp(min=1e-12)
     variance = torch.where(known, (variance / positive.square()).clamp(max=25) + 1e-6, math.inf)
     logs = torch.where(known, positive.log(), 0.0)
-    factors, error, _ = two_way(logs, variance)
+    factors, error, _ = two_way(logs, variance, huber=rules.outlying_state)
     missing = torch.tensor(math.nan, dtype=logs.dtype, device=logs.device)
     for _ in range(2):
         # profiles are shares: that of a state falls in all genes where one is much too high
         left = torch.where(known, logs - factors[:, None], missing)
         common = (left - left.nanmean(0)).nanmedian(-1).values.nan_to_num()
         logs = torch.where(known, logs - common[..., None], 0.0)
-        factors, error, _ = two_way(logs, variance)
+        factors, error, _ = two_way(logs, variance, huber=rules.outlying_state)
     return factors, error
 
 

@@ -256,7 +256,7 @@ def _given(data: Batches, noise: Noise, effect: Effect, settings: Settings, *, w
 
 def gene_weights(data: Batches, noise: Noise, effect: Effect) -> Tensor:
     """Inverse noise standard deviations by batch and gene, shrunk towards the noise model; T x G."""
-    rows = []
+    rows, prior = [], effect.rules.noise_prior_cells
     precision = noise.precision(data.mean, effect.factors)
     for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
         n = matrix.shape[0]
@@ -270,7 +270,8 @@ def gene_weights(data: Batches, noise: Noise, effect: Effect) -> Tensor:
         residual = (data.squares[b] - 2 * both + squared).clamp(min=0) / (n * left)
         model = noise.of_genes(data.mean * g)
         model = model * (residual / model).median()
-        shrunk = (n * left * residual.clamp(min=1e-3 * model).log() + 20 * model.log()) / (n * left + 20)
+        own = n * left * residual.clamp(min=1e-3 * model).log()
+        shrunk = (own + prior * model.log()) / (n * left + prior)
         rows.append((-0.5 * shrunk).exp())
     weights = torch.stack(rows)
     return weights / ((weights.mean(0).square() * data.mean).sum() / data.mean.sum()).sqrt()

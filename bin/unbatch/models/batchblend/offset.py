@@ -65,7 +65,7 @@ def rays_of(view: View, *, separate: bool = False) -> RayFit:
         states=count * view.states,
         genes=len(view.data.mean),
         offset_scale=float((view.data.mean * view.noise.weights).square().mean()),
-        min_size=view.rules.min_size,
+        rules=view.rules,
     )
 
 
@@ -207,7 +207,7 @@ def _change_across_genes(view: View, generator: torch.Generator) -> Tensor:
                 states=len(centres),
                 genes=int(other.sum()),
                 offset_scale=float((data.mean * weights)[other].square().mean()),
-                min_size=view.rules.min_size,
+                rules=view.rules,
             )
             change = change + problem.intersections(total / 2)[1]
         changes.append(change)

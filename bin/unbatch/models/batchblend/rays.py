@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unbatch.models.batchblend.settings import RULES
+from unbatch.models.batchblend.settings import RULES, Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class RayFit:
         Number of genes, G.
     offset_scale
         Mean over genes of the squared mean expression, the variance of the normal prior on F.
-    min_size
-        Smallest size of a cell once the offset is removed, as a share of the mean total.
+    rules
+        The thresholds.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class RayFit:
         states: int,
         genes: int,
         offset_scale: float,
-        min_size: float = RULES.min_size,
+        rules: Rules = RULES,
     ) -> None:
         self.scores, self.totals, self.batch, self.state = scores, totals, batch, state
         self.batches, self.states = int(batch.max()) + 1, states
-        self.genes, self.offset_scale, self.min_size = genes, offset_scale, min_size
+        self.genes, self.offset_scale, self.rules = genes, offset_scale, rules
         self.mean_total = float(totals.mean())
-        lowest = [torch.quantile(totals[batch == b], 0.02) for b in range(self.batches)]
-        self.most = 0.95 * torch.stack(lowest)
+        small = [torch.quantile(totals[batch == b], rules.small_cells) for b in range(self.batches)]
+        self.most = rules.max_offset_of_small * torch.stack(small)
 
     def fit(self, steps: int = 30, tolerance: float = 1e-4, start: Tensor | None = None) -> Rays:
         """Find offsets, their totals and profiles; stop when totals move by less than `tolerance` mean totals."""
@@ -125,9 +125,9 @@ class RayFit:
 
     def _solve(self, total: Tensor, variance: float) -> None:
         """Find offsets and profiles for given totals of the offset."""
-        size = (self.totals - total[self.batch]).clamp(min=self.min_size * self.mean_total)
+        size = (self.totals - total[self.batch]).clamp(min=self.rules.min_size * self.mean_total)
         self.size = size
-        self.weight = 1 / size.clamp(min=0.3 * float(size.median()))
+        self.weight = 1 / size.clamp(min=self.rules.min_ray_size * float(size.median()))
         w2 = self.weight.square()
         parts = torch.stack([w2, w2 * size, w2 * size.square()], 1)
         parts = torch.cat([parts, w2[:, None] * self.scores, (w2 * size)[:, None] * self.scores], 1)

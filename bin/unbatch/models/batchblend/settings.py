@@ -19,6 +19,11 @@ class Rules:
     min_size
         Share of the mean total. What is left of the size of a cell once the offset is removed counts as at least this
         where one divides by it.
+    small_cells, max_offset_of_small
+        Share of the cells of a batch that are small ones, and share of the total of the largest of these that its
+        offset has at most: nearly all cells must have something of their own.
+    min_ray_size
+        Share of the median size. A cell weighs in the rays by the inverse of its size, smaller ones by that of this.
     max_cells_halved
         Cells of a batch. Of larger ones so many are drawn where random halves of the cells are fitted apart: enough for
         their difference, at a bounded cost.
@@ -41,6 +46,9 @@ class Rules:
     min_expression
         Share of the mean expression of a gene. A state that has less of the gene is not used for its factors, as the
         logarithm of next to nothing is noise.
+    outlying_state
+        Standard deviations. A state whose profiles differ by more from what factors explain weighs less, as in Huber's
+        estimator.
     min_factor_spread
         Standard deviation of log factors over genes. Factors that differ by less are within what errors of the offset
         make, and are left.
@@ -50,11 +58,17 @@ class Rules:
     min_overlap
         Share of the cells of a batch. Two batches overlap, so that composition can be what tells them apart, when so
         many cells of each have cells of the other as near as their own.
+    overlap_neighbours, overlap_margin
+        Two batches overlap at a cell when its so many nearest cells of the other batch lie within a distance that is at
+        most this share above that of as many of its own.
     small_ambiguity
         Share of all differences, 0 to 1. Up to it, ``ambiguous: auto`` leaves the part that composition could make in
         the data, which costs little mixing and keeps composition; beyond it, that part is removed.
     usual_shift
         Standard deviations of the cells. How far composition usually draws a batch from the mean of all along an axis.
+    log_profile_floor, min_mean_profile
+        Shares of the mean expression of a gene in the batch, and over all. The first is added before a profile's
+        logarithm, which makes next to nothing and nothing alike; no mean of a batch is lower than the second.
     cluster_distance
         Standard deviations within clusters. Clusters whose means are closer are one: halves of a normal cloud are 2.65
         apart, and what k-means makes of some dozens of points in a dozen dimensions up to 3.5.
@@ -63,6 +77,8 @@ class Rules:
         is 1, between normal clouds 3.5 apart about one half.
     min_cluster_cells
         Cells. Clusters of fewer are outliers of a continuum, and do not count as a second cluster.
+    noise_prior_cells
+        Cells that the noise model counts as where the noise of a gene in a batch is estimated.
     penalty_halving
         Share of a metagene in a state at which the sparse prior has fallen by half.
     first_extrapolation
@@ -77,6 +93,9 @@ class Rules:
 
     min_cell_total: float = 0.02
     min_size: float = 0.05
+    small_cells: float = 0.02
+    max_offset_of_small: float = 0.95
+    min_ray_size: float = 0.3
     max_cells_halved: int = 20_000
     min_offset_errors: float = 3.0
     certain_offset_errors: float = 6.0
@@ -86,14 +105,20 @@ class Rules:
     min_batch_cells: int = 20
     min_state_cells: int = 3
     min_expression: float = 0.02
+    outlying_state: float = 1.5
     min_factor_spread: float = 0.02
     max_ambiguous: float = 0.5
     min_overlap: float = 0.05
+    overlap_neighbours: int = 10
+    overlap_margin: float = 0.1
     small_ambiguity: float = 0.15
     usual_shift: float = 0.2
+    log_profile_floor: float = 0.3
+    min_mean_profile: float = 0.05
     cluster_distance: float = 3.5
     cluster_valley: float = 0.7
     min_cluster_cells: int = 10
+    noise_prior_cells: int = 20
     penalty_halving: float = 0.1
     first_extrapolation: float = 0.5
     min_share_variance: float = 1e-5

@@ -55,13 +55,13 @@ def first_states(
     for b, cells in enumerate(data.slices):
         basis = axes.of_batch(b)
         total = axes.own(b, scores[cells].sum(0)[None])[0] @ basis.T / noise.weights
-        means.append((total / size[cells].sum()).clamp(min=0.05 * share))
+        means.append((total / size[cells].sum()).clamp(min=rules.min_mean_profile * share))
 
     def log_profiles(cells: Tensor, b: int) -> Tensor:
         profile = axes.own(b, scores[cells]) @ axes.of_batch(b).T / noise.weights
         profile = profile.clamp(min=0) / size[cells, None]
         # by the batch's own mean, lest a strong factor bring a gene to where the logarithm is flat
-        return (profile / means[b] + 0.3).log() * (share * noise.weights)
+        return (profile / means[b] + rules.log_profile_floor).log() * (share * noise.weights)
 
     everyone = torch.arange(len(data.totals), device=data.totals.device)
     limit = max(_MAX_CELLS, _MAX_VALUES // len(share))
