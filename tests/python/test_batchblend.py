@@ -20,6 +20,7 @@ from unbatch.metrics.recovery import (
 from unbatch.models.batchblend import RULES, BatchBlend, Fitted, Rules, Settings, choose_metagenes, fit, shares
 from unbatch.models.batchblend.composition import Comparisons, Composition, comparable_groups
 from unbatch.models.batchblend.expression import prepare
+from unbatch.models.batchblend.nmf import Given, objective
 from unbatch.models.batchblend.noise import estimate_noise
 from unbatch.models.batchblend.offset import estimate_offset
 from unbatch.models.batchblend.search import first_view
@@ -448,6 +449,46 @@ def test_the_model_embeds_the_cells_of_the_fit_as_the_fit_did(effect):
     amounts = found.model.amounts(values, truth.batch)
     assert abs(amounts - found.amounts).sum() < 0.1 * found.amounts.sum()
     assert np.corrcoef(shares(amounts).ravel(), shares(found.amounts).ravel())[0, 1] > 0.99
+
+
+def test_the_objective_is_the_documented_one():
+    rng = np.random.default_rng(0)
+    n, genes, K, sparsity, halving = 40, 12, 3, 0.8, 0.1
+    batch, state = np.repeat([0, 1], [15, 25]), rng.integers(0, K, n)
+    y, x, last = rng.gamma(2, size=(n, genes)), rng.gamma(1, size=(n, K)), rng.dirichlet(np.ones(K), K)
+    metagenes = rng.dirichlet(np.ones(genes), K)
+    g, offset, q = (rng.uniform(0.5, 1.5, (2, genes)) * scale for scale in (1, 0.1, 1))
+    noise = rng.uniform(0.5, 2, n)
+    rest = q[batch] * (y - offset[batch])
+    data = prepare(y, batch, kept=np.arange(n), totals=y.sum(1), scale=1.0, device=torch.device("cpu"))
+    given = Given(
+        data=data,
+        state=torch.tensor(state),
+        cluster=torch.arange(K),
+        factors=torch.tensor(g),
+        offset=torch.tensor(offset),
+        squared=torch.tensor(q**2),
+        noise=torch.tensor(noise).float(),
+        norms=[torch.tensor((rest[batch == b] ** 2).sum(1)) for b in (0, 1)],
+        sparsity=sparsity,
+        penalty_halving=halving,
+    )
+    found = objective(given, torch.tensor(x).float(), torch.tensor(metagenes), last_shares=torch.tensor(last))
+    z = shares(x)
+    now = np.array([z[state == c].mean(0) for c in range(K)])
+    residual = (rest - q[batch] * g[batch] * (x @ metagenes)) / noise[:, None]
+    variance = np.array([np.square(residual[batch == b]).mean() for b in (0, 1)])
+    terms = {"data": sum(np.log(v) * (batch == b).sum() * genes / 2 for b, v in enumerate(variance)) / y.size}
+    for name, share in (("sparsity", now), ("last", last)):
+        length = np.sqrt(np.square(q[:, None] * g[:, None] * metagenes).sum(-1))
+        weight = halving / (share + halving) - halving / (1 + halving)
+        penalty = sparsity * np.sqrt(variance)[batch, None] * length[batch] * weight[state]
+        terms[name] = (penalty * x / (noise * variance[batch])[:, None]).sum() / y.size
+    np.testing.assert_allclose(found.variance, variance, rtol=1e-5)
+    np.testing.assert_allclose(found.shares, now, rtol=1e-5)
+    assert found.terms["data"] == pytest.approx(terms["data"], rel=1e-5)
+    assert found.terms["sparsity"] == pytest.approx(terms["sparsity"], rel=1e-5)
+    assert found.by_last == pytest.approx(terms["data"] + terms["last"], rel=1e-5)
 
 
 def test_the_objective_falls():
