@@ -71,7 +71,7 @@ class Evidence:
     verdict
         What was decided.
     size
-        Of the effect: total offset as a share of the mean total; spread of the log factors between the two.
+        Size of the effect: total offset as a share of the mean total; spread of the log factors between the two.
     error
         Standard error of the offset, in the same unit; NaN for factors.
     composition

@@ -97,7 +97,7 @@ def evidence_of_factors(
     share = composition if accepted and refused_share <= rules.max_ambiguous else refused_share
     threshold = math.nan
     if few_cells is not None:
-        verdict, threshold = Verdict.REFUSED_FEW, float(rules.min_batch_cells)
+        verdict, threshold = Verdict.REFUSED_FEW, rules.min_batch_cells
     elif small and not shared_states:
         verdict = Verdict.REFUSED_APART
     elif small:

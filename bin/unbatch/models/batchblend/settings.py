@@ -33,7 +33,8 @@ class Rules:
         Standard errors. An offset beyond it is taken for granted: the first states are found again without it, and rays
         of each batch alone give the profiles.
     beside_offset_errors
-        Standard errors. The same as `min_offset_errors` where the offsets of most other batches are certain.
+        Standard errors. The same as `min_offset_errors` where the offsets of most other batches are certain: one is
+        likely then, and 0 is no safe guess (docs/decisions/0001-offsets-next-to-certain-ones.md).
     max_offset_error
         Share of the mean total. An offset with a larger standard error is not accepted, however large: sizes of cells
         do not tell, or it depends on the genes by which cells are put in states.
