@@ -147,7 +147,7 @@ def _min_errors(total: Tensor, se: Tensor, possible: Tensor, rules: Rules) -> Te
     certain = (total > rules.certain_offset_errors * se) & possible
     others_certain = int(certain.sum()) - certain.int()
     most = 2 * others_certain > len(total) - 1
-    return torch.where(most, rules.beside_offset_errors, rules.min_offset_errors)
+    return torch.where(most, rules.offset_errors_next_to_certain, rules.min_offset_errors)
 
 
 def _variance_of_halves(view: View, start: Tensor, generator: torch.Generator, repeats: int) -> tuple[Tensor, Tensor]:

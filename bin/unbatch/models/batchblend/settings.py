@@ -32,7 +32,7 @@ class Rules:
     certain_offset_errors
         Standard errors. An offset beyond it is taken for granted: the first states are found again without it, and rays
         of each batch alone give the profiles.
-    beside_offset_errors
+    offset_errors_next_to_certain
         Standard errors. The same as `min_offset_errors` where the offsets of most other batches are certain: one is
         likely then, and 0 is no safe guess (docs/decisions/0001-offsets-next-to-certain-ones.md).
     max_offset_error
@@ -100,7 +100,7 @@ class Rules:
     max_cells_halved: int = 20_000
     min_offset_errors: float = 3.0
     certain_offset_errors: float = 6.0
-    beside_offset_errors: float = 2.0
+    offset_errors_next_to_certain: float = 2.0
     max_offset_error: float = 0.12
     gene_splits: int = 4
     min_batch_cells: int = 20
