@@ -18,8 +18,14 @@ from unbatch.metrics.recovery import (
     match_metagenes,
     offset_recovery,
 )
-from unbatch.models import batchblend
-from unbatch.models.batchblend import BatchBlend, Fitted, Settings, choose_metagenes, fit, shares
+from unbatch.models.batchblend import RULES, BatchBlend, Fitted, Rules, Settings, choose_metagenes, fit, shares
+from unbatch.models.batchblend.composition import Comparisons, Composition, comparable_groups
+from unbatch.models.batchblend.expression import prepare
+from unbatch.models.batchblend.nmf import Given, objective
+from unbatch.models.batchblend.noise import estimate_noise
+from unbatch.models.batchblend.offset import estimate_offset
+from unbatch.models.batchblend.search import first_view
+from unbatch.models.batchblend.view import Axes
 from unbatch.models.verdicts import Verdict
 
 DEFAULT = Settings(METAGENES)
@@ -138,16 +144,16 @@ def test_one_batch_with_an_offset_tells_nothing_of_many_others():
 def test_a_batch_that_is_known_to_be_clean_gets_no_offset():
     values, truth = simulation()
     totals, order = values.sum(1), np.argsort(truth.batch, kind="stable")
-
-    def take(rows):
-        scale = METAGENES / totals.mean()
-        return batchblend._prepare(values, truth.batch, order[rows.numpy()], totals, scale, torch.device("cpu"))
-
-    data = take(torch.arange(len(totals)))
-    noise, own = batchblend._noise_model(data, METAGENES)
-    for clean, expected in (((), [True, True]), ((0,), [False, True])):
-        effect = batchblend._Rounds(data, take, DEFAULT, noise, own, 0, lambda text: None, clean=clean).run()
-        assert effect.offset.any(1).tolist() == expected
+    scale = METAGENES / totals.mean()
+    data = prepare(values, truth.batch, kept=order, totals=totals, scale=scale, device=torch.device("cpu"))
+    noise, bases = estimate_noise(data, METAGENES)
+    generator = torch.Generator().manual_seed(0)
+    view = first_view(data, noise, Axes(tuple(bases)), generator, states=METAGENES, rules=RULES)
+    view = view.divided_by(data.ones())
+    for clean in ([False, False], [True, False]):
+        offset = estimate_offset(view, generator, clean=torch.tensor(clean), last=False)
+        assert offset.genes.any(1).tolist() == [not each for each in clean]
+        assert [each.accepted for each in offset.evidence] == [not each for each in clean]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -270,13 +276,32 @@ def test_without_a_state_of_both_batches_the_evidence_says_so():
 
 def test_the_evidence_has_the_share_that_was_decided_by():
     logs = torch.tensor([[0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64)
-    judge = batchblend._Judge(None, torch.tensor([30, 30]))
+    comparisons = Comparisons(torch.tensor([30, 30]))
     for share in (0.21, 0.18):
-        judge.composition = SimpleNamespace(ambiguous=lambda _difference, share=share: share)
-        judge.look(logs, [[0, 1]])
-    judge.left[:], judge.meeting[:] = True, 0.5
-    (evidence,) = judge.evidence([[0, 1]], logs)
+        assert not comparisons.update(logs, SimpleNamespace(ambiguous=lambda _difference, share=share: share))
+    comparisons.left[:], comparisons.overlap[:] = True, 0.5
+    (evidence,) = comparisons.evidence(logs)
     assert (evidence.verdict, evidence.composition, evidence.meeting) == (Verdict.ACCEPTED_PARTLY, 0.18, 0.5)
+
+
+def test_a_pair_that_was_refused_once_stays_so():
+    """Batches 0 and 1 are alike, each differs from 2 as composition does: in the first round, not in the second."""
+    logs = torch.tensor([[0.3, -0.3], [0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64)
+    comparisons = Comparisons(torch.tensor([30, 30, 30]))
+    assert comparisons.groups == [[0, 1, 2]]
+    assert comparisons.update(logs, SimpleNamespace(ambiguous=lambda _: 0.9))
+    assert comparisons.groups == [[0, 1], [2]]
+    assert not comparisons.update(logs, SimpleNamespace(ambiguous=lambda _: 0.1))
+    accepted = {each.batches: each.accepted for each in comparisons.evidence(logs)}
+    assert not any(accepted[pair] for pair in [(0, 2), (1, 2)])
+
+
+def test_batches_are_compared_by_way_of_others_and_those_of_few_cells_are_alone():
+    linked = torch.eye(5, dtype=torch.bool)
+    for a, b in [(0, 3), (3, 4)]:
+        linked[a, b] = linked[b, a] = True
+    assert comparable_groups(linked) == [[0, 3, 4], [1], [2]]
+    assert Comparisons(torch.tensor([30, RULES.min_batch_cells - 1, 30])).groups == [[0, 2], [1]]
 
 
 def test_what_composition_could_make_is_left_on_request():
@@ -292,11 +317,11 @@ def test_what_composition_could_make_is_left_on_request():
 
 
 @pytest.mark.parametrize(("small", "way"), [(0.0, "remove"), (1.0, "leave")])
-def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(monkeypatch, small, way):
+def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(small, way):
     values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
-    monkeypatch.setattr(batchblend, "SMALL_AMBIGUITY", small)
+    rules = Rules(small_ambiguity=small)
     decided, asked = (
-        fit(values, truth.batch, Settings(6, ambiguous=ambiguous, rounds=2, iterations=3)).model
+        fit(values, truth.batch, Settings(6, ambiguous=ambiguous, rounds=2, iterations=3), rules=rules).model
         for ambiguous in ("auto", way)
     )
     np.testing.assert_array_equal(decided.factors, asked.factors)
@@ -313,16 +338,16 @@ def test_what_stays_is_that_of_composition_by_what_either_explains():
     scale = torch.ones(genes, dtype=torch.float64)
     directions = torch.eye(genes, dtype=torch.float64)[:, :4]
     variance = torch.tensor([4.0, 1.0, 0.25, 0.01], dtype=torch.float64)
-    composition = batchblend._Composition(directions, variance, scale)
+    composition = Composition(axes=directions, variance=variance, scale=scale)
     for _ in range(300):
         batch = torch.as_tensor(rng.normal(0, 0.1, (1, genes)))
-        shift = torch.as_tensor(rng.normal(size=4)) * batchblend.USUAL_SHIFT * variance.sqrt()
-        kept, doubt = composition.spare(batch + directions @ shift, torch.zeros_like(batch))
+        shift = torch.as_tensor(rng.normal(size=4)) * RULES.usual_shift * variance.sqrt()
+        kept, doubt = composition.batch_part(batch + directions @ shift, torch.zeros_like(batch))
         assert torch.equal(kept[:, 4:], batch[:, 4:])
         assert not doubt[:, 4:].any()
         errors.append((kept - batch)[0, :4].square())
         covered.append((kept - batch).abs()[0, :4] < 1.645 * doubt[0, :4])
-    usual, of_composition = 0.01, batchblend.USUAL_SHIFT**2 * variance
+    usual, of_composition = 0.01, RULES.usual_shift**2 * variance
     error = torch.stack(errors).mean(0)
     # to keep nothing there errs by the one, to keep all by the other
     assert (error < 1.05 * usual).all()
@@ -425,6 +450,46 @@ def test_the_model_embeds_the_cells_of_the_fit_as_the_fit_did(effect):
     amounts = found.model.amounts(values, truth.batch)
     assert abs(amounts - found.amounts).sum() < 0.1 * found.amounts.sum()
     assert np.corrcoef(shares(amounts).ravel(), shares(found.amounts).ravel())[0, 1] > 0.99
+
+
+def test_the_objective_is_the_documented_one():
+    rng = np.random.default_rng(0)
+    n, genes, K, sparsity, halving = 40, 12, 3, 0.8, 0.1
+    batch, state = np.repeat([0, 1], [15, 25]), rng.integers(0, K, n)
+    y, x, last = rng.gamma(2, size=(n, genes)), rng.gamma(1, size=(n, K)), rng.dirichlet(np.ones(K), K)
+    metagenes = rng.dirichlet(np.ones(genes), K)
+    g, offset, q = (rng.uniform(0.5, 1.5, (2, genes)) * scale for scale in (1, 0.1, 1))
+    noise = rng.uniform(0.5, 2, n)
+    rest = q[batch] * (y - offset[batch])
+    data = prepare(y, batch, kept=np.arange(n), totals=y.sum(1), scale=1.0, device=torch.device("cpu"))
+    given = Given(
+        data=data,
+        state=torch.tensor(state),
+        cluster=torch.arange(K),
+        factors=torch.tensor(g),
+        offset=torch.tensor(offset),
+        squared=torch.tensor(q**2),
+        noise=torch.tensor(noise).float(),
+        norms=[torch.tensor((rest[batch == b] ** 2).sum(1)) for b in (0, 1)],
+        sparsity=sparsity,
+        penalty_halving=halving,
+    )
+    found = objective(given, torch.tensor(x).float(), torch.tensor(metagenes), last_shares=torch.tensor(last))
+    z = shares(x)
+    now = np.array([z[state == c].mean(0) for c in range(K)])
+    residual = (rest - q[batch] * g[batch] * (x @ metagenes)) / noise[:, None]
+    variance = np.array([np.square(residual[batch == b]).mean() for b in (0, 1)])
+    terms = {"data": sum(np.log(v) * (batch == b).sum() * genes / 2 for b, v in enumerate(variance)) / y.size}
+    for name, share in (("sparsity", now), ("last", last)):
+        length = np.sqrt(np.square(q[:, None] * g[:, None] * metagenes).sum(-1))
+        weight = halving / (share + halving) - halving / (1 + halving)
+        penalty = sparsity * np.sqrt(variance)[batch, None] * length[batch] * weight[state]
+        terms[name] = (penalty * x / (noise * variance[batch])[:, None]).sum() / y.size
+    np.testing.assert_allclose(found.variance, variance, rtol=1e-5)
+    np.testing.assert_allclose(found.shares, now, rtol=1e-5)
+    assert found.terms["data"] == pytest.approx(terms["data"], rel=1e-5)
+    assert found.terms["sparsity"] == pytest.approx(terms["sparsity"], rel=1e-5)
+    assert found.by_last == pytest.approx(terms["data"] + terms["last"], rel=1e-5)
 
 
 def test_the_objective_falls():
@@ -585,17 +650,6 @@ def test_the_annealed_prior_finds_how_batches_differ(mix):
             ((0,), "offset", True),
             ((1,), "offset", True),
         ]
-
-
-def test_the_cross_batch_prior_is_there_for_the_record():
-    shape = {"cells": 225, "genes": 100, "gamma_shape": 8.0}
-    model = fitted(0, Settings(METAGENES, offset="cross", iterations=3), **shape).model
-    truth = in_units(simulation(0, **shape)[1])
-    assert offset_recovery(model.offset, truth.offset)["cosine"] > 0.9
-    # it leaves most of what the batches share in the amounts
-    assert model.offset.sum() < 0.6 * truth.offset.sum()
-    alone = fit(simulation()[0][:150], simulation()[1].batch[:150], Settings(METAGENES, offset="cross"))
-    assert np.isfinite(alone.amounts).all()
 
 
 def test_cells_of_one_total_are_left_alone_and_the_other_way_is_named():

@@ -6,11 +6,13 @@ import torch
 from scipy.optimize import nnls
 from scipy.sparse import csr_matrix
 
-from unbatch.nn import cells, kmeans
-from unbatch.nn.coordinates import solve_amounts, sweep_amounts, sweep_metagenes
-from unbatch.nn.held_out import held_out_errors
-from unbatch.nn.rays import RayFit
-from unbatch.nn.two_way import two_way
+from unbatch.models.batchblend import cell_matrix as cells
+from unbatch.models.batchblend.held_out import held_out_errors
+from unbatch.models.batchblend.nnls import solve_amounts, sweep_amounts, sweep_metagenes
+from unbatch.models.batchblend.rays import RayFit
+from unbatch.models.batchblend.states import merged_clusters
+from unbatch.models.batchblend.two_way import two_way
+from unbatch.nn import kmeans
 
 CPU = torch.device("cpu")
 
@@ -119,8 +121,16 @@ def rays(seed: int, noise: float = 0.02, offset: float = 1.0) -> tuple[RayFit, t
     batch, state = np.repeat([0, 1], n // 2), rng.integers(0, states, n)
     size = rng.gamma(10, 1, n)
     values = planted[batch] + profile[state] * size[:, None] + rng.normal(0, noise, (n, genes))
-    tensors = (torch.tensor(each) for each in (values, values.sum(1), batch, state))
-    return RayFit(*tensors, states, genes, float((values.mean(0) ** 2).mean())), torch.tensor(planted)
+    problem = RayFit(
+        torch.tensor(values),
+        torch.tensor(values.sum(1)),
+        batch=torch.tensor(batch),
+        state=torch.tensor(state),
+        states=states,
+        genes=genes,
+        offset_scale=float((values.mean(0) ** 2).mean()),
+    )
+    return problem, torch.tensor(planted)
 
 
 def test_parts_of_one_cloud_are_joined_and_clouds_are_not():
@@ -131,21 +141,22 @@ def test_parts_of_one_cloud_are_joined_and_clouds_are_not():
     label = torch.cat(
         [(cut[:200] > 0).long(), torch.full((200,), 2), 3 + (cut[400:] > -0.5).long() + (cut[400:] > 0.5)]
     )
-    assert kmeans.joined(points, label, 7, even).tolist() == [0, 0, 1, 2, 2, 2, 3]
-    assert kmeans.joined(points, label, 7, even, apart=0.0, valley=np.inf).tolist() == list(range(7))
+    assert merged_clusters(points, label, even, clusters=7).tolist() == [0, 0, 1, 2, 2, 2, 3]
+    assert merged_clusters(points, label, even, clusters=7, distance=0.0, valley=np.inf).tolist() == list(range(7))
 
 
 def test_pieces_of_a_continuum_are_joined():
     points = torch.tensor(np.random.default_rng(0).uniform(size=(1000, 2)) * [10, 0.5])
     cut = torch.tensor([1.0, 3.5, 4.0, 8.0], dtype=torch.float64)
-    assert len(kmeans.joined(points, torch.bucketize(points[:, 0], cut), 5, torch.ones(1000)).unique()) == 1
+    label = torch.bucketize(points[:, 0], cut)
+    assert len(merged_clusters(points, label, torch.ones(1000), clusters=5).unique()) == 1
 
 
 def test_a_rare_cloud_beside_a_large_one_stays_apart():
     rng = np.random.default_rng(0)
     points = torch.tensor(rng.normal(size=(1020, 5)) + 6 * (np.arange(1020) < 20)[:, None] * np.eye(5)[0])
     label = (torch.arange(1020) >= 20).long()
-    assert kmeans.joined(points, label, 2, torch.ones(1020)).tolist() == [0, 1]
+    assert merged_clusters(points, label, torch.ones(1020), clusters=2).tolist() == [0, 1]
 
 
 def test_noisy_points_do_not_join_clouds():
@@ -155,8 +166,8 @@ def test_noisy_points_do_not_join_clouds():
     points = torch.tensor(rng.normal(size=(400, 3)) * sd[:, None] + 6 * (np.arange(400) < 200)[:, None] * np.eye(3)[0])
     label = (torch.arange(400) >= 200).long()
     weights = torch.tensor(sd**-2)
-    assert kmeans.joined(points, label, 2, weights).tolist() == [0, 1]
-    assert kmeans.joined(points, label, 2, torch.ones(400)).tolist() == [0, 0]
+    assert merged_clusters(points, label, weights, clusters=2).tolist() == [0, 1]
+    assert merged_clusters(points, label, torch.ones(400), clusters=2).tolist() == [0, 0]
 
 
 def test_rays_meet_in_the_planted_offset():
@@ -194,7 +205,8 @@ def test_cells_of_one_total_tell_no_level_of_an_offset():
     problem, _ = rays(0)
     problem.scores /= problem.scores.sum(1, keepdim=True)
     ones = torch.ones(len(problem.scores), dtype=torch.float64)
-    found = RayFit(problem.scores, ones, problem.batch, problem.state, 3, 8, problem.offset_scale).fit()
+    about = {"batch": problem.batch, "state": problem.state, "offset_scale": problem.offset_scale}
+    found = RayFit(problem.scores, ones, states=3, genes=8, **about).fit()
     assert (found.error > 0.5).all()
 
 
@@ -289,7 +301,7 @@ def test_sweeps_end_at_non_negative_least_squares():
     design = torch.tensor(np.stack([truth[:25].T @ truth[:25], truth[25:].T @ truth[25:]]))
     linear = sum(torch.tensor(x.T @ y) * w for x, y, w in zip((truth[:25], truth[25:]), halves, weights, strict=True))
     found = torch.ones(4, 30, dtype=torch.float64)
-    sweep_metagenes(found, design, weights, linear, 500)
+    sweep_metagenes(found, design, weights, linear, sweeps=500)
     root = np.repeat(np.sqrt(weights.numpy()), 25, axis=0)
     exact = [nnls(truth * root[:, [g]], values[:, g] * root[:, g])[0] for g in range(30)]
     np.testing.assert_allclose(found.T, exact, atol=1e-7)
@@ -330,29 +342,6 @@ def test_pivots_bear_dead_and_equal_metagenes():
     torch.testing.assert_close(found[:, :2].sum(1), torch.tensor([2.0, 0.0, 0.0], dtype=torch.float64))
     assert (found >= 0).all()
     assert not found[:, 2].any()
-
-
-def test_a_pull_to_an_anchor_ends_where_no_step_lowers_the_objective():
-    rng = np.random.default_rng(1)
-    metagenes = torch.tensor(rng.gamma(1, size=(4, 30)))
-    values = torch.tensor(rng.gamma(0.5, size=(40, 4))) @ metagenes + 0.3
-    design, linear = metagenes @ metagenes.T, values @ metagenes.T
-    anchor, pull = torch.tensor([0.5, 0.0, 1.0, 0.2], dtype=torch.float64), 8.0
-    x = torch.ones(40, 4, dtype=torch.float64)
-    sweep_amounts(x, linear, design, 500, pull=pull, anchor=anchor)
-
-    def objective(x):
-        return (x @ design * x).sum(1) / 2 - (x * linear).sum(1) + pull * (x - anchor).abs().sum(1)
-
-    assert (x == anchor).any(0).all()
-    assert ((x != anchor) & (x > 0)).any()
-    for k in range(4):
-        for step in (-1e-4, 1e-4):
-            moved = x.clone()
-            moved[:, k] = (moved[:, k] + step).clamp(min=0)
-            assert (objective(moved) >= objective(x) - 1e-12).all()
-    sweep_amounts(x, linear, design, 500, pull=1e6, anchor=anchor)
-    torch.testing.assert_close(x, anchor.repeat(40, 1))
 
 
 def test_a_gene_that_one_batch_lacks_is_still_compared_between_the_others():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import special
 
-from unbatch.nn.simplex import covariance, log_partition
+from unbatch.models.popari.simplex import covariance, log_partition
 
 
 def divided_difference(eta: np.ndarray) -> tuple[float, np.ndarray]:

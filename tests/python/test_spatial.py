@@ -6,9 +6,11 @@ import torch
 from scipy.optimize import nnls
 
 from unbatch.data.graph import neighbours, widened
-from unbatch.nn.affinity import RIDGE, affinities, permuted_affinities, pseudo_likelihood
-from unbatch.nn.neighbours import adjacency, colours
-from unbatch.nn.spatial import Problem, alone, hmrf, linear, shares
+from unbatch.models.batchblend.neighbour_prior import draw_to_expected
+from unbatch.models.popari.affinity import RIDGE, affinities, permuted_affinities, pseudo_likelihood
+from unbatch.models.popari.amounts import Problem, no_edges, shares
+from unbatch.models.popari.field import hmrf
+from unbatch.models.popari.graph import adjacency, colours
 
 SIDE, K, GENES = 20, 4, 40
 
@@ -57,9 +59,9 @@ def halves(seed: int = 0) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
 TOGETHER = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()
 
 
-@pytest.mark.parametrize("phase", [linear, hmrf])
+@pytest.mark.parametrize("phase", [draw_to_expected, hmrf])
 def test_a_phase_brings_shares_nearer_to_the_truth(phase):
-    problem, truth = stripes(rings=2 if phase is linear else 1)
+    problem, truth = stripes(rings=2 if phase is draw_to_expected else 1)
     fit = phase(problem)
     assert error(fit.X, truth) < 0.85 * error(problem.X, truth)
     assert (fit.X >= 0).all()
@@ -72,12 +74,12 @@ def test_neighbours_matter_in_both_phases_and_more_with_more_weight():
     generator = torch.Generator().manual_seed(0)
     order = torch.cat([torch.randperm(SIDE**2, generator=generator) + shift for shift in (0, SIDE**2)])
     moved = replace(problem, X=problem.X[order], linear=problem.linear[order])
-    assert error(linear(problem).X, truth) < 0.8 * error(linear(moved).X, truth[order])
-    weak, strong = (linear(problem, weight=weight).X for weight in (0.01, 3))
+    assert error(draw_to_expected(problem).X, truth) < 0.8 * error(draw_to_expected(moved).X, truth[order])
+    weak, strong = (draw_to_expected(problem, weight=weight).X for weight in (0.01, 3))
     assert (weak - problem.X).abs().sum() < (strong - problem.X).abs().sum()
 
 
-@pytest.mark.parametrize("phase", [linear, hmrf])
+@pytest.mark.parametrize("phase", [draw_to_expected, hmrf])
 def test_without_weight_the_least_squares_amounts_stay(phase):
     problem, _ = stripes()
     torch.testing.assert_close(phase(problem, weight=0).X, problem.X, atol=1e-9, rtol=0)
@@ -85,7 +87,7 @@ def test_without_weight_the_least_squares_amounts_stay(phase):
 
 def test_the_objective_is_the_sum_of_its_terms_and_never_rises():
     problem, _ = stripes(rings=2)
-    history = {name: np.array(values) for name, values in linear(problem).history.items()}
+    history = {name: np.array(values) for name, values in draw_to_expected(problem).history.items()}
     np.testing.assert_allclose(history["objective"], history["data"] + history["spatial"])
     assert (np.diff(history["objective"]) <= 0).all()
     history = {name: np.array(values) for name, values in hmrf(stripes()[0]).history.items()}
@@ -120,13 +122,13 @@ def test_a_batch_without_edges_and_an_empty_cell_stay_as_they_are():
     joined = problem.batch[problem.source] == 0
     problem.X[5] = 0
     problem = replace(problem, source=problem.source[joined], target=problem.target[joined])
-    for phase in (linear, hmrf):
+    for phase in (draw_to_expected, hmrf):
         X = phase(problem).X
         assert (X[problem.batch == 1] == problem.X[problem.batch == 1]).all()
         assert (X[5] == 0).all()
         assert error(X[: SIDE**2], truth[: SIDE**2]) < 0.87 * error(problem.X[: SIDE**2], truth[: SIDE**2])
     none = torch.empty(0, dtype=torch.int64)
-    for phase in (linear, hmrf):
+    for phase in (draw_to_expected, hmrf):
         assert (phase(replace(problem, source=none, target=none)).X == problem.X).all()
 
 
@@ -199,14 +201,14 @@ def with_expected(problem: Problem, truth: torch.Tensor) -> Problem:
 def test_shares_are_drawn_to_what_is_expected_as_far_as_they_are_noisy():
     """Without edges: nearer to the truth, and no less spread about what is expected than a posterior mean is."""
     problem, truth = stripes(noise=0.015)
-    source, target = alone(problem.X.device)
+    source, target = no_edges(problem.X.device)
     given = replace(with_expected(problem, truth), source=source, target=target)
-    found = shares(linear(given, weight=1.0).X)
+    found = shares(draw_to_expected(given, weight=1.0).X)
     assert error(found, truth) < 0.9 * error(problem.X, truth)
     spread, true = ((z - given.expected).square().mean() for z in (found, truth))
     assert 0.2 * true < spread < true
     loose = replace(given, spread=torch.full_like(given.spread, 1e6))
-    torch.testing.assert_close(shares(linear(loose, weight=1.0).X), shares(problem.X), atol=2e-3, rtol=0)
+    torch.testing.assert_close(shares(draw_to_expected(loose, weight=1.0).X), shares(problem.X), atol=2e-3, rtol=0)
 
 
 def test_neighbours_add_to_what_is_expected():
@@ -214,9 +216,9 @@ def test_neighbours_add_to_what_is_expected():
     problem, truth = stripes()
     middle = truth.mean(dim=0).expand_as(truth)
     given = replace(problem, expected=middle, spread=torch.full_like(middle, 0.01))
-    source, target = alone(problem.X.device)
-    beside = linear(given, weight=1.0).X
-    without = linear(replace(given, source=source, target=target), weight=1.0).X
+    source, target = no_edges(problem.X.device)
+    beside = draw_to_expected(given, weight=1.0).X
+    without = draw_to_expected(replace(given, source=source, target=target), weight=1.0).X
     assert error(beside, truth) < 0.8 * error(without, truth)
 
 
@@ -224,7 +226,7 @@ def test_a_cell_without_neighbours_is_drawn_to_what_is_expected_of_it():
     problem, truth = stripes()
     kept = (problem.source != 0) & (problem.target != 0)
     given = replace(with_expected(problem, truth), source=problem.source[kept], target=problem.target[kept])
-    found = linear(given, weight=100.0).X
+    found = draw_to_expected(given, weight=100.0).X
     torch.testing.assert_close(shares(found)[0], given.expected[0], atol=0.05, rtol=0)
-    bare = linear(replace(given, expected=None, spread=None)).X
+    bare = draw_to_expected(replace(given, expected=None, spread=None)).X
     torch.testing.assert_close(bare[0], problem.X[0])

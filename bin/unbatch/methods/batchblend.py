@@ -83,7 +83,7 @@ class Params(Spatial):
     """Parameters of `fit`."""
 
     iterations: int = Field(20, ge=1, description="iterations of the factorisation")
-    offset: Literal["rays", "annealed", "cross", "none"] = Field(
+    offset: Literal["rays", "annealed", "none"] = Field(
         "rays", description="how the additive batch effect is found; none: there is none"
     )
     factors: bool = Field(True, description="a factor for each gene in each batch")
@@ -160,7 +160,7 @@ def fit_model(cells: Cells, params: Params | Spatial, run: Run, method: str) -> 
         wide_graph=wide,
         seed=run.seed,
         device=run.device,
-        tell=log.info,
+        log=log.info,
     )
     return _found(cells, fitted, cells.batches, method, used, _kinds_by_batch(cells, graph) if graph else {})
 
@@ -193,7 +193,7 @@ def apply_model(saved: SavedModel, cells: Cells, run: Run) -> Fit:
         counts = cells.counts[cells.batch == code]
         _check_new_batch(saved, cells, name, counts, settings)
         log.info("%s is a new batch: its effect is found against the cells of the model", name)
-        model = model.with_batch(counts, run.seed, settings, log.info)
+        model = model.with_batch(counts, seed=run.seed, settings=settings, log=log.info)
         known.append(name)
     batch = np.array([known.index(name) for name in cells.batches])[cells.batch]
     fitted = Fitted(model, model.amounts(cells.counts, batch), {})
@@ -327,10 +327,10 @@ def _check_counts(cells: Cells, metagenes: int) -> None:
 def _check_new_batch(saved: SavedModel, cells: Cells, name: str, counts: Any, settings: "Settings") -> None:
     from unbatch.models.batchblend import SMALLEST
 
-    if settings.offset in ("annealed", "cross"):
+    if settings.offset == "annealed":
         raise InputError(
             f"{cells.name}: obs/batch: {name} is a new batch, and the model in {saved.folder} finds offsets by a prior "
-            f"({settings.offset}), which takes all batches in one fit; expected {' and '.join(saved.batches)} only"
+            f"(annealed), which takes all batches in one fit; expected {' and '.join(saved.batches)} only"
         )
     if len(saved.batches) == 1 and settings.offset != "none":
         raise InputError(

@@ -1,1 +1,1 @@
-"""The models, a file or a package each: torch, numpy and scipy only, arrays in, arrays out."""
+"""The models, a package each: torch, numpy and scipy only, arrays in, arrays out."""

@@ -21,7 +21,6 @@ class Verdict(StrEnum):
     INDIRECT = "indirect"
     """Factors by way of other batches: of these two alone they would be refused."""
     ASSUMED_ANNEALED = "assumed_annealed"
-    ASSUMED_CROSS = "assumed_cross"
     NOTHING = "nothing"
     REFUSED_SE = "refused_se"
     """An offset whose standard error is too large."""
@@ -55,7 +54,6 @@ _ACCEPTED = frozenset(
         Verdict.ACCEPTED_AMBIGUOUS,
         Verdict.INDIRECT,
         Verdict.ASSUMED_ANNEALED,
-        Verdict.ASSUMED_CROSS,
     )
 )
 
@@ -73,7 +71,7 @@ class Evidence:
     verdict
         What was decided.
     size
-        Of the effect: total offset as a share of the mean total; spread of the log factors between the two.
+        Size of the effect: total offset as a share of the mean total; spread of the log factors between the two.
     error
         Standard error of the offset, in the same unit; NaN for factors.
     composition
@@ -117,8 +115,6 @@ _SENTENCES = {
     ("offset", Verdict.ACCEPTED_BY_OTHERS): "The states meet {distance:.1f} standard errors from 0. As the offsets of "
     "most other batches are beyond doubt, that is enough.",
     ("offset", Verdict.ASSUMED_ANNEALED): "Taken as asked for: the annealed prior finds one in any data, and there is "
-    "no test of it.",
-    ("offset", Verdict.ASSUMED_CROSS): "Taken as asked for: the cross-batch prior finds one in any data, and there is "
     "no test of it.",
     ("offset", Verdict.NOTHING): "The states meet within {threshold:.0f} standard errors of 0 (standard error "
     "{error:.1%} of a mean cell).",

@@ -5,9 +5,28 @@ import math
 import torch
 from torch import Tensor
 
+from unbatch.models.batchblend.settings import RULES
 
-def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit ``log p_bcg = a_cg + h_bg`` per gene by reweighted least squares; variance is infinite where unknown."""
+
+def two_way(
+    logs: Tensor, variance: Tensor, *, steps: int = 30, huber: float = RULES.outlying_state
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit ``log p_bcg = a_cg + h_bg`` per gene by reweighted least squares.
+
+    Parameters
+    ----------
+    logs, variance
+        Values and their variances, infinite where unknown, T x C x G.
+    steps
+        Most steps.
+    huber
+        Standard deviations beyond which a value weighs less.
+
+    Returns
+    -------
+    tuple of Tensor
+        h (mean 0 over batches) and its standard errors, T x G, and the variance that is left over states, G.
+    """
     batches, _, genes = logs.shape
     sampling = 1 / variance
     known = sampling > 0

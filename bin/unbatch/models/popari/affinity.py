@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from unbatch.nn.neighbours import adjacency
-from unbatch.nn.simplex import covariance, log_partition
+from unbatch.models.popari.graph import adjacency
+from unbatch.models.popari.simplex import covariance, log_partition
 
 RIDGE = 1e-3
 """Weight of the squared affinities, against the mean over cells of the negative log pseudo-likelihood."""

@@ -1,7 +1,7 @@
-"""Where the rays of each batch meet: a regression that finds an offset from the sizes of cells.
+"""Where the rays of each batch meet: the regression that finds an offset from the sizes of cells.
 
 Within a state c of batch b a cell of total T_i has the expression ``F_b + p_c (T_i - S_b)``, ``S_b = sum F_b``: states
-are rays, and all rays of a batch meet in F_b. Expression comes as scores on orthonormal directions, so that nothing
+are rays, and all rays of a batch meet in F_b. Expression comes as scores on orthonormal axes, so that nothing
 here has the size cells x genes.
 """
 
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FLOOR = 0.05
-"""Smallest size of a cell after the offset is taken off, as a share of the mean total."""
+from unbatch.models.batchblend.settings import RULES, Rules
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Rays:
-    """Where the rays of each batch meet, on principal directions.
+    """Where the rays of each batch meet, on principal axes.
 
     Attributes
     ----------
@@ -24,11 +23,11 @@ class Rays:
         Offset (T x r), its sum over genes (T), and the standard error of that sum: from the scatter of the cells
         (sandwich), but no less than under a normal prior of the sum with the mean total as standard deviation.
     profile
-        Of each state, per unit of size, C x r.
+        Profile of each state, per unit of size, C x r.
     inverse
-        Of the normal matrix of offsets and profiles.
+        Inverse of the normal matrix of offsets and profiles.
     covariance
-        Of each offset, T x r x r.
+        Covariance of each offset, T x r x r.
     """
 
     offset: Tensor
@@ -40,7 +39,7 @@ class Rays:
 
 
 def quadratic(basis: Tensor, covariance: Tensor) -> Tensor:
-    """Variance of each gene from covariances on directions: ``v_g' C v_g`` of the rows of G x r; b x G of b x r x r."""
+    """Variance of each gene from covariances on axes: ``v_g' C v_g`` of the rows of G x r; b x G of b x r x r."""
     return ((basis @ covariance) * basis).sum(-1)
 
 
@@ -49,25 +48,38 @@ class RayFit:
 
     Parameters
     ----------
-    scores, totals, batch, state
-        Of the cells: n x r, n, n, n.
+    scores, totals
+        Scores of the cells on principal axes, n x r, and their totals, n.
+    batch, state
+        Batch and state of each cell, n.
     states
         Number of states.
     genes
         Number of genes, G.
     offset_scale
         Mean over genes of the squared mean expression, the variance of the normal prior on F.
+    rules
+        The thresholds.
     """
 
     def __init__(
-        self, scores: Tensor, totals: Tensor, batch: Tensor, state: Tensor, states: int, genes: int, offset_scale: float
+        self,
+        scores: Tensor,
+        totals: Tensor,
+        *,
+        batch: Tensor,
+        state: Tensor,
+        states: int,
+        genes: int,
+        offset_scale: float,
+        rules: Rules = RULES,
     ) -> None:
         self.scores, self.totals, self.batch, self.state = scores, totals, batch, state
         self.batches, self.states = int(batch.max()) + 1, states
-        self.genes, self.offset_scale = genes, offset_scale
+        self.genes, self.offset_scale, self.rules = genes, offset_scale, rules
         self.mean_total = float(totals.mean())
-        lowest = [torch.quantile(totals[batch == b], 0.02) for b in range(self.batches)]
-        self.most = 0.95 * torch.stack(lowest)
+        small = [torch.quantile(totals[batch == b], rules.small_cells) for b in range(self.batches)]
+        self.most = rules.max_offset_of_small * torch.stack(small)
 
     def fit(self, steps: int = 30, tolerance: float = 1e-4, start: Tensor | None = None) -> Rays:
         """Find offsets, their totals and profiles; stop when totals move by less than `tolerance` mean totals."""
@@ -78,9 +90,16 @@ class RayFit:
         error = torch.maximum(shift.square().sum(0), variance * inverse_hessian.diagonal()).sqrt()
         covariance = self._offset_covariance(shift)
         self._solve(total, variance)
-        return Rays(self.offset, total, error, self.profile, self.inverse, covariance)
+        return Rays(
+            offset=self.offset,
+            total=total,
+            error=error,
+            profile=self.profile,
+            inverse=self.inverse,
+            covariance=covariance,
+        )
 
-    def meet(self, start: Tensor, steps: int = 30, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:
+    def intersections(self, start: Tensor, steps: int = 30, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:
         """Find offsets (T x r) and their totals (T) alone."""
         total, variance, _ = self._descend(steps, tolerance, start)
         self._solve(total, variance)
@@ -106,9 +125,9 @@ class RayFit:
 
     def _solve(self, total: Tensor, variance: float) -> None:
         """Find offsets and profiles for given totals of the offset."""
-        size = (self.totals - total[self.batch]).clamp(min=FLOOR * self.mean_total)
+        size = (self.totals - total[self.batch]).clamp(min=self.rules.min_size * self.mean_total)
         self.size = size
-        self.weight = 1 / size.clamp(min=0.3 * float(size.median()))
+        self.weight = 1 / size.clamp(min=self.rules.min_ray_size * float(size.median()))
         w2 = self.weight.square()
         parts = torch.stack([w2, w2 * size, w2 * size.square()], 1)
         parts = torch.cat([parts, w2[:, None] * self.scores, (w2 * size)[:, None] * self.scores], 1)
@@ -170,18 +189,18 @@ class RayFit:
             covariances.append(influence.T @ influence)
         return torch.stack(covariances)
 
-    def profile_variance(self, rays: Rays, directions: list[Tensor]) -> Tensor:
-        """Variance of the profiles in weighted gene space for states of one batch each; C x G."""
+    def profile_variance(self, rays: Rays, bases: list[Tensor]) -> Tensor:
+        """Variance of the profiles in weighted gene space for states of one batch each, with its basis; C x G."""
         rank = self.scores.shape[1]
         moments = self.scores.new_zeros(self.states, rank, rank)
         for residual, state in zip(self.residual.split(2**15), self.state.split(2**15), strict=True):
             moments.index_add_(0, state, residual[:, :, None] * residual[:, None, :])
         count = torch.bincount(self.state, minlength=self.states)
-        own = len(directions)
+        own = len(bases)
         spread = torch.cat(
             [
                 quadratic(basis, part[:, : basis.shape[1], : basis.shape[1]])
-                for basis, part in zip(directions, moments.view(own, -1, rank, rank), strict=True)
+                for basis, part in zip(bases, moments.view(own, -1, rank, rank), strict=True)
             ]
         )
         mean = spread.sum(0) / len(self.scores)

@@ -75,16 +75,8 @@ def _pivoted(linear: Tensor, design: Tensor) -> Tensor:
     return found
 
 
-def sweep_amounts(
-    amounts: Tensor,
-    linear: Tensor,
-    design: Tensor,
-    sweeps: int,
-    *,
-    pull: float = 0.0,
-    anchor: Tensor | None = None,
-) -> None:
-    """Lower ``x' Q x / 2 - x' c + pull |x - anchor|_1`` over x >= 0 in place.
+def sweep_amounts(amounts: Tensor, linear: Tensor, design: Tensor, sweeps: int) -> None:
+    """Lower ``x' Q x / 2 - x' c`` over x >= 0 in place.
 
     Parameters
     ----------
@@ -94,9 +86,6 @@ def sweep_amounts(
         Q, K x K; a coordinate whose curvature is 0 stays.
     sweeps
         Times that all coordinates are renewed.
-    pull, anchor
-        Weight of the absolute distance to `anchor` (K). The step is exact: to the anchor, where both slopes of the
-        distance hold it there.
     """
     curvature = design.diagonal()
     moving = [k for k, curve in enumerate(curvature.tolist()) if curve > 1e-12]
@@ -110,14 +99,11 @@ def sweep_amounts(
         for _ in range(sweeps):
             for k in moving:
                 torch.addmv(wanted[k], cells, others[k], alpha=-1, out=best)
-                if anchor is not None:
-                    shrunk = torch.nn.functional.softshrink(best - anchor[k], pull / float(curvature[k]))
-                    torch.add(shrunk, anchor[k], out=best)
                 torch.clamp(best, min=0, out=rows[k])
         part.copy_(x.T)
 
 
-def sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: Tensor, sweeps: int) -> None:
+def sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: Tensor, *, sweeps: int) -> None:
     """Do the same for the metagenes, whose genes have designs ``sum_b weights_bg design_b``.
 
     Parameters
@@ -125,7 +111,7 @@ def sweep_metagenes(metagenes: Tensor, design: Tensor, weights: Tensor, linear: 
     metagenes, linear
         K x G.
     design
-        Of each batch, T x K x K.
+        Design of each batch, T x K x K.
     weights
         T x G.
     sweeps

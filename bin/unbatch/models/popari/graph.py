@@ -7,6 +7,7 @@ def adjacency(
     source: torch.Tensor,
     target: torch.Tensor,
     n: int,
+    *,
     cells: torch.Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
@@ -23,7 +24,7 @@ def adjacency(
     cells
         Cells that get a row, in rising order; all if None.
     dtype
-        Of the values; float64 if None.
+        Type of the values; float64 if None.
 
     Returns
     -------

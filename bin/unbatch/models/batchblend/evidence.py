@@ -1,0 +1,124 @@
+"""Which verdict a step of the correction has, from the numbers that it is decided by."""
+
+import math
+
+from unbatch.models.batchblend.settings import RULES, Rules
+from unbatch.models.verdicts import Evidence, Verdict
+
+
+def evidence_of_offset(
+    batch: int,
+    *,
+    size: float,
+    error: float,
+    accepted: bool,
+    min_errors: float,
+    known_by_size: bool,
+    none_known_by_size: bool,
+    rules: Rules = RULES,
+) -> Evidence:
+    """Say why the offset of a batch was taken or left.
+
+    Parameters
+    ----------
+    batch
+        Its code.
+    size, error
+        Total of the offset and its standard error, as shares of the mean total.
+    accepted
+        Whether it was taken.
+    min_errors
+        Standard errors from 0 that were asked for.
+    known_by_size
+        Whether the error was small enough before it was seen how much depends on the genes that choose the states.
+    none_known_by_size
+        Whether that is so of no batch.
+    rules
+        Where `error` has its limit.
+    """
+    if error >= rules.max_offset_error and known_by_size:
+        verdict = Verdict.REFUSED_GENES
+    elif error >= rules.max_offset_error:
+        verdict = Verdict.REFUSED_SE_ALL if none_known_by_size else Verdict.REFUSED_SE
+    elif accepted:
+        alone = size / max(error, 1e-9) >= rules.min_offset_errors
+        verdict = Verdict.ACCEPTED if alone else Verdict.ACCEPTED_BY_OTHERS
+    else:
+        verdict = Verdict.NOTHING
+    return Evidence((batch,), "offset", verdict, size=size, error=error, threshold=min_errors)
+
+
+def evidence_of_annealed_offset(batch: int, size: float) -> Evidence:
+    """Say that an offset was found by a prior; `size` is its total as a share of the mean total."""
+    return Evidence((batch,), "offset", Verdict.ASSUMED_ANNEALED, size=size)
+
+
+def evidence_of_factors(
+    pair: tuple[int, int],
+    *,
+    size: float,
+    composition: float,
+    overlap: float,
+    joined: bool,
+    left: bool,
+    refused_share: float,
+    few_cells: int | None,
+    shared_states: int,
+    rules: Rules = RULES,
+) -> Evidence:
+    """Say why the factors between two batches were taken or left.
+
+    Parameters
+    ----------
+    pair
+        Codes of the two.
+    size
+        Spread of the log factors between them.
+    composition
+        Share of an accepted difference that composition could make.
+    overlap
+        Share of cells that have cells of the other batch as near as their own.
+    joined
+        Whether the two are compared, directly or by way of others.
+    left
+        Whether the part that composition could make was left in the data, of either.
+    refused_share
+        Largest share that composition could make of their difference in any round, by which a pair is refused.
+    few_cells
+        Cells of the one of the two that has too few; None if both have enough.
+    shared_states
+        Number of states with cells of both.
+    rules
+        Limits of all these.
+    """
+    small = size <= rules.min_factor_spread
+    accepted = not small and joined
+    # what was decided of an accepted difference was decided of the last one
+    share = composition if accepted and refused_share <= rules.max_ambiguous else refused_share
+    threshold = math.nan
+    if few_cells is not None:
+        verdict, threshold = Verdict.REFUSED_FEW, rules.min_batch_cells
+    elif small and not shared_states:
+        verdict = Verdict.REFUSED_APART
+    elif small:
+        verdict, threshold = Verdict.NOTHING, rules.min_factor_spread
+    elif not accepted:
+        verdict = Verdict.REFUSED_COMPOSITION
+    elif share > rules.max_ambiguous:
+        verdict = Verdict.INDIRECT
+    elif left:
+        verdict = Verdict.ACCEPTED_PARTLY
+    elif overlap >= rules.min_overlap:
+        verdict = Verdict.ACCEPTED_AMBIGUOUS
+    else:
+        verdict = Verdict.ACCEPTED
+    return Evidence(
+        pair,
+        "factors",
+        verdict,
+        size=size,
+        composition=share,
+        meeting=overlap,
+        threshold=threshold,
+        cells=math.nan if few_cells is None else float(few_cells),
+    )

@@ -1,0 +1,269 @@
+"""The multiplicative effect: factors per gene and batch, from the profiles of the states that batches share."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unbatch.models.batchblend.composition import Comparisons, composition_of, overlap
+from unbatch.models.batchblend.expression import Batches
+from unbatch.models.batchblend.offset import Offset, is_certain, rays_of
+from unbatch.models.batchblend.settings import Rules
+from unbatch.models.batchblend.two_way import two_way
+from unbatch.models.batchblend.view import View
+
+_MEDIAN_OF_SQUARES = 0.455
+"""Median square of a normal variable over its mean square."""
+
+
+class Profiles(NamedTuple):
+    """States as each batch has them.
+
+    Attributes
+    ----------
+    mean, variance
+        Profile of each state in each batch, per unit of size, and its variance, T x C x G.
+    count
+        Cells in each state and batch, T x C.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def of(self, batches: list[int]) -> "Profiles":
+        """Return the profiles in some batches."""
+        return Profiles(self.mean[batches], self.variance[batches], self.count[batches])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """Factors of genes, T x G.
+
+    Attributes
+    ----------
+    logs
+        Logarithms, mean 0 over batches; 0 where none are accepted.
+    se
+        Standard errors of these.
+    doubt
+        Part of the error that comes of what composition may have made; 0 where nothing was left in the data.
+    """
+
+    logs: Tensor
+    se: Tensor
+    doubt: Tensor
+
+    @classmethod
+    def none(cls, view: View) -> "Factors":
+        """No factors in any batch."""
+        zeros = torch.zeros_like(view.factors)
+        return cls(logs=zeros, se=zeros, doubt=zeros)
+
+
+def estimate_factors(
+    view: View,
+    offset: Offset,
+    log_factors: Tensor,
+    comparisons: Comparisons,
+    *,
+    generator: torch.Generator,
+    leave: bool,
+) -> Factors:
+    """Find the factors of the batches that may be compared, and what of them is rather composition's.
+
+    Parameters
+    ----------
+    view, offset, log_factors
+        The cells divided by the factors so far, and the offset and the logarithms of the factors so far.
+    comparisons
+        Which batches may be compared; what is found is noted there.
+    generator
+        Source of the sample of cells by which it is judged whether batches overlap.
+    leave
+        Whether what is rather composition's stays in the data where batches overlap without it.
+    """
+    profiles = profiles_by_batch(view, offset)
+    composition, rules = composition_of(view), view.rules
+    present = (profiles.count >= rules.min_state_cells).double()
+    comparisons.shared_states = present @ present.T
+    while True:
+        found, se = _factors_of_groups(log_factors, profiles, comparisons.groups, view)
+        if not comparisons.update(found, composition):
+            break
+    # composition can be what tells batches apart only if they overlap without it
+    rest = view.divided_by(composition.without(found).exp())
+    on_axes = (offset.genes * view.noise.weights) @ rest.axes.shared
+    share = overlap(rest.profiles(on_axes, offset.total), view.data.slices, generator, rules=rules)
+    comparisons.overlap = torch.minimum(share, share.T)
+    enough = comparisons.overlap.max(1).values >= rules.min_overlap
+    comparisons.overlapping = enough.to(found.device) & found.any(1)
+    comparisons.overall = float(composition.ambiguous(found[comparisons.overlapping], together=True))
+    comparisons.left = comparisons.overlapping & leave
+    kept, doubt = composition.batch_part(found, se, rules.usual_shift)
+    left = comparisons.left[:, None]
+    return Factors(logs=torch.where(left, kept, found), se=se, doubt=doubt * left)
+
+
+def profiles_by_batch(view: View, offset: Offset) -> Profiles:
+    """Profile of each state in each batch: by rays where an offset is certain, else as ratios of sums."""
+    batches, states = view.data.count, view.states
+    count = torch.bincount(view.separate_state, minlength=batches * states).view(batches, states)
+    if offset.sought:
+        problem = rays_of(view, separate=True)
+        rays = problem.fit()
+        if is_certain(rays, view).any():
+            bases, weights = [view.axes.padded(b) for b in range(batches)], view.noise.weights
+            mean = torch.einsum("bcr,bgr->bcg", rays.profile.view(batches, states, -1), torch.stack(bases))
+            variance = problem.profile_variance(rays, bases).view(batches, states, -1)
+            return Profiles(mean / weights, variance / weights.square(), count)
+    member = torch.nn.functional.one_hot(view.state, states)
+    return Profiles(*_ratios_of_sums(view, offset.genes, member), count)
+
+
+def _ratios_of_sums(view: View, offset: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """Profiles as ratios of sums by batch and state (n x C, 0 or 1), and their variance; T x C x G."""
+    data, factors = view.data, view.factors
+    size = view.sizes(offset.sum(1))
+    profiles, variances = [], []
+    for b, (matrix, cells) in enumerate(zip(data.matrices, data.slices, strict=True)):
+        in_state = member[cells].double()
+        sized = in_state * size[cells, None]
+        count, total, total_squares = in_state.sum(0), sized.sum(0), (sized * size[cells, None]).sum(0)
+        expression = matrix.transposed_times(in_state).T / factors[b]
+        with_size = matrix.transposed_times(sized).T / factors[b] - total[:, None] * offset[b]
+        squares = matrix.squares_transposed_times(in_state).T / factors[b].square()
+        squares += count[:, None] * offset[b].square() - 2 * offset[b] * expression
+        profile = (expression - count[:, None] * offset[b]) / total.clamp(min=1e-9)[:, None]
+        residual = squares - 2 * profile * with_size + profile.square() * total_squares[:, None]
+        profiles.append(profile)
+        variances.append(residual.clamp(min=0) / total.clamp(min=1e-9).square()[:, None])
+    return torch.stack(profiles), torch.stack(variances)
+
+
+def gene_factors(profiles: Profiles, floor: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+    """Compare the profiles of the same states between batches, gene by gene, robustly.
+
+    Parameters
+    ----------
+    profiles
+        States of the batches that are compared.
+    floor
+        Smallest expression that is compared, G.
+    rules
+        The thresholds.
+
+    Returns
+    -------
+    tuple of Tensor
+        Logarithm of the factors (mean 0 over batches) and their standard errors, T x G.
+    """
+    profile, variance, count = profiles
+    known = (count >= rules.min_state_cells)[..., None] & (profile > floor)
+    known &= known.sum(0) >= 2
+    positive = profile.clamp(min=1e-12)
+    variance = torch.where(known, (variance / positive.square()).clamp(max=25) + 1e-6, math.inf)
+    logs = torch.where(known, positive.log(), 0.0)
+    factors, error, _ = two_way(logs, variance, huber=rules.outlying_state)
+    missing = torch.tensor(math.nan, dtype=logs.dtype, device=logs.device)
+    for _ in range(2):
+        # profiles are shares: that of a state falls in all genes where one is much too high
+        left = torch.where(known, logs - factors[:, None], missing)
+        common = (left - left.nanmean(0)).nanmedian(-1).values.nan_to_num()
+        logs = torch.where(known, logs - common[..., None], 0.0)
+        factors, error, _ = two_way(logs, variance, huber=rules.outlying_state)
+    return factors, error
+
+
+def _floor(data: Batches, rules: Rules) -> Tensor:
+    """Smallest expression that is compared, per unit of size, G."""
+    return rules.min_expression * data.mean / data.mean.sum()
+
+
+def _factors_of_groups(
+    log_factors: Tensor, profiles: Profiles, groups: list[list[int]], view: View
+) -> tuple[Tensor, Tensor]:
+    """Move the factors by what the profiles tell, within groups of batches, and shrink; factors and errors, T x G."""
+    found, errors = torch.zeros_like(log_factors), torch.zeros_like(log_factors)
+    floor = _floor(view.data, view.rules)
+    for group in groups:
+        if len(group) == 1:
+            continue
+        step, error = gene_factors(profiles.of(group), floor, view.rules)
+        shrunk, posterior, prior = shrink(log_factors[group] + step, error)
+        if prior > view.rules.min_factor_spread:
+            found[group], errors[group] = shrunk, posterior
+    return found, errors
+
+
+def shrink(logs: Tensor, error: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Shrink log factors towards 0 by empirical Bayes.
+
+    Parameters
+    ----------
+    logs, error
+        Log factors and their standard errors, T x G. A factor of infinite error, of a gene that is not seen in a batch,
+        becomes 1 with the prior's deviation.
+
+    Returns
+    -------
+    tuple
+        The shrunken log factors, their posterior standard deviation (both T x G), and the prior's.
+    """
+    known = error.isfinite()
+    if not known.any():
+        return torch.zeros_like(logs), torch.zeros_like(error), 0.0
+    square = error[known].square()
+    weight = 1 / (square + square.median())
+    prior = max(0.0, float((weight * (logs[known].square() - square)).sum() / weight.sum()))
+    kept = prior / (prior + error.square())
+    logs = torch.where(known, logs * kept, 0.0)
+    mean = logs.sum(0) / known.sum(0).clamp(min=1)
+    return torch.where(known, logs - mean, 0.0), (prior * (1 - kept)).sqrt(), math.sqrt(prior)
+
+
+def calibrate(
+    factors: Factors, view: View, offset: Offset, groups: list[list[int]], *, generator: torch.Generator
+) -> Factors:
+    """Scale the errors of the factors to what random halves of the cells, fitted apart, differ by.
+
+    The doubt of composition, on which halves of the same batches agree, and the error of the offset are added.
+    """
+    found, expected = torch.zeros_like(offset.total), torch.zeros_like(offset.total)
+    for halves in view.halves(generator):
+        (one, one_se), (other, other_se) = (_steps_of_half(half, offset, groups, view) for half in halves)
+        known = one_se.isfinite() & other_se.isfinite()
+        difference = torch.where(known, one - other, 0.0)
+        difference = difference - difference.median(1, keepdim=True).values
+        found += difference.square().median(1).values
+        expected += (one_se.square() + other_se.square()).median(1).values
+    ratio = found / (_MEDIAN_OF_SQUARES * expected.clamp(min=1e-12))
+    se = torch.hypot(factors.se * ratio.clamp(0.1, 100).sqrt()[:, None], factors.doubt)
+    if offset.genes.any():
+        se = torch.hypot(se, error_by_offset(view, offset))
+    return replace(factors, se=se)
+
+
+def _steps_of_half(half: View, offset: Offset, groups: list[list[int]], whole: View) -> tuple[Tensor, Tensor]:
+    """Increments of the log factors in half of the cells, and their errors, T x G."""
+    profiles, floor = profiles_by_batch(half, offset), _floor(whole.data, whole.rules)
+    found, errors = torch.zeros_like(offset.genes), torch.zeros_like(offset.genes)
+    for group in groups:
+        if len(group) > 1:
+            found[group], errors[group] = gene_factors(profiles.of(group), floor, whole.rules)
+    return found, errors
+
+
+def error_by_offset(view: View, offset: Offset) -> Tensor:
+    """Carry the errors of the offset over to the log factors, T x G: what one has too much, the other lacks."""
+    data, share = view.data, 1 / view.data.count
+    ones = torch.ones(len(view.totals), 1, dtype=torch.float64, device=view.totals.device)
+    parts = zip(data.matrices, data.slices, strict=True)
+    mean = torch.stack([matrix.transposed_times(ones[cells])[:, 0] for matrix, cells in parts])
+    mean = mean / data.sizes[:, None] / view.factors
+    signal = (mean - offset.genes).clamp(min=0.1 * mean)
+    variance = (offset.genes_se / signal).square()
+    # less the mean over batches, as the logarithms are
+    return ((1 - 2 * share) * variance + share**2 * variance.sum(0)).sqrt()

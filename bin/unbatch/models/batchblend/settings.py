@@ -1,0 +1,211 @@
+"""What a fit can be asked for, and every threshold that it decides by."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Every threshold of the model, with its unit, what happens on either side of it, and why it stands there.
+
+    The defaults are meant for all data. What was measured to set them is in benchmarks/RESULTS.md. A model that was
+    saved and loaded anew is used with the defaults.
+
+    Attributes
+    ----------
+    min_cell_total
+        Share of the mean total of a cell. Cells below it are left out of the fit and embedded afterwards: a cell of a
+        fiftieth of the usual counts says nothing of the batch effect.
+    min_size
+        Share of the mean total. What is left of the size of a cell once the offset is removed counts as at least this
+        where one divides by it.
+    small_cells, max_offset_of_small
+        Share of the cells of a batch that are small ones, and share of the total of the largest of these that its
+        offset has at most: nearly all cells must have something of their own.
+    min_ray_size
+        Share of the median size. A cell weighs in the rays by the inverse of its size, smaller ones by that of this.
+    max_cells_halved
+        Cells of a batch. Of larger ones so many are drawn where random halves of the cells are fitted apart: enough for
+        their difference, at a bounded cost.
+    min_offset_errors
+        Standard errors. An offset so far from 0 is accepted, a smaller one left.
+    certain_offset_errors
+        Standard errors. An offset beyond it is taken for granted: the first states are found again without it, and rays
+        of each batch alone give the profiles.
+    offset_errors_next_to_certain
+        Standard errors. The same as `min_offset_errors` where the offsets of most other batches are certain: one is
+        likely then, and 0 is no safe guess (docs/decisions/0001-offsets-next-to-certain-ones.md).
+    max_offset_error
+        Share of the mean total. An offset with a larger standard error is not accepted, however large: sizes of cells
+        do not tell, or it depends on the genes by which cells are put in states.
+    gene_splits
+        Random splits of the genes in halves by which that dependence is measured.
+    min_batch_cells
+        Cells. A batch with fewer is not compared with others gene by gene.
+    min_state_cells
+        Cells. A state with fewer in a batch is not compared between that batch and others.
+    min_expression
+        Share of the mean expression of a gene. A state that has less of the gene is not used for its factors, as the
+        logarithm of next to nothing is noise.
+    outlying_state
+        Standard deviations. A state whose profiles differ by more from what factors explain weighs less, as in Huber's
+        estimator.
+    min_factor_spread
+        Standard deviation of log factors over genes. Factors that differ by less are within what errors of the offset
+        make, and are left.
+    max_ambiguous
+        Share of a difference, 0 to 1. A pair of batches of whose difference composition could make more is not compared
+        gene by gene.
+    min_overlap
+        Share of the cells of a batch. Two batches overlap, so that composition can be what tells them apart, when so
+        many cells of each have cells of the other as near as their own.
+    overlap_neighbours, overlap_margin
+        Two batches overlap at a cell when its so many nearest cells of the other batch lie within a distance that is at
+        most this share above that of as many of its own.
+    small_ambiguity
+        Share of all differences, 0 to 1. Up to it, ``ambiguous: auto`` leaves the part that composition could make in
+        the data, which costs little mixing and keeps composition; beyond it, that part is removed.
+    usual_shift
+        Standard deviations of the cells. How far composition usually draws a batch from the mean of all along an axis.
+    log_profile_floor, min_mean_profile
+        Shares of the mean expression of a gene in the batch, and over all. The first is added before a profile's
+        logarithm, which makes next to nothing and nothing alike; no mean of a batch is lower than the second.
+    cluster_distance
+        Standard deviations within clusters. Clusters whose means are closer are one: halves of a normal cloud are 2.65
+        apart, and what k-means makes of some dozens of points in a dozen dimensions up to 3.5.
+    cluster_valley
+        Share. Clusters with more than this share of the density near their means in between are one: in a continuum it
+        is 1, between normal clouds 3.5 apart about one half.
+    min_cluster_cells
+        Cells. Clusters of fewer are outliers of a continuum, and do not count as a second cluster.
+    noise_prior_cells
+        Cells that the noise model counts as where the noise of a gene in a batch is estimated.
+    penalty_halving
+        Share of a metagene in a state at which the sparse prior has fallen by half.
+    first_extrapolation
+        How much longer than it is a step of the factorisation is made at first.
+    min_share_variance
+        Variance of a share within a state that is assumed at least, lest a prior without variance hold cells fast.
+    min_cells_for_rank
+        Cells. A batch with fewer does not help to choose the number of metagenes.
+    reference_cells
+        Cells of the fit that its model keeps for new batches.
+    """
+
+    min_cell_total: float = 0.02
+    min_size: float = 0.05
+    small_cells: float = 0.02
+    max_offset_of_small: float = 0.95
+    min_ray_size: float = 0.3
+    max_cells_halved: int = 20_000
+    min_offset_errors: float = 3.0
+    certain_offset_errors: float = 6.0
+    offset_errors_next_to_certain: float = 2.0
+    max_offset_error: float = 0.12
+    gene_splits: int = 4
+    min_batch_cells: int = 20
+    min_state_cells: int = 3
+    min_expression: float = 0.02
+    outlying_state: float = 1.5
+    min_factor_spread: float = 0.02
+    max_ambiguous: float = 0.5
+    min_overlap: float = 0.05
+    overlap_neighbours: int = 10
+    overlap_margin: float = 0.1
+    small_ambiguity: float = 0.15
+    usual_shift: float = 0.2
+    log_profile_floor: float = 0.3
+    min_mean_profile: float = 0.05
+    cluster_distance: float = 3.5
+    cluster_valley: float = 0.7
+    min_cluster_cells: int = 10
+    noise_prior_cells: int = 20
+    penalty_halving: float = 0.1
+    first_extrapolation: float = 0.5
+    min_share_variance: float = 1e-5
+    min_cells_for_rank: int = 20
+    reference_cells: int = 2000
+
+
+RULES = Rules()
+"""The rules of every fit that is not given others."""
+
+SMALLEST = RULES.min_cell_total
+"""Share of the mean total below which a cell is left out of a fit."""
+
+OF_CELLS = {"sparsity": 0.75, "pooling": 1.0, "spatial_weight": 3.0}
+"""Settings for single cells."""
+
+OF_SPOTS = {"sparsity": 0.0, "pooling": 0.0, "spatial_weight": 4.0}
+"""The same for spots that hold several cells: neither few metagenes in each nor types are to be expected, and shares
+are noisy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to fit.
+
+    Attributes
+    ----------
+    metagenes
+        Number of metagenes, K.
+    offset
+        How the additive offset of a batch is found: from the ``"rays"`` of its cells; for data whose cells all have one
+        total, with the ``"annealed"`` prior, which finds one in any data; or there is ``"none"``.
+    factors
+        Whether batches may have a factor per gene; not with ``"annealed"``.
+    ambiguous
+        What becomes of that part of an accepted difference between batches which their composition could make, too,
+        where batches overlap without its removal: ``"leave"`` in the data what is rather composition's, ``"remove"`` it
+        all, or, ``"auto"``, leave it if it is a small part of the differences of all these batches together, which
+        costs little mixing and keeps composition, and remove it if it is not.
+    rounds
+        Times that states, offset and factors are found anew.
+    sparsity
+        Strength of the sparse prior, in standard deviations of the noise of an amount.
+    pooling
+        Weight of the prior that draws the shares of a cell to those of its state, against the data, 1 being what the
+        variance within states says; 0 for none. Where it is, the phase ``"linear"`` adds what neighbours expect and has
+        this weight; ``"hmrf"`` has no states. Without several states there is nothing to draw to.
+    iterations
+        Iterations of the factorisation.
+    spatial
+        Phase after the factorisation, with metagenes and batch effect fixed: ``"linear"`` draws the shares of a cell to
+        what a regression on its neighbours expects; ``"hmrf"`` is POPARI's hidden Markov random field.
+    spatial_weight
+        Weight of the spatial prior against the data, where there is no pooling.
+    shared_affinity
+        One affinity matrix for all batches in place of one for each.
+    """
+
+    metagenes: int
+    offset: Literal["rays", "annealed", "none"] = "rays"
+    factors: bool = True
+    ambiguous: Literal["auto", "remove", "leave"] = "auto"
+    rounds: int = 4
+    sparsity: float = 0.75
+    pooling: float = 1.0
+    iterations: int = 20
+    spatial: Literal["none", "linear", "hmrf"] = "none"
+    spatial_weight: float = 3.0
+    shared_affinity: bool = False
+
+    @classmethod
+    def popari(cls, metagenes: int, **others: Any) -> "Settings":
+        """POPARI's model: no batch effect, no priors of states, the random field on.
+
+        Without what knowing the batch effect and the states adds, the factorisation takes longer to get anywhere.
+        """
+        return cls(
+            metagenes,
+            **{
+                "offset": "none",
+                "factors": False,
+                "sparsity": 0.0,
+                "pooling": 0.0,
+                "iterations": 60,
+                "spatial": "hmrf",
+                "spatial_weight": 1.0,
+                **others,
+            },
+        )
