@@ -96,7 +96,7 @@ def _read_dataset(path: Path) -> "AnnData":
     return adata
 
 
-def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> Fitted:
+def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> "Fitted":
     """Read a fit, check it whole, and keep what it has of the cells to score."""
     from unbatch.data import io, schema
     from unbatch.scoring import Fitted
