@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from unbatch.nn import systems
+
 
 def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5) -> tuple[Tensor, Tensor, Tensor]:
     """Fit ``log p_bcg = a_cg + h_bg`` per gene by reweighted least squares; variance is infinite where unknown."""
@@ -33,7 +35,7 @@ def two_way(logs: Tensor, variance: Tensor, steps: int = 30, huber: float = 1.5)
         scale = normal.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-12
         # the normal matrix leaves the mean over batches open: it is held at 0, and its part taken off the inverse
         absent = torch.diag_embed(1 - present.T)
-        inverse = torch.linalg.inv(normal + scale * (mean_of_present + absent + 1e-9 * eye))
+        inverse = systems.inverse(normal + scale * (mean_of_present + absent + 1e-9 * eye))
         before, factors = factors, (inverse @ right[..., None])[..., 0].T
         factors = (factors - (factors * present).sum(0) / count) * present
         state = (weight * (logs - factors[:, None])).sum(0) / of_state
