@@ -22,6 +22,7 @@ from unbatch.cli.fits import (
     saved_parameters,
     short,
     torch_device,
+    use_threads,
     write_fit,
 )
 from unbatch.errors import InputError, NotApplicable
@@ -106,6 +107,8 @@ _SHAPES = {
 """Shapes of a model's arrays: T batches, K metagenes, G genes, 1; any number of states C, directions r, cells n."""
 
 _ROWS = 4096
+_PER_THREAD = 2_000_000
+"""Entries of the expression, of cells x genes, that one more thread is worth its waiting for (benchmarks/busy.py)."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ def main(
         mode, settings = saved.mode, {**saved.settings, "spatial": "none"}
     adata, cells = read_cells(dataset, least_batches=1, normalised=False)
     names = [str(name) for name in adata.obs["batch"].cat.remove_unused_categories().cat.categories]
+    use_threads(run, cells.counts.shape[0] * cells.counts.shape[1], _PER_THREAD)
     start = time.perf_counter()
     if saved is None:
         _check_counts(dataset, cells, names, settings, adata.layers["counts"])

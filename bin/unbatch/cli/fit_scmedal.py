@@ -22,6 +22,7 @@ from unbatch.cli.fits import (
     saved_parameters,
     short,
     torch_device,
+    use_threads,
     write_fit,
 )
 from unbatch.errors import InputError, NotApplicable, UnbatchError
@@ -69,6 +70,10 @@ _SHARE_OF_MEMORY = 0.25
 """Expression that takes a larger share of the memory at hand is streamed."""
 _LIMITS_OF_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _DEPTH_CELLS = 1000
+_PER_THREAD = 64_000
+"""Entries of a minibatch, of cells x genes, that one more thread is worth its waiting for (benchmarks/busy.py)."""
+_CELLS_AT_ONCE = 4096
+"""About as many are embedded at once."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,7 @@ def main(
             "--groups, or ask for --way published"
         )
     chosen = counterfactuals.chosen(dataset, data, query)
+    use_threads(run, _cells_at_once(kinds, data, parts, values) * len(data.genes), _PER_THREAD)
     start = time.perf_counter()
     trained = None
     if saved is None:
@@ -404,6 +410,16 @@ def _parts(path: Path, data: Data, values: dict[str, Any]) -> tuple["Parts", Dat
                 "%s: obs/split: no cell of %s is in the %s fold, which tells nothing of it", path, listed(absent), fold
             )
     return parts, data
+
+
+def _cells_at_once(kinds: tuple[str, ...], data: Data, parts: "Parts | None", values: dict[str, Any]) -> int:
+    """Cells of a minibatch, the smallest of all models; without a fit, those that are embedded at once."""
+    from unbatch.models.scmedal import schedule
+
+    if parts is None:
+        return min(data.source.shape[0], _CELLS_AT_ONCE)
+    cells = len(parts.train)
+    return min(cells, *(schedule(_settings(kind, values, cells, None), cells).size for kind in kinds))
 
 
 def _settings(kind: str, values: dict[str, Any], cells: int, max_epochs: int | None) -> "Settings":

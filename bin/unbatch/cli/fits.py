@@ -224,6 +224,31 @@ def torch_device(run: Run) -> str:
     return "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def use_threads(run: Run, values: int, per_thread: int) -> int:
+    """Give torch as many threads as the work is worth, and not more than the run has.
+
+    Parameters
+    ----------
+    run
+        How the program was asked to run; its threads are the most.
+    values
+        Numbers that an operation works on, in one go.
+    per_thread
+        Such numbers that one more thread is worth its waiting for.
+
+    Returns
+    -------
+    int
+        The number of threads; the same for the same data, whatever else the machine does.
+    """
+    import torch
+
+    threads = max(1, min(run.threads, values // per_thread))
+    torch.set_num_threads(threads)
+    log.debug("%d of %d threads", threads, run.threads)
+    return threads
+
+
 def peak_mb() -> float:
     """Highest resident memory of this process so far, in MB (10^6 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
