@@ -84,12 +84,15 @@ bench_peers() {
     measure peers "${PYTHON:-$root/.venv/bin/python}" -W ignore "$root/benchmarks/peers.py" run "$scratch/peers" --dlpfc "$scratch/dlpfc.h5ad"
 }
 
+# CPU time with one thread and with two, all cores busy
+bench_busy() { measure busy "$root/.venv/bin/python" -W ignore "$root/benchmarks/busy.py"; }
+
 dlpfc_sheet() {
     [[ -d $dlpfc ]] || { echo "no folder $dlpfc: set DLPFC to that of the four sections" >&2; exit 2; }
     { echo sample,path; for f in "$dlpfc"/*.h5ad; do echo "$(basename "$f" .h5ad),$(realpath "$f")"; done; } > "$scratch/dlpfc.csv"
 }
 
-for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal peers}"; do
+for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal peers busy}"; do
     for part in $name; do "bench_$part"; done
 done
 echo "files are in $scratch"

@@ -56,6 +56,24 @@ def changed(dataset_path: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.mark.parametrize(("per_thread", "expected"), [(None, 1), (1, 2)])
+def test_threads_are_as_many_as_the_data_are_worth(run, monkeypatch, per_thread, expected) -> None:
+    seen = []
+    fit = batchblend.fit
+    monkeypatch.setattr(
+        batchblend, "fit", lambda *args, **more: seen.append(torch.get_num_threads()) or fit(*args, **more)
+    )
+    if per_thread is not None:
+        monkeypatch.setattr("unbatch.methods.batchblend.PER_THREAD", per_thread)
+    before = torch.get_num_threads()
+    try:
+        result = run("--metagenes", "5", "--max-epochs", "2", "--spatial", "none", "--threads", "2")
+    finally:
+        torch.set_num_threads(before)
+    assert result.exit_code == 0, result.output
+    assert seen == [expected]
+
+
 def test_a_fit_holds_all_that_the_report_reads(run, tmp_path: Path) -> None:
     result = run("--metagenes", "8", "--corrected")
     assert result.exit_code == 0, result.output

@@ -9,6 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
 from scipy.sparse import csr_matrix
@@ -16,6 +17,7 @@ from scipy.sparse import csr_matrix
 from unbatch.cli import fit_scmedal
 from unbatch.data import expression
 from unbatch.data.cells import read_cells
+from unbatch.models import scmedal
 from unbatch.models.scmedal import Model
 from unbatch.report.autoencoders import read_autoencoders
 
@@ -60,6 +62,24 @@ def test_a_fit_has_both_embeddings_and_its_model_gives_them_again(run, latent, d
         mine = {name.removeprefix(f"{kind}."): x for name, x in weights.items() if name.startswith(f"{kind}.")}
         again = Model.from_weights(config["models"][kind], mine).embed(expression, batch)
         np.testing.assert_allclose(again, fit.obsm[f"X_scmedal_{kind}"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("per_thread", "expected"), [(None, 1), (1, 2)])
+def test_threads_are_as_many_as_the_data_are_worth(run, latent, monkeypatch, per_thread, expected) -> None:
+    seen = []
+    fit = scmedal.fit
+    monkeypatch.setattr(
+        scmedal, "fit", lambda *args, **more: seen.append(torch.get_num_threads()) or fit(*args, **more)
+    )
+    if per_thread is not None:
+        monkeypatch.setattr("unbatch.methods.scmedal.PER_THREAD", per_thread)
+    before = torch.get_num_threads()
+    try:
+        result = run(*latent, "--mode", "ae", "--threads", "2")
+    finally:
+        torch.set_num_threads(before)
+    assert result.exit_code == 0, result.output
+    assert seen == [expected]
 
 
 def test_expression_that_is_streamed_gives_an_embedding_as_good(run, latent, tmp_path: Path) -> None:

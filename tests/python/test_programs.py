@@ -74,6 +74,49 @@ def test_threads_are_those_asked_for_then_those_of_the_environment(given, enviro
     assert result.stdout.split() == [expected["OPENBLAS"], *expected.values()]
 
 
+def threads_in(environment: dict[str, str], *options: str) -> dict:
+    """Settings that a program finds in its environment, and the threads of libraries that it then imports."""
+    code = (
+        "import json, os, sys; sys.path.insert(0, 'bin'); from unbatch.cli import common, fit\n"
+        "def function(run):\n"
+        "    assert not {'torch', 'jax', 'numba'} & set(sys.modules)\n"
+        "    found = {name: os.environ.get(name) for name in (*common.PATIENCE, 'PJRT_NPROC')}\n"
+        "    fit.torch_device(run)\n"
+        "    from unbatch.nn.threads import use_threads\n"
+        "    import numpy, threadpoolctl, torch\n"
+        "    found['torch'] = torch.get_num_threads()\n"
+        "    found['pools'] = sorted({pool['num_threads'] for pool in threadpoolctl.threadpool_info()})\n"
+        "    found['worth'] = [use_threads(run.threads, values, 100) for values in (0, 199, 200, 299, 10**9)]\n"
+        "    found['then'] = torch.get_num_threads()\n"
+        "    print(json.dumps(found))\n"
+        "common.program()(function).main(sys.argv[1:])"
+    )
+    settings = ("_NUM_THREADS", "NPROC", "WAIT_POLICY", "BLOCKTIME", "THREAD_TIMEOUT")
+    unset = {name: value for name, value in os.environ.items() if not name.endswith(settings)}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *options], env=unset | environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_threads_wait_asleep_and_are_as_many_as_the_work_is_worth():
+    found = threads_in({}, "--threads", "3")
+    assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert (found["KMP_BLOCKTIME"], found["OPENBLAS_THREAD_TIMEOUT"], found["PJRT_NPROC"]) == ("0", "4", "3")
+    assert found["torch"] == 3
+    # a library has no more threads than there are cores
+    assert max(found["pools"]) <= 3
+    assert found["worth"] == [1, 1, 2, 2, 3]
+    assert found["then"] == 3
+    assert threads_in({}, "--threads", "1")["worth"] == [1, 1, 1, 1, 1]
+
+
+def test_how_threads_wait_can_be_set_by_the_environment():
+    found = threads_in({"OMP_WAIT_POLICY": "ACTIVE", "PJRT_NPROC": "7"})
+    assert (found["OMP_WAIT_POLICY"], found["KMP_BLOCKTIME"], found["PJRT_NPROC"]) == ("ACTIVE", "0", "7")
+
+
 def test_versions_are_json():
     found = json.loads(run_program("score", "--version").stdout)
     assert {"unbatch", "python", "scib-metrics", "torch"} <= set(found)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,12 @@ from scipy.optimize import nnls
 
 from unbatch.data.graph import neighbours, widened
 from unbatch.models.batchblend.neighbour_prior import draw_to_expected
-from unbatch.models.popari.affinity import RIDGE, affinities, permuted_affinities, pseudo_likelihood
+from unbatch.models.popari import affinity as affinity_module
+from unbatch.models.popari.affinity import MAX_PULL, RIDGE, affinities, permuted_affinities, pseudo_likelihood
 from unbatch.models.popari.amounts import Problem, no_edges, shares
 from unbatch.models.popari.field import hmrf
 from unbatch.models.popari.graph import adjacency, colours
+from unbatch.nn import systems
 
 SIDE, K, GENES = 20, 4, 40
 
@@ -179,6 +182,67 @@ def test_affinities_are_the_minimum_of_the_pseudo_likelihood():
         # at a minimum the slope vanishes: both ways are equally far up
         assert abs(rise - fall) < 0.2 * (rise + fall)
     assert loss(found[0]) < loss(0 * found[0])
+
+
+def test_affinities_stay_finite_where_shares_and_start_drive_them_out_of_range():
+    """Every cell has one metagene, that of all its neighbours: only ridge and bound stop its affinity."""
+    z, graph = halves()
+    z = torch.nn.functional.one_hot(2 * (z[:, :2].sum(dim=1) < z[:, 2:].sum(dim=1)), K).double()
+    huge = torch.full((2, K, K), 1e300, dtype=torch.float64)
+    found = affinities(z, *graph, start=huge)
+    neighbours = adjacency(*graph[:2], len(z)) @ z.sum(dim=1)
+    assert found.isfinite().all()
+    assert found.abs().max() <= MAX_PULL / neighbours.max()
+    torch.testing.assert_close(found, affinities(z, *graph), atol=0.2, rtol=0)
+    for number, matrix in enumerate(found):
+        cells = graph[2] == number
+        sums = adjacency(*graph[:2], len(z)) @ z
+        assert pseudo_likelihood(z[cells], sums[cells], matrix).isfinite().all()
+
+
+def test_affinities_take_no_more_evaluations_than_allowed(monkeypatch: pytest.MonkeyPatch):
+    z, graph = halves()
+    seen = []
+    series = affinity_module.log_partition
+    monkeypatch.setattr(affinity_module, "log_partition", lambda eta: seen.append(len(eta)) or series(eta))
+    monkeypatch.setattr(affinity_module, "_SMALL_GAIN", 0.0)
+    monkeypatch.setattr(affinity_module, "_EVALUATIONS", 5)
+    affinities(z, *graph, shared=True)
+    # a line search that has begun is ended
+    assert 5 <= len(seen) <= 5 + 20
+
+
+def test_affinities_of_20_metagenes_are_the_same_with_two_threads():
+    """Newton's steps were wrong with several: MKL's batched LU decomposition is, from an order of about 150 on."""
+    rng = np.random.default_rng(0)
+    z = torch.tensor(rng.dirichlet(np.full(20, 0.3), 2 * SIDE**2))
+    position, batch = np.tile(np.column_stack(np.divmod(np.arange(SIDE**2), SIDE)), (2, 1)), np.repeat([0, 1], SIDE**2)
+    graph = neighbours(position, batch)
+    edges = (torch.tensor(graph.source), torch.tensor(graph.target), torch.tensor(batch))
+    found = [with_threads(threads, lambda: affinities(z, *edges)) for threads in (1, 2)]
+    assert found[0].abs().max() < 10
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("order", [40, 200])
+def test_batches_of_systems_are_solved_with_two_threads(order):
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn((3, order, order), dtype=torch.float64, generator=generator)
+    matrices, right = root @ root.mT + torch.eye(order), root[:, :, :1]
+    found = with_threads(2, lambda: systems.solve(matrices, right))
+    torch.testing.assert_close(matrices @ found, right, atol=1e-8, rtol=0)
+    found = with_threads(2, lambda: systems.inverse(matrices))
+    torch.testing.assert_close(matrices @ found, torch.eye(order).double().expand(3, -1, -1), atol=1e-8, rtol=0)
+
+
+def with_threads(threads: int, found: Callable[[], torch.Tensor]) -> torch.Tensor:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return found()
+    finally:
+        assert torch.get_num_threads() == threads
+        torch.set_num_threads(before)
 
 
 def test_neighbours_have_different_colours_and_few_are_needed():

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import itertools
 import json
 import logging
 import os
@@ -23,6 +24,16 @@ log = logging.getLogger("unbatch")
 
 # What RuntimeErrors say that are about memory: torch on a GPU, its CUDA libraries, torch on the CPU, XLA.
 _NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED|can't allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
+
+PATIENCE = {
+    # of GNU's, Intel's and LLVM's OpenMP: torch, scikit-learn, igraph, numba and MKL
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    # a power of 2 of processor cycles, the least there is
+    "OPENBLAS_THREAD_TIMEOUT": "4",
+}
+"""How threads wait for one another: asleep. By default they spin, and where all cores are busy that keeps a core from
+the thread that they wait for; a fit of small data took six times the CPU time of one thread."""
 
 InPath = click.Path(path_type=Path)
 OutPath = click.Path(path_type=Path, dir_okay=False)
@@ -118,7 +129,7 @@ def _common_options(packages: tuple[str, ...]) -> list[Callable]:
         click.option(
             "--threads",
             type=click.IntRange(1),
-            help="Threads to use.",
+            help="Most threads to use; small data are worked on with fewer.",
             show_default="OMP_NUM_THREADS, else all this process may use",
         ),
         click.option("--verbose", "verbosity", flag_value="DEBUG", help="Say more.", show_default=False),
@@ -144,14 +155,23 @@ def _usual_threads() -> int:
     return int(first) if first.isdecimal() and int(first) > 0 else len(os.sched_getaffinity(0))
 
 
+def limit_threads_early() -> None:
+    """Tell the numerical libraries what the command line says, for a program that imports numpy before it is parsed."""
+    arguments = " ".join(sys.argv[1:]).replace("=", " ").split()
+    stated = dict(itertools.pairwise(arguments)).get("--threads", "")
+    _limit_threads(int(stated) if stated.isdecimal() and int(stated) else _usual_threads(), stated=stated.isdecimal())
+
+
 def _limit_threads(threads: int, stated: bool) -> None:
     """Tell the numerical libraries, before the first of them is imported; unless `stated`, the environment wins."""
-    for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR"):
-        variable = f"{name}_NUM_THREADS"
+    # the last is XLA's
+    for variable in (*(f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR")), "PJRT_NPROC"):
         # numba takes another number, once it runs, for an error
-        if (stated or not os.environ.get(variable)) and (name != "NUMBA" or "numba" not in sys.modules):
+        if (stated or not os.environ.get(variable)) and (variable[:5] != "NUMBA" or "numba" not in sys.modules):
             os.environ[variable] = str(threads)
-    # XLA takes one thread per core or one; there is no setting between the two
+    for variable, value in PATIENCE.items():
+        os.environ.setdefault(variable, value)
+    # one thread of its pool would still split what it computes
     if threads == 1:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

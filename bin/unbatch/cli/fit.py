@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from unbatch import contract, methods
-from unbatch.cli.common import Folder, InPath, OutPath, Run, log, program
+from unbatch.cli.common import Folder, InPath, OutPath, Run, limit_threads_early, log, program
 from unbatch.cli.options import parameter_option
 from unbatch.contract import Fit, SavedModel, short
 from unbatch.errors import InputError, UnbatchError
@@ -33,6 +33,8 @@ def fit_program(name: str) -> click.Command:
     name
         Of the program, such as ``"fit-baseline"``.
     """
+    # numpy, which the methods' files import, reads the limits once
+    limit_threads_early()
     known = [methods.load(each) for each in methods.of_program(name)]
 
     def main(

@@ -44,6 +44,9 @@ SLOTS = {
 LARGEST_BLOCK = 4096
 """Cells whose corrected expression is in memory at a time."""
 
+PER_THREAD = 2_000_000
+"""Entries of the expression, of cells x genes, that one more thread is worth its waiting for (benchmarks/busy.py)."""
+
 
 class Spatial(Parameters):
     """Parameters that BatchBlend and POPARI share."""
@@ -131,7 +134,9 @@ def fit_model(cells: Cells, params: Params | Spatial, run: Run, method: str) -> 
     """
     from unbatch.data.graph import widened
     from unbatch.models import batchblend
+    from unbatch.nn.threads import use_threads
 
+    use_threads(run.threads, len(cells) * len(cells.genes), PER_THREAD)
     _check_counts(cells, params.metagenes or 2)
     if cells.n_batches == 1:
         log.warning(
@@ -183,7 +188,9 @@ def apply_model(saved: SavedModel, cells: Cells, run: Run) -> Fit:
         prior, or is of a single batch, whose offset is in its metagenes, so that a new one's would be relative to it.
     """
     from unbatch.models.batchblend import Fitted
+    from unbatch.nn.threads import use_threads
 
+    use_threads(run.threads, len(cells) * len(cells.genes), PER_THREAD)
     params = saved.params.model_copy(update={"spatial": "none"})
     model = read_model(saved, run.device)
     known, settings = list(saved.batches), settings_of(saved.method, params)

@@ -58,6 +58,11 @@ SLOTS = {
     "uns/panel": Slot("cells for genomaps: as they are, reconstructed, and as if from each batch", "mapping"),
 }
 
+PER_THREAD = 64_000
+"""Entries of a minibatch, of cells x genes, that one more thread is worth its waiting for (benchmarks/busy.py)."""
+CELLS_AT_ONCE = 4096
+"""About as many are embedded at once."""
+
 _ASKED = {"applies": True}
 Weights = dict[str, Annotated[float, Field(ge=0)]]
 
@@ -119,6 +124,9 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     UnbatchError
         If a loss was not finite; what is good of the models is kept first.
     """
+    from unbatch.models.scmedal import schedule
+    from unbatch.nn.threads import use_threads
+
     kinds = KINDS[params.mode]
     if {"aec", "fec"} & {*kinds} and len(cells.labels) < 2:
         raise NotApplicable(
@@ -126,12 +134,15 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
         )
     data = _seen(cells, params, run.device)
     parts, data = _parts(data, params)
-    largest = min(len(cells.genes), len(parts.train))
+    n_train = len(parts.train)
+    largest = min(len(cells.genes), n_train)
     if params.latent > largest:
         log.info("latent space of %d, as there are no more genes or training cells", largest)
         params = params.model_copy(update={"latent": largest})
     question = _question(data, params)
     _require_way(data, params, question, "re" in kinds)
+    cells_at_once = min(n_train, *(schedule(_settings(kind, params), n_train).size for kind in kinds))
+    use_threads(run.threads, cells_at_once * len(cells.genes), PER_THREAD)
     config = {"batches": data.known, "labels": cells.labels, "depth": data.depth}
 
     def keep(models: "Models", diverged: str) -> None:
@@ -155,7 +166,9 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
         If the model is damaged or lacks what is asked of it, or there is no such batch, column or cell.
     """
     from unbatch.models.scmedal.counterfactual import listed
+    from unbatch.nn.threads import use_threads
 
+    use_threads(run.threads, min(len(cells), CELLS_AT_ONCE) * len(cells.genes), PER_THREAD)
     params = model.params
     models, depth = _read_models(model, run.device)
     new = [name for name in cells.batches if name not in model.batches]

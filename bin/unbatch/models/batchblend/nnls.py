@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from unbatch.nn import systems
+
 _BLOCK_VALUES = 2**22
 """Values of the matrices that are solved at once."""
 
@@ -56,7 +58,7 @@ def _pivoted(linear: Tensor, design: Tensor) -> Tensor:
     for _ in range(_PIVOTS):
         inside, target = free.double(), linear[cells]
         matrices = firm * (inside[:, :, None] * inside[:, None, :]) + torch.diag_embed(1 - inside)
-        x = torch.linalg.solve(matrices, (target * inside)[..., None])[..., 0]
+        x = systems.solve(matrices, (target * inside)[..., None])[..., 0]
         found[cells] = x.clamp(min=0)
         below = x < -1e-12 * x.abs().amax(1, keepdim=True)
         wrong = torch.where(free, below, (x @ firm - target < -slack[cells]) & alive)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unbatch.models.batchblend.settings import RULES
+from unbatch.nn import systems
 
 
 def two_way(
@@ -52,7 +53,7 @@ def two_way(
         scale = normal.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-12
         # the normal matrix leaves the mean over batches open: it is held at 0, and its part taken off the inverse
         absent = torch.diag_embed(1 - present.T)
-        inverse = torch.linalg.inv(normal + scale * (mean_of_present + absent + 1e-9 * eye))
+        inverse = systems.inverse(normal + scale * (mean_of_present + absent + 1e-9 * eye))
         before, factors = factors, (inverse @ right[..., None])[..., 0].T
         factors = (factors - (factors * present).sum(0) / count) * present
         state = (weight * (logs - factors[:, None])).sum(0) / of_state

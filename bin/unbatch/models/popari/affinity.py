@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 
 from unbatch.models.popari.graph import adjacency
-from unbatch.models.popari.simplex import covariance, log_partition
+from unbatch.models.popari.simplex import log_partition
 
 RIDGE = 1e-3
 """Weight of the squared affinities, against the mean over cells of the negative log pseudo-likelihood."""
@@ -14,17 +16,13 @@ RIDGE = 1e-3
 MAX_CELLS = 20_000
 """Cells of a batch (or of all, if shared) whose conditional densities are used; more are sampled."""
 
-_MOST_FOR_CURVATURE = 2000
-"""Cells that the curvature of an objective is found from."""
+MAX_PULL = 500.0
+"""Bound of an affinity times the largest number of neighbours: the series of the partition function, whose length grows
+with the differences that neighbours make, stays short. Sections of tissue have about a fifth of it."""
 
-_BLOCK_VALUES = 2**22
-"""Values of a curvature, by elements, that are held at once."""
-
-_STEPS = 30
-_HALVINGS = 30
-
-_SMALL_GAIN = 1e-4
-"""Twice what a step gains by its slope: after a smaller one, the matrices stand."""
+_EVALUATIONS = 200
+_SMALL_GAIN = 1e-8
+"""Relative change of the objective at which the minimisation ends."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,10 @@ def affinities(
 
     Notes
     -----
-    Minimises ``<L, Z'N> / n + mean(log Zint(L N_i)) + RIDGE / 2 |L|^2`` over symmetric L by Newton's method, N_i
-    being the sum over the neighbours: convex, so the start does not matter. What a metagene's abundance alone explains
-    is in L, too: compare with `permuted_affinities`.
+    Minimises ``<L, Z'N> / n + mean(log Zint(L N_i)) + RIDGE / 2 |L|^2`` over symmetric L by L-BFGS, N_i being the sum
+    over the neighbours: convex, so the start matters for the time only. No element of L exceeds `MAX_PULL` over the
+    largest number of neighbours. What a metagene's abundance alone explains is in L, too: compare with
+    `permuted_affinities`.
     """
     cells = _samples(z, source, target, batch, shared, most, seed)
     return _fit_all(cells, z.shape[1], start)
@@ -162,78 +161,42 @@ def pseudo_likelihood(z: torch.Tensor, sums: torch.Tensor, affinity: torch.Tenso
 
 
 def _fit_all(cells: list[tuple[torch.Tensor, torch.Tensor]], K: int, start: torch.Tensor | None = None) -> torch.Tensor:
-    """Fit one matrix to each set of cells, small sets together: their series then take the same steps."""
+    """Fit one matrix to each set of cells; 0 where there are none."""
     result = torch.zeros(len(cells), K, K, dtype=torch.float64, device=cells[0][0].device)
-    if start is not None:
-        result = start.clone()
-    bundle: list[int] = []
-    for number, (z, _) in enumerate(cells):
-        if not len(z):
-            result[number] = 0
-            continue
-        if bundle and sum(len(cells[other][0]) for other in bundle) + len(z) > MAX_CELLS:
-            result[bundle] = _fit([cells[other] for other in bundle], result[bundle])
-            bundle = []
-        bundle.append(number)
-    if bundle:
-        result[bundle] = _fit([cells[other] for other in bundle], result[bundle])
+    for number, (z, sums) in enumerate(cells):
+        if len(z):
+            result[number] = _fit(z, sums, None if start is None else start[number])
     return result
 
 
-def _fit(cells: list[tuple[torch.Tensor, torch.Tensor]], start: torch.Tensor) -> torch.Tensor:
-    """Take Newton's steps in the upper triangle of each matrix, halved where its objective would rise."""
-    K, device = start.shape[1], start.device
+def _fit(z: torch.Tensor, sums: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+    """Minimise the objective in the upper triangle of one matrix."""
+    K, device = z.shape[1], z.device
     row, column = torch.triu_indices(K, K, device=device)
-    # which parameter each element of a matrix is, and how often it is there
-    place = torch.empty(K, K, dtype=torch.int64, device=device)
-    place[row, column] = place[column, row] = torch.arange(len(row), device=device)
+    # elements off the diagonal stand for two of the matrix
     often = 1.0 + (row != column).double()
-    product = torch.stack([z.T @ sums / len(z) for z, sums in cells])
-    sizes = [len(z) for z, _ in cells]
+    product = z.T @ sums / len(z)
 
-    def gathered(values: torch.Tensor) -> torch.Tensor:
-        """Add up what belongs to one parameter, over the first dimension of K * K elements."""
-        return values.new_zeros(len(row), *values.shape[1:]).index_add_(0, place.flatten(), values)
+    def matrix(upper: np.ndarray) -> torch.Tensor:
+        affinity = product.new_empty(K, K)
+        affinity[row, column] = affinity[column, row] = torch.as_tensor(upper, device=device)
+        return affinity
 
-    def look(upper: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Objectives (L) and their slopes (L x parameters), eta and mean of the cells of each."""
-        affinity = upper[:, place]
-        eta = torch.cat([sums @ one for (_, sums), one in zip(cells, affinity, strict=True)])
-        log_z, mean = log_partition(eta)
-        fields = list(zip(eta.split(sizes), mean.split(sizes), strict=True))
-        slope = product - torch.stack([m.T @ sums / len(m) for (_, m), (_, sums) in zip(fields, cells, strict=True)])
-        value = (affinity * product).sum((1, 2)) + torch.stack([part.mean() for part in log_z.split(sizes)])
-        value += RIDGE / 2 * (often * upper.square()).sum(1)
-        return value, gathered(slope.flatten(1).T).T + RIDGE * often * upper, fields
+    def objective(upper: np.ndarray) -> tuple[float, np.ndarray]:
+        affinity = matrix(upper)
+        log_z, mean = log_partition(sums @ affinity)
+        slope = product - mean.T @ sums / len(z) + RIDGE * affinity
+        value = (affinity * product).sum() + log_z.mean() + RIDGE / 2 * affinity.square().sum()
+        return float(value), (often * (slope + slope.T)[row, column] / 2).cpu().numpy()
 
-    def curvature(sums: torch.Tensor, eta: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        sample = slice(None, None, -(-len(sums) // _MOST_FOR_CURVATURE))
-        sums, spread = sums[sample], covariance(eta[sample], mean[sample])
-        pairs = (sums[:, :, None] * sums[:, None, :]).flatten(1)
-        found = torch.zeros(len(row), len(row), dtype=sums.dtype, device=device)
-        for some in torch.arange(K, device=device).split(max(1, _BLOCK_VALUES // K**3)):
-            # elements k m of the covariance and l p of the sums are those of the elements k l and m p of the matrix
-            part = (pairs.T @ spread[:, some].flatten(1) / len(sums)).view(K, K, len(some), K)
-            by_column = gathered(part.permute(3, 1, 2, 0).reshape(K * K, -1)).T
-            found.index_add_(0, place[some].flatten(), by_column)
-        return found + RIDGE * often.diag()
-
-    upper = start[:, row, column]
-    value, slope, fields = look(upper)
-    for _ in range(_STEPS):
-        matrices = [curvature(sums, *field) for (_, sums), field in zip(cells, fields, strict=True)]
-        step = torch.linalg.solve(torch.stack(matrices), slope)
-        gain = (step * slope).sum(1)
-        for _ in range(_HALVINGS):
-            trial, *rest = upper - step, *look(upper - step)
-            risen = ~(rest[0] <= value + 1e-12 * value.abs())
-            if not risen.any():
-                break
-            step = torch.where(risen[:, None], step / 2, step)
-        else:
-            trial = torch.where(risen[:, None], upper, trial)
-            rest = look(trial)
-        upper, (value, slope, fields) = trial, rest
-        if float(gain.max()) < _SMALL_GAIN:
-            break
-    return upper[:, place]
+    bound = MAX_PULL / float(sums.sum(dim=1).max())
+    first = np.zeros(len(row)) if start is None else start[row, column].cpu().numpy()
+    found = minimize(
+        objective,
+        first.clip(-bound, bound),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-bound, bound)] * len(row),
+        options={"maxfun": _EVALUATIONS, "maxiter": _EVALUATIONS, "ftol": _SMALL_GAIN, "gtol": 1e-6},
+    )
+    return matrix(found.x)

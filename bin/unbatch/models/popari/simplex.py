@@ -9,8 +9,8 @@ _CHUNK = 200_000
 
 _TOLERANCE = 1e-13
 
-_TIE = 1e-6
-"""Values of `eta` that differ by less count as equal where their difference is divided by."""
+_LARGEST_RANGE = 1e6
+"""Largest difference within a row: the series has twice as many terms."""
 
 
 def log_partition(eta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,7 +19,7 @@ def log_partition(eta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Parameters
     ----------
     eta
-        Finite values, shape (n, K), any floating type.
+        Finite values, shape (n, K), any floating type; those of a row differ by 10^6 at most.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def log_partition(eta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Raises
     ------
     ValueError
-        If `eta` is not a matrix of finite values.
+        If `eta` is not a matrix of finite values, or those of a row are too far apart.
 
     Notes
     -----
@@ -47,38 +47,15 @@ def log_partition(eta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n, K = eta.shape
     top = eta.amax(dim=1)
     a = top[:, None] - eta
+    if n and float(a.max()) > _LARGEST_RANGE:
+        raise ValueError(
+            f"eta has values that differ by {float(a.max()):.3g} in a row, at most {_LARGEST_RANGE:g} can be summed"
+        )
     order = torch.argsort(a.amax(dim=1))
     log_z, mean = torch.empty_like(top), torch.empty_like(eta)
     for rows in order.split(max(1, _CHUNK // K)) if n else ():
         log_z[rows], mean[rows] = _series(a[rows])
     return log_z - top - math.lgamma(K), mean
-
-
-def covariance(eta: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Covariance of z under the density ``exp(-eta . z)`` on the simplex, from its mean.
-
-    Parameters
-    ----------
-    eta, mean
-        What `log_partition` was given and returned, float64, shape (n, K).
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (n, K, K).
-
-    Notes
-    -----
-    The integral is a divided difference of the exponential function, so that ``E z_k z_l`` is ``(E z_l - E z_k) /
-    (eta_k - eta_l)``. Coordinates of equal eta are exchangeable and, given their sum, uniform, so that the mean square
-    of one is twice the mean of their product; a row sums to ``E z_k``.
-    """
-    difference = eta[:, :, None] - eta[:, None, :]
-    tied = difference.abs() < _TIE
-    product = torch.where(tied, 0, (mean[:, None, :] - mean[:, :, None]) / torch.where(tied, 1, difference))
-    left = (mean - product.sum(dim=2)) / (tied.sum(dim=2) + 1)
-    product = product + tied * left[:, :, None] + torch.diag_embed(left)
-    return product - mean[:, :, None] * mean[:, None, :]
 
 
 def _series(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
