@@ -135,19 +135,20 @@ def test_one_fit_says_nothing_of_a_method_but_of_itself():
     assert np.isnan(uncertainty.interval(Sample(np.array([0.5, 0.6]), None)).low)
 
 
-def test_the_shuffled_control_is_called_left_at_most_as_often_as_the_level_allows():
+def test_shuffled_cells_are_not_called_left_and_the_error_of_a_probe_is_not_too_small():
     """200 cells, as in the run that called it so; the reference is chance alone, which is the harder case."""
-    above = 0
-    for seed in range(40):
+    above, found, widths = 0, [], []
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         batch, fold = rng.permutation(np.arange(200) % 2), rng.permutation(np.arange(200) % 5)
-        group = uncertainty.deal(batch, seed)
         told = evidence.logistic_predictions(rng.normal(size=(200, 30)), batch, fold)
-        sample = Sample(
-            np.array([evidence.accuracy(told, batch)]), evidence.accuracy_left_out(told, batch, group, 20)[None]
-        )
+        left_out = evidence.accuracy_left_out(told, batch, uncertainty.deal(batch, seed), 20)
+        sample = Sample(np.array([evidence.accuracy(told, batch)]), left_out[None])
         above += uncertainty.above_level(sample, 0.5).above
+        found.append(sample.mean)
+        widths.append(uncertainty.jackknife_variance(left_out))
     assert above <= 2
+    assert np.sqrt(np.mean(widths)) > 1.05 * np.std(found)
 
 
 def test_a_batch_that_is_there_is_told_by_the_same_rule():
