@@ -150,6 +150,8 @@ main() {
     make_tools
     make_venv
     ln -sfn ../../setup/unbatch "$venv/bin/unbatch"
+    # `import unbatch`: the package stays in bin/, where an installation would leave files that change its fingerprint
+    echo "$root/bin" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/unbatch.pth"
     make_nextflow
     state >"$stamp" # last: an interrupted set-up is not taken for a whole one
     say "done in $SECONDS s: .venv takes $(du -sh "$venv" | cut -f 1), .tools $(du -sh "$tools" | cut -f 1)"
