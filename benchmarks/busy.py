@@ -12,6 +12,7 @@ With 225 cells it shows that small data are worked on by one thread, with more c
 import argparse
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,8 @@ def main() -> int:
     environment = {name: value for name, value in os.environ.items() if not name.endswith(("_NUM_THREADS", "NPROC"))}
     if given.spin:
         environment |= SPINNING
+    # what was started is ended then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     worst = 0.0
     with tempfile.TemporaryDirectory() as scratch:
         raw, data, out = (Path(scratch) / name for name in ("raw.h5ad", "data.h5ad", "out"))
