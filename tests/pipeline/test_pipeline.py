@@ -419,7 +419,8 @@ def processes_in(folder: Path) -> dict[int, str]:
 @pytest.mark.parametrize(
     ("program", "stop", "options"),
     [
-        ("simulate", "Ctrl-C", ["--sim_cells", "500000"]),
+        # simulate, which `each` runs
+        ("each", "Ctrl-C", ["--sim_cells", "500000"]),
         ("fit-baseline", "Ctrl-C", ["--methods", "slow"]),
         ("fit-baseline", "SIGTERM", ["--methods", "slow"]),
     ],
