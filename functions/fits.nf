@@ -1,9 +1,13 @@
 // The tasks of the fits, and what became of them.
 
-// The tasks that fit the methods of a plan to the datasets of a point: [meta, datasets, job, runs]. One for each fit; in a
-// sweep one for each method and set of parameters, with all datasets and seeds
-def fitTasks(meta, datasets, plan, swept) {
-    def groups = plan.groupBy { job -> swept ? [job.method, job.params_id] : [job.method, job.params_id, job.seed] }.values()
+// The planned fits by task: one each; in a sweep those of one method and set of parameters, with all seeds
+def taskGroups(plan, swept) {
+    plan.groupBy { job -> swept ? [job.method, job.params_id] : [job.method, job.params_id, job.seed] }.values().toList()
+}
+
+// The tasks that fit the methods of a plan to the datasets of a point: [meta, datasets, job, runs]. A meta says nothing
+// of the other tasks: it is hashed, and a method more would have -resume fit all others again
+def fitTasks(meta, datasets, groups, swept) {
     groups.collect { jobs ->
         def first = jobs[0]
         def runs = datasets.collectMany { dataset ->
@@ -13,7 +17,7 @@ def fitTasks(meta, datasets, plan, swept) {
             }
         }
         def id = swept ? "${meta.id}.${first.method}.${first.params_id}".toString() : runs[0].id
-        [meta + [id: id, point: meta.id, tasks: groups.size()], datasets, first, runs]
+        [meta + [id: id, point: meta.id], datasets, first, runs]
     }
 }
 

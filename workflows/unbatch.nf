@@ -9,7 +9,7 @@ include { FIT        } from '../modules/fit/main'
 include { SCORE      } from '../modules/score/main'
 include { REPORT     } from '../modules/report/main'
 include { MULTIQC    } from '../modules/multiqc/main'
-include { fileList ; fitTasks ; outcomesById ; rowsOf ; versionsText } from '../functions/fits'
+include { fileList ; fitTasks ; outcomesById ; rowsOf ; taskGroups ; versionsText } from '../functions/fits'
 include { showNotes ; showCommonNotes } from '../functions/notes'
 
 workflow UNBATCH {
@@ -45,7 +45,8 @@ workflow UNBATCH {
         .subscribe { notes -> about.sweep ? showCommonNotes(notes) : notes.each { file -> showNotes(file.name - '.notes.json', file) } }
 
     // every dataset with every method, its parameters and seeds
-    ch_tasks = ch_datasets.flatMap { meta, datasets -> fitTasks(meta, datasets, plan, about.sweep as boolean) }
+    def groups = taskGroups(plan, about.sweep as boolean)
+    ch_tasks = ch_datasets.flatMap { meta, datasets -> fitTasks(meta, datasets, groups, about.sweep as boolean) }
     FIT(ch_tasks)
 
     // one row per planned fit, whatever became of it
@@ -53,7 +54,7 @@ workflow UNBATCH {
         .map { meta, _datasets, job, runs -> [meta, job, runs] }
         .join(FIT.out.outcomes.map { meta, outcomes -> [meta, outcomesById(outcomes)] }, remainder: true)
         .join(FIT.out.fits.map { meta, fits -> [meta, fileList(fits)] }, remainder: true)
-        .map { meta, job, runs, outcomes, fits -> [groupKey(meta.point, meta.tasks), rowsOf(meta, job, runs, outcomes, fits ?: []), fits ?: []] }
+        .map { meta, job, runs, outcomes, fits -> [groupKey(meta.point, groups.size()), rowsOf(meta, job, runs, outcomes, fits ?: []), fits ?: []] }
         .groupTuple()
         .map { point, rows, fits -> [point.toString(), rows.flatten().sort { row -> row.id }, fits.flatten().sort { fit -> fit.name }] }
 
