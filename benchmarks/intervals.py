@@ -1,6 +1,6 @@
 """How often the 95 % interval of the difference of two equal methods holds 0, for scores and for the batch probe.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=bin python benchmarks/intervals.py      about 15 CPU minutes
+    OMP_NUM_THREADS=1 PYTHONPATH=bin python benchmarks/intervals.py      about 4 CPU minutes
 
 Cells are drawn anew each time: 4 labels in 2 batches, 10 dimensions. Two embeddings of the same cells are equal in
 expectation: two shuffles of the uncorrected one, or two draws of noise on the one without a batch effect. k-means is
