@@ -703,7 +703,7 @@ STUBS = {
     "fit": "[[id: 'a'], file('IN'), [program: 'fit-baseline', method: 'none', params: [:], model: true, cpus: 1, "
     "memory: '1 GB', time: '1 h'], [[id: 'a.none', dataset: 'a', seed: 0]]]",
     "score": "[[id: 'a'], file('IN'), [], [a: []], [:]]",
-    "report": "[file('IN'), [], [], file('IN'), [:]]",
+    "report": "[file('IN'), [], [], file('IN.yml'), [:]]",
     "multiqc": "[file('IN'), [], []]",
 }
 """Inputs of the stubs of all modules."""
@@ -711,12 +711,14 @@ STUBS = {
 
 def test_the_stub_of_every_module_makes_its_outputs(pipeline: Path, tmp_path: Path):
     assert {path.parent.name for path in (pipeline / "modules").glob("*/main.nf")} == set(STUBS)
-    (tmp_path / "in.h5ad").touch()
+    for name in ("in.h5ad", "in.h5ad.yml"):
+        (tmp_path / name).touch()
     lines = [f"include {{ {name.upper()} }} from '{pipeline}/modules/{name}/main'" for name in STUBS]
-    calls = [f"    {name.upper()}(channel.of([{value}]).map {{ it -> it[0] }})" for name, value in STUBS.items()]
+    calls = [f"    {name.upper()}(channel.of({value}))" for name, value in STUBS.items()]
     script = "\n".join([*lines, "workflow {", *calls, "}"]).replace("IN", str(tmp_path / "in.h5ad"))
-    (tmp_path / "stubs.nf").write_text(script + "\n")
-    command = ["nextflow", "-C", str(ROOT / "nextflow.config"), "run", "stubs.nf", "-stub-run"]
+    # in the pipeline's folder, whose bin/ is then on the PATH of the tasks
+    (pipeline / "stubs.nf").write_text(script + "\n")
+    command = ["nextflow", "run", str(pipeline / "stubs.nf"), "-stub-run"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Submitted process") == len(STUBS)
