@@ -221,21 +221,10 @@ def camelCase(name) {
 
 // ", did you mean --batch_key?" for the closest name, nothing when none is close
 def suggestion(name, names, prefix) {
-    def closest = names.min { other -> editDistance(name.toLowerCase(), other.toLowerCase()) }
-    def near = closest && editDistance(name.toLowerCase(), closest.toLowerCase()) <= Math.max(2, name.length().intdiv(3))
-    near ? ", did you mean ${prefix}${closest}?" : ''
-}
-
-// Levenshtein distance, row by row
-def editDistance(a, b) {
-    def first = (0..b.length()).toList()
-    def last = (0..<a.length()).inject(first) { row, i ->
-        (0..<b.length()).inject([i + 1]) { next, j ->
-            def swap = row[j] + (a[i] == b[j] ? 0 : 1)
-            next + [[next[j] + 1, row[j + 1] + 1, swap].min()]
-        }
-    }
-    last[-1]
+    def written = names.collectEntries { other -> [other.toLowerCase(), other] }
+    // Nextflow's own, by Levenshtein distance; it takes no empty name
+    def near = name ? written.keySet().closest(name.toLowerCase()) : []
+    near ? ", did you mean ${prefix}${written[near[0]]}?" : ''
 }
 
 // End before any task with the exit code of wrong input; error() would end with 1
