@@ -431,7 +431,14 @@ def test_an_interrupted_run_leaves_no_process_behind(
     command = ["nextflow", "run", str(pipeline), "-profile", "test", "--controls", "false", *options]
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(
-            command, cwd=tmp_path, env=environment(tmp_path), stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            # a shell's background job, as these tests may be, ignores Ctrl-C, and so would what it starts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     work = tmp_path / "work"
     try:
