@@ -428,7 +428,9 @@ def processes_in(folder: Path) -> dict[int, str]:
 def test_an_interrupted_run_leaves_no_process_behind(
     pipeline: Path, tmp_path: Path, program: str, stop: str, options: list[str]
 ):
-    command = ["nextflow", "run", str(pipeline), "-profile", "test", "--controls", "false", *options]
+    # a shell's background job, as these tests may be, ignores Ctrl-C, and so would what it starts
+    command = ["env", "--default-signal=INT", "nextflow", "run", str(pipeline), "-profile", "test"]
+    command += ["--controls", "false", *options]
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(
             command,
@@ -437,8 +439,6 @@ def test_an_interrupted_run_leaves_no_process_behind(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            # a shell's background job, as these tests may be, ignores Ctrl-C, and so would what it starts
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     work = tmp_path / "work"
     try:
