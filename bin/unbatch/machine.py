@@ -7,7 +7,7 @@ from importlib import metadata
 from unbatch import __version__
 
 PACKAGES = ("anndata", "numpy", "scanpy", "scib-metrics", "torch")
-"""Libraries whose version every program reports; a program names what it uses beside them."""
+"""Libraries whose version every program reports; a program names the others that it uses."""
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -38,7 +38,7 @@ EVIDENCE_CELLS = 10_000
 """Cells that probes and predictions take at most: their time grows faster than with the cells."""
 
 MAX_CLASSES = 100
-"""Of a target; a column with more is a measurement or a name."""
+"""Most categories that a target may have; a column with more is a measurement or a name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is asked of every embedding beside its scores; `cells` are positions among the scored ones."""
+    """What is asked of every embedding in addition to its scores; `cells` are positions among the scored ones."""
 
     cells: "np.ndarray"
     metrics: "list[Metric]"
@@ -459,7 +459,7 @@ def _row(
     batch, n_batch = integration.mean(scores, kinds["batch"]) if scores else (None, 0)
     bio, n_bio = integration.mean(scores, kinds["bio"]) if scores else (None, 0)
     if made.get("output") == "graph":
-        # most scores need an embedding: a mean of the others beside means of all would look like a high score
+        # most scores need an embedding: a mean of the others, listed with means of all, would look like a high score
         batch = bio = None
     return {
         "id": outcome.get("id") or f"{dataset}.{method}{variant}.s{seed}",

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def safe_text(text: str) -> str:
-    """Text from outside without what cannot be seen, so that it cannot move a terminal's cursor or forge a log line."""
+    """Text from outside without what cannot be seen, which could move a terminal's cursor or forge a log line."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

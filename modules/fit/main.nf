@@ -22,7 +22,7 @@ process FIT {
 
     script:
     def epochs = job.max_epochs ? "--max-epochs ${job.max_epochs}" : ''
-    // a process each, so that one that breaks is one row, and time and memory are those of one fit
+    // a process each: one that breaks is one row, and time and memory are those of one fit
     def attempts = runs.collect { run ->
         def model = job.model ? "--model ${run.id}.model" : ''
         """\

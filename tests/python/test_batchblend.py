@@ -112,21 +112,21 @@ def test_a_fit_explains_the_data_up_to_their_noise():
     assert np.sqrt(np.mean((values - mean) ** 2)) < 1.3 * noise
 
 
-def test_beside_a_certain_offset_a_small_one_takes_less_to_be_taken():
+def test_next_to_a_certain_offset_a_small_one_takes_less_to_be_taken():
     values, truth = simulation(1, sigma_beta=0.0)
     profile, size = truth.metagenes.mean(0) / truth.metagenes.mean(0).sum(), values.sum(1).mean()
     small = 0.04 * (truth.batch == 0)
     taken = {}
-    for name, other in (("alone", 0.0), ("beside", 0.3)):
+    for name, other in (("alone", 0.0), ("with_others", 0.3)):
         added = (small + other * (truth.batch == 1))[:, None] * size * profile
         model = fit(values + added, truth.batch, replace(ALONE, iterations=1)).model
         taken[name] = next(each for each in model.evidence if each.step == "offset")
         assert 2 < taken[name].size / taken[name].error < 3
     assert not taken["alone"].accepted
     assert (taken["alone"].verdict, taken["alone"].threshold) == (Verdict.NOTHING, 3)
-    assert taken["beside"].accepted
-    assert taken["beside"].verdict is Verdict.ACCEPTED_BY_OTHERS
-    assert taken["beside"].size == pytest.approx(0.04, rel=0.25)
+    assert taken["with_others"].accepted
+    assert taken["with_others"].verdict is Verdict.ACCEPTED_BY_OTHERS
+    assert taken["with_others"].size == pytest.approx(0.04, rel=0.25)
 
 
 def test_one_batch_with_an_offset_tells_nothing_of_many_others():
@@ -212,7 +212,7 @@ def test_strong_factors_make_states_clearer():
     assert apart[1] < 0.8 * apart[0]
 
 
-def test_errors_of_factors_beside_an_offset_hold_the_error_of_the_offset():
+def test_errors_of_factors_with_an_offset_hold_the_error_of_the_offset():
     """Loosely: 90 % intervals of the logarithms, whose common part is size, hold 75 to 99.5 % of the genes."""
     held = []
     for seed in range(3):

@@ -281,9 +281,9 @@ def test_neighbours_add_to_what_is_expected():
     middle = truth.mean(dim=0).expand_as(truth)
     given = replace(problem, expected=middle, spread=torch.full_like(middle, 0.01))
     source, target = no_edges(problem.X.device)
-    beside = draw_to_expected(given, weight=1.0).X
+    neighbours = draw_to_expected(given, weight=1.0).X
     without = draw_to_expected(replace(given, source=source, target=target), weight=1.0).X
-    assert error(beside, truth) < 0.8 * error(without, truth)
+    assert error(neighbours, truth) < 0.8 * error(without, truth)
 
 
 def test_a_cell_without_neighbours_is_drawn_to_what_is_expected_of_it():

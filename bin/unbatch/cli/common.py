@@ -94,7 +94,7 @@ def _explain(error: Exception) -> tuple[str, int]:
 
     text = " ".join(str(error).split())[:500]
     if _out_of_memory(error):
-        # as if the system had killed it, so that the pipeline tries again with more
+        # as if the system had killed it: the pipeline then tries again with more memory
         return f"out of memory ({text})", 137
     if isinstance(error, UnbatchError):
         return str(error), error.exit_code

@@ -163,15 +163,15 @@ def _draw(
         inputs.append(full[chosen])
         if cells.positions is not None and entry in coloured:
             hues.append((entry, embedding.component_colours(full)))
-    beside = [(entry, path) for entry, path in shown if second_slot(path)][:MAX_SECOND]
-    inputs += [read_second(path, cells)[chosen] for _, path in beside]
+    with_second = [(entry, path) for entry, path in shown if second_slot(path)][:MAX_SECOND]
+    inputs += [read_second(path, cells)[chosen] for _, path in with_second]
     hues.sort(key=lambda hue: coloured.index(hue[0]))
     log.info("Laying out %d embeddings of %d cells", len(inputs), len(chosen))
     # every process compiles UMAP anew, some 15 s: only where the layouts take much longer
     workers = min(run.threads, len(inputs)) if len(chosen) * len(inputs) >= 60_000 else 1
     layouts = Parallel(n_jobs=max(workers, 1))(delayed(embedding.umap)(each, run.seed) for each in inputs)
     umaps = [(entry, layout) for (entry, _), layout in zip(shown, layouts[: len(shown)], strict=True)]
-    random = [(entry, layout) for (entry, _), layout in zip(beside, layouts[len(shown) :], strict=True)]
+    random = [(entry, layout) for (entry, _), layout in zip(with_second, layouts[len(shown) :], strict=True)]
     return Drawing(cells, chosen, umaps, hues, run.seed, omitted, random=random, about=read_about(dataset)), params
 
 

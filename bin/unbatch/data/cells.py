@@ -58,7 +58,7 @@ class Cells:
     coordinates
         Positions, n x 2 or n x 3; None when the dataset has none.
     section
-        Section of each cell as a code, n: what has a coordinate system of its own, so that only its cells can be
+        Section of each cell as a code, n: what has a coordinate system of its own; only its cells can be
         neighbours. A batch may hold several, and a section several batches; by default the batch.
     batches, labels, sections
         Names by code; by default numbers.

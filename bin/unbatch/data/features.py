@@ -1,4 +1,4 @@
-"""Which features of a file are genes, by the feature types that 10x Genomics and others write beside them."""
+"""Which features of a file are genes, by the feature types that 10x Genomics and others write with them."""
 
 import re
 from dataclasses import dataclass, field

@@ -235,7 +235,7 @@ def _error_number(error: BaseException) -> int | None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it when the block ends without an error.
+    """Give a temporary path in the folder of `path`, renamed to it when the block ends without an error.
 
     Raises
     ------

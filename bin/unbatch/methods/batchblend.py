@@ -185,7 +185,7 @@ def apply_model(saved: SavedModel, cells: Cells, run: Run) -> Fit:
     ------
     InputError
         If the model is damaged, a new batch has too few cells, or the model takes no new batch: it finds offsets by a
-        prior, or is of a single batch, whose offset is in its metagenes, so that a new one's would be relative to it.
+        prior, or is of a single batch, whose offset is in its metagenes: a new one's would be relative to it.
     """
     from unbatch.models.batchblend import Fitted
     from unbatch.nn.threads import use_threads

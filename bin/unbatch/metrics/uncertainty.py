@@ -11,7 +11,7 @@ parts:
   than that, it takes their place.
 
 The interval is Student's t with Satterthwaite's degrees of freedom. Of several comparisons with the same method each
-has the level 1 - (1 - `LEVEL`) / comparisons (Bonferroni), so that all hold at once. Arrays in, numbers out.
+has the level 1 - (1 - `LEVEL`) / comparisons (Bonferroni), and all hold at once. Arrays in, numbers out.
 """
 
 import math
@@ -116,7 +116,7 @@ def deal(strata: np.ndarray, seed: int, groups: int = GROUPS) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(strata))
     order = order[np.argsort(strata[order], kind="stable")]
     group = np.empty(len(strata), dtype=np.int64)
-    # on through the strata, so that groups are of one size
+    # numbered on from stratum to stratum, to make groups of one size
     group[order] = np.arange(len(strata)) % min(groups, len(strata))
     return group
 
@@ -259,7 +259,7 @@ def widened(replicates: np.ndarray, splits: int, held_out: float) -> np.ndarray:
 def over_splits(differences: Sequence[float], held_out: float) -> Interval:
     """Interval of a mean difference between two classifiers on the same splits of the cells.
 
-    Fits to overlapping parts of the data are not independent, so that the variance of the mean is that of the splits
+    Fits to overlapping parts of the data are not independent, and the variance of the mean is that of the splits
     times (1 / splits + cells held out / cells fitted to), after Nadeau & Bengio (2003).
 
     Parameters

@@ -55,7 +55,7 @@ class Truth(Protocol):
 
 
 def draw_expression(truth: Truth, rng: np.random.Generator, threads: int = 1) -> Iterator["np.ndarray | csr_matrix"]:
-    """Draw the expression values, some cells at a time, so that memory does not grow with the data.
+    """Draw the expression values, some cells at a time, as memory should not grow with the data.
 
     Parameters
     ----------

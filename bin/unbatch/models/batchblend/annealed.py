@@ -1,8 +1,8 @@
 """Additive batch effects by a prior on the amounts: what the sizes of cells need not tell, but no test either.
 
 In ``Y = (X + beta) M + noise`` a constant can be moved from the amounts X of all cells of a batch to its beta, and
-nothing in the data says how much of it. Here a prior on X decides: an L1 penalty, strong at first, so that what all
-cells of a batch share goes to beta, and weak at the end, so that the amounts are given back.
+nothing in the data says how much of it. Here a prior on X decides: an L1 penalty, strong at first, when what all
+cells of a batch share goes to beta, and weak at the end, when the amounts are given back.
 """
 
 import torch

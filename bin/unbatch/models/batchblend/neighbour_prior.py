@@ -57,7 +57,7 @@ def draw_to_expected(problem: Problem, *, weight: float = 2.0, rounds: int = 8) 
         expected.clamp_(min=0)
         squares = (z[used] - expected[used]).square()
         if problem.spread is None:
-            # mean shares sum to 1, so that the intercept is one of their combinations
+            # mean shares sum to 1: the intercept is one of their combinations
             variance = squares.sum(dim=0, keepdim=True) / max(len(used) - z.shape[1], 1) + 1e-3
             spatial = float((squares.sum(dim=0) / variance[0] + len(used) * variance[0].log()).sum())
         else:

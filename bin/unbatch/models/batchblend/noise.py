@@ -19,7 +19,7 @@ class Noise:
     gene_constant, gene_slope, cell_constant, cell_slope
         See above.
     weights
-        Inverse standard deviations of genes, scaled so that the mean total is unchanged, G.
+        Inverse standard deviations of genes, scaled to leave the mean total unchanged, G.
     min_size
         Share of the mean total that a cell has at least.
     """
@@ -155,7 +155,7 @@ def _explained(matrix: CellMatrix, basis: Tensor, weights: Tensor) -> Tensor:
 
 
 def _of_unit_mean(weights: Tensor, mean: Tensor) -> Tensor:
-    """Scale weights so that the mean of their squares, by expression, is 1."""
+    """Scale weights to make the mean of their squares, by expression, 1."""
     return weights / ((weights.square() * mean).sum() / mean.sum()).sqrt()
 
 

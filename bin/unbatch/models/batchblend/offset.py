@@ -153,7 +153,7 @@ def _min_errors(total: Tensor, se: Tensor, possible: Tensor, rules: Rules) -> Te
 def _variance_of_halves(view: View, start: Tensor, generator: torch.Generator, repeats: int) -> tuple[Tensor, Tensor]:
     """Variance of the total of the offset (T), and its mean over weighted genes (T), from random halves of the cells.
 
-    Axes are found anew in each half, so that their error is in the difference, too.
+    Axes are found anew in each half: their error is in the difference, too.
     """
     totals, genes = [], []
     # halves are of a sample where batches are large, and their variance falls with the number of cells

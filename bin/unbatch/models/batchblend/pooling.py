@@ -193,7 +193,7 @@ def last_phase(
 
 
 def append_phase(history: dict[str, list[float]], terms: dict[str, list[float]]) -> None:
-    """Add the last phase, whose data term holds the sparse prior, so that the course of the sum goes on."""
+    """Add the last phase, whose data term holds the sparse prior, to continue the course of the sum."""
     before, after = len(history["data"]), len(terms["data"])
     start = history["data"][-1] + history["sparsity"][-1] - terms["data"][0] if after and before else 0.0
     history["data"] += [x + start - history["sparsity"][-1] for x in terms["data"]]

@@ -1,7 +1,7 @@
 """Where the rays of each batch meet: the regression that finds an offset from the sizes of cells.
 
 Within a state c of batch b a cell of total T_i has the expression ``F_b + p_c (T_i - S_b)``, ``S_b = sum F_b``: states
-are rays, and all rays of a batch meet in F_b. Expression comes as scores on orthonormal axes, so that nothing
+are rays, and all rays of a batch meet in F_b. Expression comes as scores on orthonormal axes, and nothing
 here has the size cells x genes.
 """
 

@@ -57,7 +57,7 @@ class Rules:
         Share of a difference, 0 to 1. A pair of batches of whose difference composition could make more is not compared
         gene by gene.
     min_overlap
-        Share of the cells of a batch. Two batches overlap, so that composition can be what tells them apart, when so
+        Share of the cells of a batch. Two batches overlap, and composition can be what tells them apart, when so
         many cells of each have cells of the other as near as their own.
     overlap_neighbours, overlap_margin
         Two batches overlap at a cell when its so many nearest cells of the other batch lie within a distance that is at

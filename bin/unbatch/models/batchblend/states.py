@@ -24,7 +24,7 @@ def first_states(
     offset: tuple[Tensor, Tensor] | None = None,
     rules: Rules = RULES,
 ) -> Tensor:
-    """Cluster the logarithms of profiles, centred by batch, so that a batch effect does not decide the state.
+    """Cluster the logarithms of profiles, centred by batch to keep a batch effect from deciding the state.
 
     Parameters
     ----------

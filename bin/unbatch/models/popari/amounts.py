@@ -78,7 +78,7 @@ class SpatialFit:
     history
         ``objective`` and its terms ``data`` (up to a constant, with the linear penalty in `Problem.linear`) and
         ``spatial``, at the start and after each round; the random field also has ``renewed``, 1 where the
-        affinities are new, so that the objective may be above the one before.
+        affinities are new, and the objective may be above the one before.
     affinity
         Affinities of the random field, float64, shape (1 or T, K, K); None without it.
     """
@@ -154,7 +154,7 @@ def descend(
     torch.Tensor
         Amounts, shape (cells, K).
     """
-    # metagenes in rows, so that one of them is contiguous
+    # metagenes in rows, which makes each of them contiguous
     x, linear, pull, precision = (values.T.contiguous() for values in (X, problem.linear[cells], pull, precision))
     design, variance = problem.design[code], problem.variance[cells]
     total, along, square = x.sum(dim=0), (pull * x).sum(dim=0), (precision * x * x).sum(dim=0)

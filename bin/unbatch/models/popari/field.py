@@ -43,7 +43,7 @@ def hmrf(
     with many `renewals` the field sharpens itself, affinities grow to several times those of the true shares, and on
     simulated data the error of the shares rises again after the second. For the same reason, what is shown as
     affinities should be estimated from the shares before this phase. Of an edge between two batches each end sees the
-    affinities of its own batch, so that there the objective may rise by what the two differ in, unless `shared`.
+    affinities of its own batch; there the objective may rise by what the two differ in, unless `shared`.
     """
     n = len(problem.X)
     source, target = problem.source, problem.target

@@ -80,7 +80,7 @@ class Recipe:
     Attributes
     ----------
     balanced
-        Whether loss terms are divided by what a model that knows nothing has, so that weights have no units.
+        Whether loss terms are divided by what a model that knows nothing has; weights then have no units.
     tied
         AE, FE: whether the decoder has the transposed kernels of the encoder and the latent layer a SELU, as
         published; else principal components plus networks on both sides, and an intercept per batch in the decoder.
@@ -98,7 +98,7 @@ class Recipe:
     adversary
         FE: units of the adversary's hidden layers; None for those of the encoder.
     adversary_normalised
-        FE: whether the adversary's inputs are normalised, so that it cannot be escaped by a larger embedding.
+        FE: whether the adversary's inputs are normalised; a larger embedding then does not escape it.
     adversary_steps
         FE: steps of the adversary for each step of the encoder. With one, as published, it lags behind the encoder,
         which then hides the batch from this adversary alone.
