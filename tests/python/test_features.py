@@ -125,3 +125,14 @@ def test_a_file_without_genes_is_refused_by_file_and_column(tmp_path: Path):
     message = refused(tmp_path / "in.h5ad")
     assert "in.h5ad: var/feature_type: " in message
     assert "8 Peaks" in message
+
+
+def test_features_that_the_other_table_does_not_know_are_kept_and_do_not_change_how_it_is_read(tmp_path: Path):
+    adata = make()
+    adata.raw = adata.copy()
+    adata = adata[:, :5].copy()
+    # one biotype that is on no list, and one gene without any: neither is an antibody
+    adata.var["feature_type"] = ["protein_coding", "lncRNA", "artifact", "Antibody Capture", "IG_V_gene"]
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    dataset = done(tmp_path / "in.h5ad", "--counts-from", "raw")
+    assert list(dataset.var_names) == ["g0", "g1", "g2", "g4", "g5", "g6", "g7"]

@@ -557,9 +557,13 @@ def _only(adata: ad.AnnData, column: str, values: list[str | None]) -> None:
         (
             lambda a: _only(a, "sample", [None] + ["s1"] * 6 + ["s2"] * 5),
             (),
-            "sample is missing in 1 cells (the first is c0)",
+            "sample (--batch-key) is missing in 1 cells (the first is c0)",
         ),
-        (lambda a: _only(a, "sample", ["", ""] + ["s1"] * 5 + ["s2"] * 5), (), "sample is missing in 2 cells"),
+        (
+            lambda a: _only(a, "sample", ["", ""] + ["s1"] * 5 + ["s2"] * 5),
+            (),
+            "sample (--batch-key) is missing in 2 cells",
+        ),
         (lambda a: None, ("--batch-key", "donor"), "no column donor (--batch-key), found sample, label_in"),
         (lambda a: None, ("--label-key", "type"), "no column type (--label-key), found sample, label_in"),
         (lambda a: _only(a, "type", ["NA"] * 12), ("--label-key", "type"), "type has no label in any cell"),

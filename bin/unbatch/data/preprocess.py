@@ -33,15 +33,27 @@ def batches(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
     InputError
         If the column or the batch of a cell is missing, or a batch has too few cells.
     """
-    batch = _without(categories_of_text(column(obs, key, source, "batch-key")), [""])
-    lost = batch.isna()
-    if lost.any():
-        raise InputError(
-            f"{source}: {key} is missing in {lost.sum()} cells (the first is {obs.index[lost.argmax()]}), expected the "
-            "batch of every cell"
-        )
+    batch = complete(obs, key, source, "batch")
     require_batches(batch, key, source)
     return batch
+
+
+def complete(obs: pd.DataFrame, key: str, source: Path, what: str) -> pd.Categorical:
+    """Take the batch or the section (`what`) of every cell from a column.
+
+    Raises
+    ------
+    InputError
+        If the column or a cell's value is missing.
+    """
+    found = without(categories_of_text(column(obs, key, source, f"{what}-key")), [""])
+    lost = found.isna()
+    if lost.any():
+        raise InputError(
+            f"{source}: {key} (--{what}-key) is missing in {lost.sum()} cells (the first is "
+            f"{obs.index[lost.argmax()]}), expected the {what} of every cell"
+        )
+    return found
 
 
 def require_batches(batch: pd.Categorical, key: str, source: Path, dropped: str = "") -> None:
@@ -79,13 +91,13 @@ def labels(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
         If the column is missing or no cell has a label.
     """
     label = categories_of_text(column(obs, key, source, "label-key"))
-    label = _without(label, [name for name in label.categories if name.strip().lower() in NO_LABEL])
+    label = without(label, [name for name in label.categories if name.strip().lower() in NO_LABEL])
     if label.isna().all():
         raise InputError(f"{source}: {key} has no label in any cell, expected cell types or domains")
     return label
 
 
-def _without(values: pd.Categorical, names: list[str]) -> pd.Categorical:
+def without(values: pd.Categorical, names: list[str]) -> pd.Categorical:
     return values.remove_categories(values.categories.intersection(names))
 
 

@@ -49,8 +49,6 @@ class Sample:
         Why there are no coordinates.
     rows, columns
         Positions of these cells and genes in the matrix of the file; None means all of them.
-    features
-        How many features the matrix has, genes or not; None means as many as genes.
     typed_by
         The place in the file that says which features are genes, if there is one.
     left_out
@@ -69,10 +67,14 @@ class Sample:
     lacks: str = ""
     rows: np.ndarray | None = None
     columns: np.ndarray | None = None
-    features: int | None = None
     typed_by: str = ""
     left_out: dict[str, int] = field(default_factory=dict)
     untyped: int = 0
+
+    @property
+    def features(self) -> int:
+        """How many features the file has, genes or not."""
+        return len(self.var) + sum(self.left_out.values())
 
 
 def inspect(path: Path, name: str, counts_from: str | None = None) -> Sample:
@@ -138,7 +140,7 @@ def read_counts(sample: Sample, genes: pd.Index, continuous: bool = False) -> "c
     """
     counts = _read_10x_matrix(sample) if sample.slot == "matrix" else io.read_csr(sample.matrix, sample.slot)
     rows = len(sample.obs) if sample.rows is None else counts.shape[0]
-    columns = len(sample.var) if sample.features is None else sample.features
+    columns = sample.features
     if counts.shape != (rows, columns):
         raise InputError(
             f"{sample.path}: {sample.slot} has {counts.shape[0]} x {counts.shape[1]} values, expected {rows} cells x "
@@ -221,37 +223,40 @@ def _inspect_h5ad(path: Path, name: str, counts_from: str | None) -> Sample:
         obs.index, var.index = obs.index.astype(str), var.index.astype(str)
         # raw often has no table of its own, or has the only one that is whole
         borrowed = features.type_column(var) is None and isinstance(file.get(other), Mapping)
-        types = _types_by_name(read_elem(file[other]), var.index) if borrowed else None
+        types = _types_by_name(read_elem(file[other])) if borrowed else None
     coordinates, lacks = _usable(coordinates, len(obs))
     sample = Sample(name, path, path, slot, obs, var, coordinates, lacks)
     if types is not None:
-        # what the other table does not know is kept: it is there to say what is no gene
-        types = types.fillna("Gene Expression")
         return _only_genes(sample, types, f"{other}/{types.name}")
     column = features.type_column(var)
     table = "raw/var" if slot == "raw/X" else "var"
     return _only_genes(sample, None if column is None else var[column], f"{table}/{column}")
 
 
-def _types_by_name(table: Any, names: pd.Index) -> pd.Series | None:
-    """Types of the features of these names in another table of the file, missing where it has no such feature."""
+def _types_by_name(table: Any) -> pd.Series | None:
+    """Types of the features of another table of the file, by their names."""
     column = features.type_column(table) if isinstance(table, pd.DataFrame) else None
     if column is None:
         return None
     types = table[column].astype(object).set_axis(table.index.astype(str))
-    return types[~types.index.duplicated()].reindex(names)
+    return types[~types.index.duplicated()]
 
 
 def _only_genes(sample: Sample, types: pd.Series | None, place: str) -> Sample:
-    """Leave out the features that are no genes; `place` is where the file has the types."""
+    """Leave out the features that are no genes; `types` has them by name, `place` is where the file has them."""
     if types is None:
-        return replace(sample, features=len(sample.var))
-    found = features.genes_among(types, f"{sample.matrix}: {place}")
+        return sample
+    names = sample.var.index
+    # what a table of other features does not know is kept: the table is there to say what is no gene
+    own = types.index.equals(names)
+    known = np.ones(len(names), dtype=bool) if own else names.isin(types.index)
+    found = features.genes_among(types if own else types.loc[names[known]], f"{sample.matrix}: {place}")
+    genes = np.ones(len(names), dtype=bool)
+    genes[known] = found.genes
     return replace(
         sample,
-        var=sample.var[found.genes],
-        columns=None if found.genes.all() else np.flatnonzero(found.genes),
-        features=len(types),
+        var=sample.var[genes],
+        columns=None if genes.all() else np.flatnonzero(genes),
         typed_by=place,
         left_out=found.left_out,
         untyped=found.untyped,
@@ -283,7 +288,7 @@ def _inspect_10x(path: Path, name: str) -> Sample:
         about = file["matrix/features"]
         var = pd.DataFrame({"gene_symbol": about["name"].asstr()[:]}, index=about["id"].asstr()[:])
         # CellBender writes none where the matrix that it was given had none
-        types = pd.Series(about["feature_type"].asstr()[:]) if "feature_type" in about else None
+        types = pd.Series(about["feature_type"].asstr()[:], var.index) if "feature_type" in about else None
     sample = Sample(name, path, path, "matrix", pd.DataFrame(index=barcodes), var, lacks="is a 10x matrix")
     return _only_genes(sample, types, "matrix/features/feature_type")
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from unbatch.data.notes import Notes
 from unbatch.data.portable import categories_of_text
-from unbatch.data.preprocess import MIN_BATCH, column
+from unbatch.data.preprocess import MIN_BATCH, complete, without
 from unbatch.errors import InputError
 from unbatch.text import some
 
@@ -58,19 +58,12 @@ def choose_sections(
     """
     if key is None and not from_sheet:
         for name in DEFAULT_COLUMNS:
-            section = categories_of_text(obs[name]) if name in obs else None
+            section = without(categories_of_text(obs[name]), [""]) if name in obs else None
             if section is not None and _is_division(section, batch):
                 return section, name
         return batch, batch_key
     named, key = key is not None, key or "sample"
-    section = categories_of_text(column(obs, key, source, "section-key"))
-    section = section.remove_categories(section.categories.intersection([""]))
-    lost = section.isna()
-    if lost.any():
-        raise InputError(
-            f"{source}: {key} (--section-key) is missing in {lost.sum()} cells (the first is "
-            f"{obs.index[lost.argmax()]}), expected the section of every cell"
-        )
+    section = complete(obs, key, source, "section")
     if named and len(section.categories) * MIN_BATCH > len(section):
         raise InputError(
             f"{source}: {key} (--section-key) has {len(section.categories)} values in {len(section)} cells, expected "
