@@ -99,9 +99,13 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, np.ndarray]]:
         yield place, np.asarray(value)
 
 
+def cards() -> dict[str, Any]:
+    """All methods, by name."""
+    return yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+
+
 def fits(folder: Path, settings: list[str], only: list[str] | None) -> None:
     """Make the datasets and fit every method to them; each fit's numbers become an npz file."""
-    cards = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
     for setting in settings:
         for seed in SEEDS:
             with tempfile.TemporaryDirectory() as scratch:
@@ -111,7 +115,7 @@ def fits(folder: Path, settings: list[str], only: list[str] | None) -> None:
                 options = ["--quiet", "--label-key", "cell_type", "--allow-continuous"]
                 must(call("preprocess", raw, *options, "-o", data), "preprocess")
                 keep(folder / f"{name}.dataset.npz", numbers(data))
-                for method, card in cards.items():
+                for method, card in cards().items():
                     if (only and method not in only) or card["program"] == "fit-seurat":
                         continue
                     fit(folder, name, method, card["program"], data, seed)
@@ -189,22 +193,30 @@ def main() -> int:
     parser.add_argument("--settings", default=",".join(SETTINGS), help="simulations, separated by commas")
     given = parser.parse_args()
     only = given.only.split(",") if given.only else None
+    settings = given.settings.split(",")
+    unknown = {*(only or [])} - cards().keys() | {*settings} - SETTINGS.keys()
+    if unknown:
+        parser.error(f"no method or setting {', '.join(sorted(unknown))}")
     place = given.folder if given.task == "record" else Path(tempfile.mkdtemp(prefix="guard."))
     place.mkdir(parents=True, exist_ok=True)
-    fits(place, given.settings.split(","), only)
+    fits(place, settings, only)
     if only is None:
         scores(place)
     if given.task == "record":
         return 0
+    names = {path.name for path in place.glob("*.npz")}
+    if only is None and settings == list(SETTINGS):
+        names |= {path.name for path in given.folder.glob("*.npz")}
     bad = 0
-    for path in sorted(place.glob("*.npz")):
-        if not (given.folder / path.name).exists():
-            print(f"{path.stem}: not in the record")
-            continue
-        wrong, moved = differences(kept(given.folder / path.name), kept(path))
+    for name in sorted(names):
+        absent = [what for what, folder in (("record", given.folder), ("run", place)) if not (folder / name).exists()]
+        if absent:
+            wrong, moved = [f"not in the {absent[0]}"], []
+        else:
+            wrong, moved = differences(kept(given.folder / name), kept(place / name))
         bad += len(wrong)
         for line in wrong + moved:
-            print(f"{path.stem}: {line}")
+            print(f"{name.removesuffix('.npz')}: {line}")
     print("equal bit by bit, but for what is named above as gone or new" if not bad else f"{bad} places differ")
     return int(bad > 0)
 

@@ -30,9 +30,9 @@ def scored(embedding: np.ndarray, reference: np.ndarray, batch: np.ndarray, labe
     group = 1 + uncertainty.deal(batch * LABELS + label, seed)
     found = jackknife.replicates(scene, WANTED, group)
     means = {kind: np.mean([found[name] for name in names], axis=0) for kind, names in NAMES.items()}
-    means["total"] = 0.4 * means["batch"] + 0.6 * means["bio"]
-    variance = jackknife.clustering_spread(embedding, label).sum() / len(NAMES["bio"]) ** 2
-    clustering = {"batch": 0.0, "bio": variance, "total": 0.36 * variance}
+    means["total"] = sum(weight * means[kind] for kind, weight in integration.WEIGHTS.items())
+    variance = jackknife.clustering_variance(embedding, label) / len(NAMES["bio"]) ** 2
+    clustering = {"batch": 0.0, "bio": variance, "total": integration.WEIGHTS["bio"] ** 2 * variance}
     return {name: Sample(values[:1], values[None, 1:], clustering[name]) for name, values in means.items()}
 
 

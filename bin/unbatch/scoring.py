@@ -217,7 +217,7 @@ def _over_cells(
         spread = {}
         if "bio" in means and {"nmi", "ari"} <= found.keys():
             # both are parts of the mean of biology
-            variance = jackknife.clustering_spread(scene.embedding, scene.label).sum() / row["n_bio"] ** 2
+            variance = jackknife.clustering_variance(scene.embedding, scene.label) / row["n_bio"] ** 2
             spread["bio"] = float(np.sqrt(variance))
     except Exception as error:
         log.warning("%s: no intervals over cells, so nothing is said of its rank (%s)", row["id"], error)

@@ -44,8 +44,8 @@ def test_the_batch_probe_is_a_regression_fitted_to_the_other_folds():
         scaled = (data["embedding"] - mean) / sd
         model = LogisticRegression(max_iter=1000).fit(scaled[train], data["batch"][train])
         expected.append(recalls(data["batch"][test], model.predict(scaled[test])))
-    found = evidence.logistic_probe(data["embedding"], data["batch"], data["fold"])
-    assert found == pytest.approx(np.mean(expected))
+    predicted = evidence.logistic_predictions(data["embedding"], data["batch"], data["fold"])
+    assert evidence.accuracy(predicted, data["batch"]) == pytest.approx(np.mean(expected))
 
 
 def test_neighbours_vote_on_the_label():
@@ -56,8 +56,8 @@ def test_neighbours_vote_on_the_label():
         near = NearestNeighbors(n_neighbors=11).fit(data["embedding"][train]).kneighbors(data["embedding"][test])[1]
         votes = [np.bincount(data["label"][train][row]).argmax() for row in near]
         expected.append(recalls(data["label"][test], np.array(votes)))
-    found = evidence.neighbour_probe(data["embedding"], data["label"], data["fold"])
-    assert found == pytest.approx(np.mean(expected))
+    predicted = evidence.neighbour_predictions(data["embedding"], data["label"], data["fold"])
+    assert evidence.accuracy(predicted, data["label"]) == pytest.approx(np.mean(expected))
 
 
 def test_a_probe_within_groups_is_the_mean_of_probes_of_each_alone():
@@ -65,14 +65,37 @@ def test_a_probe_within_groups_is_the_mean_of_probes_of_each_alone():
     # a label of which one batch has too few cells is not asked about
     few = np.flatnonzero((data["label"] == 0) & (data["batch"] == 1))[9:]
     data = {name: np.delete(values, few, axis=0) for name, values in data.items()}
-    expected = [
-        evidence.logistic_probe(*(data[name][data["label"] == one] for name in ("embedding", "batch", "fold")))
-        for one in (1, 2)
-    ]
-    found = evidence.probe_within(data["embedding"], data["batch"], data["label"], data["fold"])
-    assert found == pytest.approx(np.mean(expected))
+    expected = []
+    for one in (1, 2):
+        embedding, batch, fold = (data[name][data["label"] == one] for name in ("embedding", "batch", "fold"))
+        expected.append(evidence.accuracy(evidence.logistic_predictions(embedding, batch, fold), batch))
+    predicted = evidence.predict_within(data["embedding"], data["batch"], data["label"], data["fold"])
+    assert evidence.accuracy_within(predicted, data["batch"]) == pytest.approx(np.mean(expected))
     with pytest.raises(ValueError, match="no group has two classes"):
-        evidence.probe_within(data["embedding"], data["batch"], data["batch"], data["fold"])
+        evidence.predict_within(data["embedding"], data["batch"], data["batch"], data["fold"])
+
+
+def test_evidence_without_a_group_is_that_of_the_other_cells():
+    data = mixed(shift=0.5)
+    embedding, batch, label = data["embedding"], data["batch"], data["label"]
+    # group 0 has no cells
+    group, groups = 1 + np.random.default_rng(0).integers(0, 5, len(batch)), 6
+    within = evidence.within_left_out(embedding, batch, label, group, groups)
+    excess = evidence.excess_left_out(embedding, batch, label, 3, group, groups)
+    assert excess[0] == pytest.approx(evidence.silhouette_excess(embedding, batch, label, 3, times=1), abs=2e-5)
+    for g in (0, 2):
+        kept = group != g
+        expected = evidence.silhouette_within(embedding[kept], batch[kept], label[kept])
+        assert within[g] == pytest.approx(expected, abs=2e-5)
+    predicted = evidence.logistic_predictions(embedding, batch, data["fold"])
+    found = evidence.accuracy_left_out(predicted, batch, group, groups)
+    told = [(test[group[test] != g], right[group[test] != g]) for g in range(groups) for test, right in predicted]
+    folds = [recalls(batch[test], np.where(right, batch[test], -1)) for test, right in told]
+    expected = np.mean(np.reshape(folds, (groups, 5)), axis=1)
+    assert found.mean() == pytest.approx(expected.mean())
+    # wider, as the classifiers were not fitted anew
+    wider = (found - found.mean()) / (expected - expected.mean())
+    np.testing.assert_allclose(wider, np.sqrt(1 + 5 / 4), rtol=1e-6)
 
 
 def test_silhouettes_of_groupings_are_those_of_scikit_learn():

@@ -104,10 +104,8 @@ def coordinates(samples: list[Sample], group: np.ndarray, notes: Notes) -> np.nd
         notes.warn(
             "coordinates-differ",
             f"Coordinates are left out, their dimensions differ: {listed}.",
-            **{
-                "two": sum(count == 2 for count in dimensions.values()),
-                "three": sum(count == 3 for count in dimensions.values()),
-            },
+            two=sum(count == 2 for count in dimensions.values()),
+            three=sum(count == 3 for count in dimensions.values()),
         )
         return None
     joined = np.concatenate([sample.coordinates for sample in samples])

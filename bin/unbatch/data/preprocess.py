@@ -98,6 +98,7 @@ def labels(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
 
 
 def without(values: pd.Categorical, names: list[str]) -> pd.Categorical:
+    """Make these values missing."""
     return values.remove_categories(values.categories.intersection(names))
 
 

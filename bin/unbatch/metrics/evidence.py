@@ -68,8 +68,8 @@ Predicted = list[tuple[np.ndarray, np.ndarray]]
 """For each fold, positions of the held-out cells and whether their class was told."""
 
 
-def logistic_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray) -> float:
-    """Balanced accuracy of a logistic regression on held-out cells, mean over folds.
+def logistic_predictions(features: np.ndarray, target: np.ndarray, fold: np.ndarray) -> Predicted:
+    """Predict held-out cells by a logistic regression.
 
     Parameters
     ----------
@@ -85,26 +85,16 @@ def logistic_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray) -
     ValueError
         If the folds leave nothing to predict.
     """
-    return accuracy(logistic_predictions(features, target, fold), target)
-
-
-def neighbour_probe(features: np.ndarray, target: np.ndarray, fold: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """Balanced accuracy of the k nearest cells of the other folds, with distances as they are; mean over folds.
-
-    Parameters and errors are those of `logistic_probe`.
-    """
-    return accuracy(neighbour_predictions(features, target, fold, k), target)
-
-
-def logistic_predictions(features: np.ndarray, target: np.ndarray, fold: np.ndarray) -> Predicted:
-    """Predict as `logistic_probe` does."""
     return _predictions(
         lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), features, target, fold
     )
 
 
 def neighbour_predictions(features: np.ndarray, target: np.ndarray, fold: np.ndarray, k: int = NEIGHBOURS) -> Predicted:
-    """Predict as `neighbour_probe` does."""
+    """Predict by the k nearest cells of the other folds, with distances as they are.
+
+    Parameters and errors are those of `logistic_predictions`.
+    """
     return _predictions(lambda: KNeighborsClassifier(k), features, target, fold)
 
 
@@ -182,8 +172,8 @@ Within = list[tuple[np.ndarray, Predicted]]
 """For each group, its cells and what was predicted of them."""
 
 
-def probe_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, fold: np.ndarray) -> float:
-    """Compute `logistic_probe` fitted within each group alone, mean over the groups that have two classes to tell.
+def predict_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, fold: np.ndarray) -> Within:
+    """Predict by `logistic_predictions` fitted within each group alone that has two classes to tell.
 
     A label within batches can't be told by the batch, nor a batch within labels by the mix of labels.
 
@@ -192,13 +182,6 @@ def probe_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, fo
     ValueError
         If no group has two classes of `MIN_CELLS` cells.
     """
-    return float(
-        np.mean([accuracy(each, target[cells]) for cells, each in predict_within(features, target, group, fold)])
-    )
-
-
-def predict_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, fold: np.ndarray) -> Within:
-    """Predict as `probe_within` does, with the same errors."""
     found = [
         (inside, logistic_predictions(features[inside], target[inside], fold[inside]))
         for inside in parts(group, target)
@@ -208,8 +191,13 @@ def predict_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, 
     return found
 
 
+def accuracy_within(predicted: Within, target: np.ndarray) -> float:
+    """Balanced accuracy, mean over the groups; `target` are the codes of all cells."""
+    return float(np.mean([accuracy(each, target[cells]) for cells, each in predicted]))
+
+
 def chance_within(target: np.ndarray, group: np.ndarray) -> float:
-    """Balanced accuracy of a guess in `probe_within`; NaN where it does not apply."""
+    """Balanced accuracy of a guess in `accuracy_within`; NaN where it does not apply."""
     found = [1 / len(np.unique(target[inside])) for inside in parts(group, target)]
     return float(np.mean(found)) if found else float("nan")
 
@@ -349,8 +337,7 @@ def metrics(cells: np.ndarray, fold: np.ndarray, seed: int) -> list[Metric]:
     def within(name: str, target: str, inside: str) -> Metric:
         def compute(scene: Scene) -> float:
             scene.kept[name] = predict_within(*of(scene, "embedding", target, inside), fold)
-            code = of(scene, target)[0]
-            return float(np.mean([accuracy(each, code[part]) for part, each in scene.kept[name]]))
+            return accuracy_within(scene.kept[name], of(scene, target)[0])
 
         def left_out(scene: Scene, group: np.ndarray, groups: int) -> np.ndarray:
             code, own = of(scene, target)[0], group[cells]

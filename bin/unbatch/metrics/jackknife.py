@@ -254,8 +254,8 @@ def adjusted_rand(table: np.ndarray) -> float:
     return (together - expected) / (most - expected) if most != expected else 1.0
 
 
-def clustering_spread(embedding: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Covariance of NMI and ARI between starts of k-means, 2 x 2.
+def clustering_variance(embedding: np.ndarray, label: np.ndarray) -> float:
+    """Variance of the sum of NMI and ARI between starts of k-means.
 
     Parameters
     ----------
@@ -269,8 +269,8 @@ def clustering_spread(embedding: np.ndarray, label: np.ndarray) -> np.ndarray:
     for start in range(CLUSTERINGS):
         cluster = KMeans(labels, n_init=1, random_state=start, max_iter=100).fit(embedding).labels_
         table = np.bincount(label * labels + cluster, minlength=labels**2).reshape(labels, labels)
-        found.append((mutual_information(table), adjusted_rand(table)))
-    return np.cov(np.array(found).T)
+        found.append(mutual_information(table) + adjusted_rand(table))
+    return float(np.var(found, ddof=1))
 
 
 def silhouettes(

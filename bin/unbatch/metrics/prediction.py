@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from unbatch.metrics.evidence import Split, balanced_accuracy, cell_splits
-from unbatch.metrics.uncertainty import Interval, over_splits
+from unbatch.metrics.uncertainty import Interval
 
 TREES = 100
 MAX_BATCH_SPLITS = 5
@@ -147,7 +147,7 @@ def explains(batch_alone: Accuracy, embedding: Accuracy, splits: list[Split]) ->
     """
     gains = [a - b for a, b in zip(embedding.by_split, batch_alone.by_split, strict=True)]
     held_out = float(np.mean([len(test) / len(train) for train, test in splits]))
-    return not over_splits(gains, held_out).above
+    return not Interval.of(gains, held_out).above
 
 
 @dataclass(frozen=True)

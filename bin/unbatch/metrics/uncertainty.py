@@ -41,12 +41,22 @@ class Interval:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float], least: int = 3) -> "Interval":
-        """Student's t interval of independent values; fewer than `least` have none."""
+    def of(cls, values: Sequence[float], held_out: float = 0.0) -> "Interval":
+        """Student's t interval of a mean; fewer than three values have none.
+
+        Parameters
+        ----------
+        values
+            Independent, or of classifiers on splits of the same cells. Fits to overlapping parts of the data are not
+            independent: the variance of their mean is that of the splits times (1 / splits + cells held out / cells
+            fitted to), after Nadeau & Bengio (2003).
+        held_out
+            Cells held out per cell fitted to, mean over splits; 0 for independent values.
+        """
         mean, n = float(np.mean(values)), len(values)
-        if n < least:
+        if n < 3:
             return cls(mean, math.nan, math.nan)
-        return student_interval(mean, [(float(np.var(values, ddof=1)) / n, n - 1)])
+        return student_interval(mean, [(float(np.var(values, ddof=1)) * (1 / n + held_out), n - 1)])
 
     @property
     def above(self) -> bool:
@@ -241,7 +251,7 @@ def more_than_chance(count: int, of: int) -> bool:
 def widened(replicates: np.ndarray, splits: int, held_out: float) -> np.ndarray:
     """Widen replicates that hold the chance of the cells to predict only, for that of the cells to fit to.
 
-    The variance is multiplied by 1 + splits x cells held out / cells fitted to, as that of `over_splits` is.
+    The variance is multiplied by 1 + splits x cells held out / cells fitted to, as in `Interval.of`.
 
     Parameters
     ----------
@@ -254,22 +264,3 @@ def widened(replicates: np.ndarray, splits: int, held_out: float) -> np.ndarray:
     """
     centre = replicates.mean()
     return centre + (replicates - centre) * math.sqrt(1 + splits * held_out)
-
-
-def over_splits(differences: Sequence[float], held_out: float) -> Interval:
-    """Interval of a mean difference between two classifiers on the same splits of the cells.
-
-    Fits to overlapping parts of the data are not independent, and the variance of the mean is that of the splits
-    times (1 / splits + cells held out / cells fitted to), after Nadeau & Bengio (2003).
-
-    Parameters
-    ----------
-    differences
-        One per split; fewer than three have no interval.
-    held_out
-        Cells held out per cell fitted to, mean over splits.
-    """
-    n, mean = len(differences), float(np.mean(differences))
-    if n < 3:
-        return Interval(mean, math.nan, math.nan)
-    return student_interval(mean, [(float(np.var(differences, ddof=1)) * (1 / n + held_out), n - 1)])

@@ -1,5 +1,6 @@
 """Simulations with a known truth, a preset a module."""
 
+from importlib import import_module
 from types import ModuleType
 
 
@@ -11,9 +12,7 @@ def preset(name: str) -> ModuleType:
     name
         ``"thesis"`` or ``"donors"``.
     """
-    from unbatch.data.simulation import donors, thesis
-
-    return {"thesis": thesis, "donors": donors}[name]
+    return import_module(f"unbatch.data.simulation.{name}")
 
 
 PRESETS = ("thesis", "donors")

@@ -76,17 +76,22 @@ def draw_expression(truth: Truth, rng: np.random.Generator, threads: int = 1) ->
 
     p = truth.parameters
 
-    def draw(start: int, rng: np.random.Generator) -> "np.ndarray | csr_matrix":
-        mean = truth.mean(slice(start, start + block))
+    def draw(cells: slice, rng: np.random.Generator) -> "np.ndarray | csr_matrix":
+        mean = truth.mean(cells)
         if p.noise == "gaussian":
             return np.abs(mean + rng.normal(0, p.sigma_y / p.genes, mean.shape)).astype(np.float32)
         return csr_matrix(_counts(mean, p.dispersion, rng), dtype=np.float32)
 
-    block = max(1, _BLOCK // p.genes)
-    starts = range(0, len(truth.batch), block)
+    parts = list(blocks(len(truth.batch), p.genes))
     with ThreadPoolExecutor(threads) as pool:
-        for jobs in batched(zip(starts, rng.spawn(len(starts)), strict=True), threads):
+        for jobs in batched(zip(parts, rng.spawn(len(parts)), strict=True), threads):
             yield from pool.map(draw, *zip(*jobs, strict=True))
+
+
+def blocks(cells: int, genes: int) -> Iterator[slice]:
+    """Yield the cells in blocks whose expression takes little memory."""
+    size = max(1, _BLOCK // genes)
+    return (slice(start, start + size) for start in range(0, cells, size))
 
 
 def _counts(mean: np.ndarray, dispersion: float, rng: np.random.Generator) -> np.ndarray:

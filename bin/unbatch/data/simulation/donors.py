@@ -12,14 +12,13 @@ chance differences between few donors blur.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
-from unbatch.data.simulation.common import METAGENES, Simulation
+from unbatch.data.simulation.common import METAGENES, Simulation, blocks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,8 +28,6 @@ CONDITIONS = ("control", "case")
 
 PROGRAMS = 3
 """Number of programs along which the cells of a type differ, P."""
-
-_BLOCK = 2**22
 
 
 class Parameters(Simulation):
@@ -199,14 +196,9 @@ def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
         specific=specific,
         scale=1.0,
     )
-    total = sum(truth.mean(cells).sum() for cells in _blocks(n, p.genes)) / n
+    total = sum(truth.mean(cells).sum() for cells in blocks(n, p.genes)) / n
     wanted = p.depth if p.noise == "nb" else METAGENES
     return replace(truth, scale=float(wanted / total))
-
-
-def _blocks(cells: int, genes: int) -> Iterator[slice]:
-    size = max(1, _BLOCK // genes)
-    return (slice(start, start + size) for start in range(0, cells, size))
 
 
 def _cell_types(p: Parameters, donor: int, condition: np.ndarray, rng: np.random.Generator) -> np.ndarray:

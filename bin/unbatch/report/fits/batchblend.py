@@ -1,11 +1,9 @@
 """What the report shows of fits with metagenes: the batch effect, the metagenes, and a simulation's truth."""
 
-from pathlib import Path
 from typing import Any
 
 from unbatch.report import effect, metagenes, recovered
 from unbatch.report.factorisation import Factorisation, read_factorisation
-from unbatch.report.inputs import Cells
 from unbatch.report.section import Sections, Shown
 
 
@@ -17,12 +15,8 @@ def _pages(fit: Factorisation, shown: Shown) -> list[dict[str, Any]]:
     ]
 
 
-def _read(fit: Path, dataset: Path, cells: Cells) -> Factorisation:
-    return read_factorisation(fit, dataset, cells)
-
-
 SECTIONS = Sections(
-    read=_read,
+    read=read_factorisation,
     pages=_pages,
     omitted="Fits whose metagenes and batch effect are not shown",
     warnings=effect.confounded,
