@@ -28,16 +28,14 @@ def fileList(found) {
 
 // How the fits of a task ended, by their ids
 def outcomesById(outcomes) {
-    fileList(outcomes).collectEntries { outcome -> [outcome.name - '.outcome.json', readOutcome(outcome)] }
-}
-
-// How a fit ended, in its own words. A failure is no result to keep: without its file, -resume runs the task again.
-def readOutcome(file) {
-    def outcome = new groovy.json.JsonSlurper().parseText(file.text)
-    if (outcome.status == 'failed') {
-        file.delete()
+    def found = fileList(outcomes).collectEntries { file ->
+        [file.name - '.outcome.json', new groovy.json.JsonSlurper().parseText(file.text)]
     }
-    outcome
+    // a failure is no result to keep: without these files, all of them, -resume runs the task again
+    if (found.values().any { outcome -> outcome.status == 'failed' }) {
+        fileList(outcomes).each { file -> file.delete() }
+    }
+    found
 }
 
 // What is known of the planned fits of a task

@@ -9,6 +9,11 @@ def readCards() {
     new org.yaml.snakeyaml.Yaml().load(file("${projectDir}/assets/methods.yml").text)
 }
 
+// What a fit of a method may take, at its first try
+def resourcesOf(method) {
+    [cpus: 1, memory: '4 GB', time: '8 h'] + (readCards()[method] ?: [:]).subMap(['cpus', 'memory', 'time'])
+}
+
 // What methods declare (bin/unbatch/methods), as `make docs` writes it: method -> needs, model, parameters
 def readDeclared() {
     new groovy.json.JsonSlurper().parseText(file("${projectDir}/assets/parameters.json").text)

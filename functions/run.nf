@@ -58,9 +58,6 @@ def fitPlan(given, variants) {
                     max_epochs: given.max_epochs,
                     // the models of a sweep are many, and its seeds make them again
                     model: !given.sweep && declared[method]?.model,
-                    cpus: card.cpus ?: 1,
-                    memory: card.memory ?: '4 GB',
-                    time: card.time ?: '8 h',
                 ]
             }
         }

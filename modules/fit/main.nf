@@ -1,16 +1,19 @@
 include { quote } from '../../functions/arguments'
+include { resourcesOf } from '../../functions/parameters'
 
 // Any program that fits: its name, image and resources are those of the method's card
 process FIT {
     tag "${meta.id}"
     label 'process_fit'
     container "${job.image}"
-    cpus { job.cpus }
-    memory { (job.memory as nextflow.util.MemoryUnit) * task.attempt }
-    time { (job.time as nextflow.util.Duration) * task.attempt }
+    // not in job, which is hashed: with more memory on the card, -resume keeps what is done
+    cpus { resourcesOf(job.method).cpus }
+    memory { (resourcesOf(job.method).memory as nextflow.util.MemoryUnit) * task.attempt }
+    // the card's is that of one fit
+    time { (resourcesOf(job.method).time as nextflow.util.Duration) * runs.size() * task.attempt }
 
     input:
-    // job: map of method:, program:, image:, params:, max_epochs:, cpus:, memory:, time:
+    // job: map of method:, program:, image:, params:, max_epochs:, model:
     // runs: list of [id:, dataset: name of one of the datasets, seed:]
     tuple val(meta), path(datasets), val(job), val(runs)
 

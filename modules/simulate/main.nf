@@ -2,6 +2,7 @@ include { argumentList ; quote } from '../../functions/arguments'
 
 process SIMULATE {
     tag "${meta.id}"
+    time { 1.h * simulations.size() * task.attempt }
 
     input:
     // simulations: list of [name: of the dataset, options: of the program], one after another

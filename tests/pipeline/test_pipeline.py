@@ -61,6 +61,16 @@ ADDED = {
         os.kill(os.getpid(), signal.SIGKILL)
     raise ValueError("greedy got <b>lost</b>")
 """,
+    # wrong at its first try
+    "moody": """
+    import os
+    from pathlib import Path
+    tried = Path(os.environ["GREEDY_TRIED"])
+    if not tried.exists():
+        tried.touch()
+        raise ValueError("moody is not in the mood")
+    return Fit(cells.X.toarray()[:, :2])
+""",
     "slow": """
     import time
     time.sleep(120)
@@ -527,6 +537,27 @@ def test_a_sweep_that_grows_runs_only_what_is_new(pipeline: Path, tmp_path: Path
     }
 
 
+def test_a_failed_fit_of_a_sweep_is_tried_again_by_resume_and_others_are_not(pipeline: Path, tmp_path: Path):
+    (tmp_path / "grid.yml").write_text("simulate: {seed: [0, 1]}")
+    options = ["--sweep", "grid.yml", *SWEEP, "--methods", "none,moody", "--allow_failed", "--max_retries", "0"]
+    first = nextflow(pipeline, tmp_path, *options)
+    assert "3 of 4 fits done" in first.output
+    assert "moody is not in the mood" in first.output
+    path = pipeline / "assets" / "methods.yml"
+    cards = path.read_text()
+    try:
+        # what a task may take is no part of what it does
+        path.write_text(
+            yaml.safe_dump(yaml.safe_load(cards) | {"none": yaml.safe_load(cards)["none"] | {"memory": "5 GB"}})
+        )
+        again = nextflow(pipeline, tmp_path, *options, "-resume")
+    finally:
+        path.write_text(cards)
+    assert "4 of 4 fits done" in again.output
+    fits = {name: status for name, status in again.tasks().items() if name.startswith("FIT")}
+    assert fits == {"FIT (simulated.none.default)": "CACHED", "FIT (simulated.moody.default)": "COMPLETED"}
+
+
 WRONG_GRID = """
 simulate:
   sigma_bata: [0, 1]
@@ -707,8 +738,8 @@ def test_values_of_a_new_model_are_checked_before_any_task(with_toy: Path, tmp_p
 STUBS = {
     "simulate": "[[id: 'a'], [[name: 'a', options: [:]], [name: 'b', options: [:]]]]",
     "preprocess": "[[id: 'a'], file('IN'), [], ['a'], [:]]",
-    "fit": "[[id: 'a'], file('IN'), [program: 'fit-baseline', method: 'none', params: [:], model: true, cpus: 1, "
-    "memory: '1 GB', time: '1 h'], [[id: 'a.none', dataset: 'a', seed: 0]]]",
+    "fit": "[[id: 'a'], file('IN'), [program: 'fit-baseline', method: 'none', params: [:], model: true], "
+    "[[id: 'a.none', dataset: 'a', seed: 0]]]",
     "score": "[[id: 'a'], file('IN'), [], [a: []], [:]]",
     "report": "[file('IN'), [], [], file('IN.yml'), [:]]",
     "multiqc": "[file('IN'), [], []]",
