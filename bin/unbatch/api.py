@@ -19,7 +19,6 @@ import numpy as np
 from unbatch import contract, methods
 from unbatch.contract import Run
 from unbatch.errors import InputError
-from unbatch.machine import peak_mb, versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,26 +83,21 @@ def fit(
     NotApplicable
         If the method has nothing to say about the data, or its library is not installed.
     """
+    from threadpoolctl import threadpool_limits
+
     from unbatch.data import fits
     from unbatch.data.cells import cells_of
 
     declared = methods.load(method)
-    chosen = declared.limited(contract.checked(method, declared.params, params or {}), max_epochs)
+    chosen = contract.checked(method, declared.params, params or {})
+    run = Run(seed, declared.device(device, threads), threads, max_epochs)
     keys = {"label_key": label_key, "section_key": section_key, "counts": counts, "continuous": continuous}
     dataset = _dataset(adata, batch_key, **keys, n_top_genes=n_top_genes, seed=seed)
     cells = cells_of(dataset, SOURCE)
     start = time.perf_counter()
-    found = declared.fit(cells, chosen, Run(seed, device, threads, max_epochs))
-    about = {
-        "params": (found.used or chosen).model_dump(),
-        "given": dict(params or {}),
-        "seed": seed,
-        "device": device,
-        "wall_s": time.perf_counter() - start,
-        "peak_mb": peak_mb(),
-        "versions": versions(*declared.packages),
-    }
-    result = fits.assemble(cells, method, found, about, declared.slots, SOURCE)
+    with threadpool_limits(threads):
+        found = declared.fit(cells, chosen, run)
+    result = fits.assemble(cells, declared, found, run, params or {}, time.perf_counter() - start, SOURCE)
     target = adata.copy() if copy else adata
     _take(target, result, found, method)
     return target if copy else None
@@ -151,19 +145,22 @@ def score(
         If a slot is missing or the data cannot be used.
     """
     import pandas as pd
+    from threadpoolctl import threadpool_limits
 
     from unbatch import scoring
 
     keys = {"label_key": label_key, "section_key": None, "counts": counts, "continuous": continuous}
     dataset = _dataset(adata, batch_key, **keys, n_top_genes=n_top_genes, seed=seed)
-    slots = {name: _slot(adata, name) for name in embeddings}
+    fitted = adata.uns.get("unbatch", {})
+    bare = {"seed": seed, "params": {}, "wall_s": 0.0, "peak_mb": 0.0, "device": "", "versions": {}}
+    made = {name: fitted.get(name) or bare | {"method": name, "slot": _slot(adata, name)} for name in embeddings}
 
     def read(name: str, cells: np.ndarray) -> scoring.Fitted:
-        made = {"method": name, "seed": seed, "params": {}, "wall_s": 0.0, "peak_mb": 0.0, "device": "", "versions": {}}
-        return scoring.Fitted(np.asarray(adata.obsm[slots[name]])[cells], made, None, None)
+        return scoring.Fitted.of(made[name], adata.obsm, adata.obsp, cells)
 
     options = scoring.Options(max_cells, targets=list(targets), evidence=evidence, seed=seed, threads=threads)
-    table = scoring.score(dataset, [{"fit": name} for name in embeddings], read, options, source=SOURCE)
+    with threadpool_limits(threads):
+        table = scoring.score(dataset, [{"fit": name} for name in embeddings], read, options, source=SOURCE)
     rows = [{key: row[key] for key in ("total", "batch", "bio")} | row["metrics"] for row in table["rows"]]
     frame = pd.DataFrame(rows, index=pd.Index(embeddings, name="embedding"))
     frame.attrs["scores"] = table
@@ -200,18 +197,23 @@ def _dataset(
     if layer is not None and layer not in adata.layers:
         raise InputError(f"{SOURCE}: layers has no {layer!r} for counts, it has {', '.join(adata.layers) or 'nothing'}")
     values = sparse.csr_matrix(adata.X if layer is None else adata.layers[layer], dtype=np.float32)
-    values.eliminate_zeros()
+    if not values.data.all():
+        # the matrix may share its arrays with the AnnData
+        values = values.copy()
+        values.eliminate_zeros()
     wrong = first_wrong(values, continuous)
     if wrong:
         where = "X" if layer is None else f"layers[{layer!r}]"
         raise InputError(f"{SOURCE}: {where} holds values that are {wrong[1]}, expected counts; counts names a layer")
     batch = preprocess.batches(adata.obs, batch_key, SOURCE)
     obs = pd.DataFrame({"batch": batch}, index=adata.obs_names)
-    obs["section"] = preprocess.batches(adata.obs, section_key, SOURCE) if section_key else batch
+    obs["section"] = preprocess.complete(adata.obs, section_key, SOURCE, "section") if section_key else batch
     if label_key is not None:
         obs["label"] = preprocess.labels(adata.obs, label_key, SOURCE)
     preprocess.require_expressed(values, obs.index, np.asarray(batch), SOURCE)
-    more = preprocess.tidy(adata.obs.drop(columns=[name for name in obs if name in adata.obs]))
+    sources = {"batch": batch_key, "label": label_key, "section": section_key}
+    more, _ = preprocess.free_reserved(preprocess.tidy(adata.obs), sources)
+    more = more.drop(columns=[name for name in obs if name in more])
     var = pd.DataFrame(index=adata.var_names)
     dataset = preprocess.assemble(values, obs.join(more), var, n_top_genes=n_top_genes, seed=seed)
     if "spatial" in adata.obsm:

@@ -130,6 +130,11 @@ class Fit:
     slots: dict[str, Any] = field(default_factory=dict)
     layers: "dict[str, Iterable[np.ndarray]]" = field(default_factory=dict)
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that were used, by name."""
+        return {} if self.used is None else self.used.model_dump()
+
 
 @dataclass(frozen=True)
 class SavedModel:

@@ -1,6 +1,10 @@
 """What can go wrong on the user's side, and the exit code that says so."""
 
+import errno
+import re
 from collections.abc import Iterator
+
+_NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED|can't allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
 
 
 class UnbatchError(Exception):
@@ -35,3 +39,14 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(each))
         yield each
         each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of this machine or of its GPU, was too small, whatever the library calls it."""
+    return any(
+        isinstance(each, MemoryError)
+        or (isinstance(each, OSError) and each.errno == errno.ENOMEM)
+        # torch.OutOfMemoryError among them; torch's other allocators and XLA have no type of their own
+        or (isinstance(each, RuntimeError) and _NO_MEMORY.search(str(each)) is not None)
+        for each in causes(error)
+    )

@@ -6,7 +6,7 @@ what was found. The program `score` and `unbatch.score` both call it.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from anndata import AnnData
 
 from unbatch.data.cells import principal_components
 from unbatch.data.sampling import stratified_sample
-from unbatch.errors import InputError
+from unbatch.errors import InputError, out_of_memory
 from unbatch.metrics import evidence, integration, jackknife, uncertainty
 from unbatch.metrics.evidence import PERMUTATIONS
 from unbatch.metrics.integration import WEIGHTS, Scene, nearest_neighbours
@@ -50,6 +50,30 @@ class Fitted:
     fixed: "np.ndarray | None"
     random: "np.ndarray | None"
     near: "NeighborsResults | None" = None
+
+    @classmethod
+    def of(
+        cls, made: dict[str, Any], obsm: "Mapping[str, Any]", obsp: "Mapping[str, Any]", cells: "np.ndarray"
+    ) -> "Fitted":
+        """Take what a fit has of some cells out of its slots.
+
+        Parameters
+        ----------
+        made
+            How it was made (``uns/unbatch`` of a fit); ``slot`` names an embedding that is not ``X_METHOD``.
+        obsm, obsp
+            Embeddings and graphs of all cells, by slot.
+        cells
+            Positions of the cells.
+        """
+        method = str(made["method"])
+        if made.get("output", "embedding") == "graph":
+            from unbatch.metrics.paths import nearest_by_path
+
+            return cls(None, made, None, None, nearest_by_path(obsp[method], cells, integration.LISI_NEIGHBOURS))
+        parts = (obsm.get(str(made.get(name))) for name in ("first", "second"))
+        fixed, random = (None if part is None else np.asarray(part)[cells] for part in parts)
+        return cls(np.asarray(obsm[made.get("slot", f"X_{method}")])[cells], made, fixed, random)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +244,8 @@ def _over_cells(
             variance = jackknife.clustering_variance(scene.embedding, scene.label) / row["n_bio"] ** 2
             spread["bio"] = float(np.sqrt(variance))
     except Exception as error:
+        if out_of_memory(error):
+            raise
         log.warning("%s: no intervals over cells, so nothing is said of its rank (%s)", row["id"], error)
         return None
     if len(means) == len(WEIGHTS):

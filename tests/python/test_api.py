@@ -61,6 +61,42 @@ def test_scores_are_a_row_for_each_embedding_of_the_data(adata: ad.AnnData):
     assert table.attrs["scores"]["rows"][0]["method"] == "none"
 
 
+def test_a_column_that_is_called_label_is_no_label_unless_it_is_named(adata: ad.AnnData):
+    adata.obs["label"] = adata.obs["cell_type"]
+    adata.obs["split"] = np.where(adata.obs["cell_type"].cat.codes % 2, "odd", "even")
+    with pytest.raises(NotApplicable, match="labels"):
+        unbatch.fit(adata, "label_leak", batch_key="sample")
+    unbatch.fit(adata, "none", batch_key="sample")
+    table = unbatch.score(adata, ["none"], batch_key="sample", targets=["split_input"], evidence=True)
+    assert np.isnan(float(table.loc["none", "bio"] or np.nan))
+    assert set(adata.obs["split"]) == {"odd", "even"}
+    assert unbatch.fit(adata, "label_leak", batch_key="sample", label_key="label") is None
+
+
+def test_a_graph_and_a_second_embedding_are_scored_as_by_the_program(adata: ad.AnnData):
+    unbatch.fit(adata, "bbknn", **KEYS)
+    unbatch.fit(adata, "scmedal", **KEYS, max_epochs=1)
+    scores = unbatch.score(adata, ["bbknn", "scmedal"], **KEYS, evidence=True).attrs["scores"]
+    graph, scmedal = scores["rows"]
+    assert graph["metrics"]["ilisi"] is not None
+    assert graph["metrics"]["bras"] is None
+    assert scmedal["random_effects"]["batch_probe"] is not None
+    assert scmedal["params"]["latent"] == adata.obsm["X_scmedal"].shape[1]
+    assert scmedal["wall_s"] > 0
+
+
+def test_the_device_and_the_matrix_of_the_caller_stay_as_they_are(adata: ad.AnnData, monkeypatch: pytest.MonkeyPatch):
+    adata.X.data[:3] = 0
+    before = adata.X.copy()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    unbatch.fit(adata, "saucie", **KEYS, device="auto", max_epochs=1, continuous=True)
+    assert adata.uns["unbatch"]["saucie"]["device"] == "cpu"
+    np.testing.assert_array_equal(adata.X.data, before.data)
+    np.testing.assert_array_equal(adata.X.indptr, before.indptr)
+    with pytest.raises(InputError, match="no CUDA device"):
+        unbatch.fit(adata, "saucie", **KEYS, device="cuda")
+
+
 def test_wrong_input_is_one_sentence(adata: ad.AnnData):
     with pytest.raises(InputError, match="no column nothing"):
         unbatch.fit(adata, "harmony", batch_key="nothing")

@@ -77,11 +77,12 @@ def test_threads_are_those_asked_for_then_those_of_the_environment(given, enviro
 def threads_in(environment: dict[str, str], *options: str) -> dict:
     """Settings that a program finds in its environment, and the threads of libraries that it then imports."""
     code = (
-        "import json, os, sys; sys.path.insert(0, 'bin'); from unbatch.cli import common, fit\n"
+        "import json, os, sys; sys.path.insert(0, 'bin'); from unbatch import machine\n"
+        "from unbatch.cli import common, fit\n"
         "def function(run):\n"
         "    assert not {'torch', 'jax', 'numba'} & set(sys.modules)\n"
         "    found = {name: os.environ.get(name) for name in (*common.PATIENCE, 'PJRT_NPROC')}\n"
-        "    fit.torch_device(run)\n"
+        "    machine.torch_device(run.device, run.threads)\n"
         "    from unbatch.nn.threads import use_threads\n"
         "    import numpy, threadpoolctl, torch\n"
         "    found['torch'] = torch.get_num_threads()\n"

@@ -1,12 +1,10 @@
 """What all programs share: options, logging, threads, and how they end."""
 
-import errno
 import functools
 import itertools
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,15 +14,13 @@ from typing import Any
 
 import click
 
-from unbatch.errors import UnbatchError, causes
+from unbatch.errors import UnbatchError, out_of_memory
 from unbatch.machine import versions
 from unbatch.text import safe_text
 
 log = logging.getLogger("unbatch")
 
 # What RuntimeErrors say that are about memory: torch on a GPU, its CUDA libraries, torch on the CPU, XLA.
-_NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED|can't allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
-
 PATIENCE = {
     # of GNU's, Intel's and LLVM's OpenMP: torch, scikit-learn, igraph, numba and MKL
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -93,7 +89,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     from unbatch.data.io import storage_error
 
     text = " ".join(str(error).split())[:500]
-    if _out_of_memory(error):
+    if out_of_memory(error):
         # as if the system had killed it: the pipeline then tries again with more memory
         return f"out of memory ({text})", 137
     if isinstance(error, UnbatchError):
@@ -104,17 +100,6 @@ def _explain(error: Exception) -> tuple[str, int]:
     if refused:
         return str(refused), refused.exit_code
     return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)", 1
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory, of this machine or of its GPU, was too small, whatever the library calls it."""
-    return any(
-        isinstance(each, MemoryError)
-        or (isinstance(each, OSError) and each.errno == errno.ENOMEM)
-        # torch.OutOfMemoryError among them; torch's other allocators and XLA have no type of their own
-        or (isinstance(each, RuntimeError) and _NO_MEMORY.search(str(each)) is not None)
-        for each in causes(error)
-    )
 
 
 def _common_options(packages: tuple[str, ...]) -> list[Callable]:

@@ -15,7 +15,6 @@ from unbatch.cli.common import Folder, InPath, OutPath, Run, limit_threads_early
 from unbatch.cli.options import parameter_option
 from unbatch.contract import Fit, SavedModel, short
 from unbatch.errors import InputError, UnbatchError
-from unbatch.machine import peak_mb, versions
 from unbatch.methods import Method
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def _fit_method(
     from unbatch.data.cells import read_cells
 
     params = method.limited(contract.checked(method.name, method.params, given), max_epochs)
-    device = torch_device(run) if method.needs.gpu else "cpu"
+    device = method.device(run.device, run.threads)
     if run.device == "cuda" and not method.needs.gpu:
         log.warning("%s runs on the CPU; --device cuda changes nothing", method.name)
     cells = read_cells(dataset)
@@ -129,10 +128,9 @@ def _fit_method(
     wall_s = time.perf_counter() - start
     if folder is not None and not found.weights:
         raise InputError(f"--model: {method.name} embeds only the cells it was fitted to, it has no model to write")
-    used = (found.used or params).model_dump()
-    _write(output, cells, method, found, run, device=device, wall_s=wall_s, params=used, given=given)
+    _write(output, cells, method, found, how, wall_s=wall_s, given=given)
     if folder is not None:
-        keep({"params": used} | found.config, found.weights)
+        keep({"params": found.parameters} | found.config, found.weights)
 
 
 def _apply_model(
@@ -156,17 +154,17 @@ def _apply_model(
     # what is asked of a model when it is applied is asked anew
     fitted = saved.params.model_dump(exclude=free)
     params = contract.checked(method.name, method.params, fitted | given)
-    device = torch_device(run) if method.needs.gpu else "cpu"
+    device = method.device(run.device, run.threads)
     start = time.perf_counter()
     cells = read_cells(dataset).of_model(saved.genes, folder)
-    found = method.apply(replace(saved, params=params), cells, contract.Run(run.seed, device, run.threads))
+    how = contract.Run(run.seed, device, run.threads)
+    found = method.apply(replace(saved, params=params), cells, how)
     wall_s = time.perf_counter() - start
     if extended is not None and not found.weights:
         raise InputError(f"--model: a model of {method.name} that is applied stays as it is in {folder}")
-    used = (found.used or params).model_dump()
-    _write(output, cells, method, found, run, device=device, wall_s=wall_s, params=used, given=given)
+    _write(output, cells, method, found, how, wall_s=wall_s, given=given)
     if extended is not None:
-        about = {"method": method.name, "params": used, "genes": saved.genes, "batches": saved.batches}
+        about = {"method": method.name, "params": found.parameters, "genes": saved.genes, "batches": saved.batches}
         io.write_model(extended, about | found.config, found.weights)
 
 
@@ -252,32 +250,14 @@ def _refuse_options(folder: Path, names: set[str]) -> None:
         )
 
 
-def torch_device(run: Run) -> str:
-    """Say where torch computes, and give it the threads of the run.
-
-    Raises
-    ------
-    InputError
-        If a device is asked for that is not there.
-    """
-    import torch
-
-    torch.set_num_threads(run.threads)
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is available, expected cpu or auto on this machine")
-    return "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def _write(
     path: Path,
     cells: "Cells",
     method: Method,
     found: Fit,
-    run: Run,
+    run: contract.Run,
     *,
-    device: str,
     wall_s: float,
-    params: dict[str, Any],
     given: dict[str, Any],
 ) -> None:
     """Write `fit.h5ad`: the cells of the dataset, what was found, how it was made; no copy of the expression.
@@ -285,22 +265,13 @@ def _write(
     Raises
     ------
     UnbatchError
-        If the method broke the contract (other cells, values that are not finite, a constant dimension); the
-        fault is the method's, not the user's.
+        If the method broke the contract (another number of cells, values that are not finite, a constant dimension);
+        the fault is the method's, not the user's.
     """
     from unbatch.data import fits, io
 
-    about = {
-        "params": params,
-        "given": given,
-        "seed": run.seed,
-        "device": device,
-        "wall_s": wall_s,
-        "peak_mb": peak_mb(),
-        "versions": versions(*method.packages),
-    }
     try:
-        fit = fits.assemble(cells, method.name, found, about, method.slots, path)
+        fit = fits.assemble(cells, method, found, run, given, wall_s, path)
     except InputError as error:
         raise UnbatchError(f"{method.name} failed: its output cannot be used, {error}") from error
     io.write_h5ad(fit, path, **found.layers)

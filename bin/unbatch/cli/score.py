@@ -106,14 +106,7 @@ def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> "Fitted":
     method = str(made.get("method", ""))
     slots = methods.load(method).slots if method in methods.names() else None
     schema.validate(fit, "fit", path, cells_of=dataset, slots=slots)
-    if made.get("output", "embedding") == "graph":
-        from unbatch.metrics.integration import LISI_NEIGHBOURS
-        from unbatch.metrics.paths import nearest_by_path
-
-        return Fitted(None, made, None, None, nearest_by_path(fit.obsp[str(made["method"])], cells, LISI_NEIGHBOURS))
-    parts = (fit.obsm.get(str(made.get(name))) for name in ("first", "second"))
-    fixed, random = (None if part is None else part[cells] for part in parts)
-    return Fitted(fit.obsm[f"X_{made['method']}"][cells], made, fixed, random)
+    return Fitted.of(made, fit.obsm, fit.obsp, cells)
 
 
 def _read_outcomes(path: Path, files: dict[str, Path]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from unbatch import contract
-from unbatch.cli.common import OutPath, Run, log, program, versions
+from unbatch.cli.common import OutPath, Run, limit_threads_early, log, program, versions
 from unbatch.cli.options import parameter_option
 from unbatch.data.simulation import PRESETS
 from unbatch.data.simulation import preset as preset_of
@@ -15,6 +15,8 @@ from unbatch.data.simulation import preset as preset_of
 
 def _options(function: Any) -> Any:
     """Give the program an option for every parameter of every preset; the default is that of the preset."""
+    # numpy, which the presets import, reads the limits once
+    limit_threads_early()
     rules = {name: contract.rules(preset_of(name).Parameters) for name in PRESETS}
     options = []
     for name in dict.fromkeys(parameter for each in rules.values() for parameter in each):

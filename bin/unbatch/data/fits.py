@@ -11,13 +11,21 @@ from anndata import AnnData
 from unbatch.data import schema
 from unbatch.data.cells import Cells
 from unbatch.errors import InputError
+from unbatch.machine import peak_mb, versions
 
 if TYPE_CHECKING:
-    from unbatch.contract import Fit, Slot
+    from unbatch.contract import Fit, Run
+    from unbatch.methods import Method
 
 
 def assemble(
-    cells: Cells, method: str, found: "Fit", about: dict[str, Any], slots: "Mapping[str, Slot]", source: str | Path
+    cells: Cells,
+    method: "Method",
+    found: "Fit",
+    run: "Run",
+    given: Mapping[str, Any],
+    wall_s: float,
+    source: str | Path,
 ) -> AnnData:
     """Put a fit into the slots of its file and check these.
 
@@ -26,13 +34,15 @@ def assemble(
     cells
         The cells that were fitted.
     method
-        Name of the method.
+        The method.
     found
         What it found; its layers are written by the caller, a block at a time.
-    about
-        How it was made: parameters, seed, device, time, memory, versions.
-    slots
-        What the method declares in addition to its embedding.
+    run
+        Seed, and the device that was used.
+    given
+        Parameters that were stated, the others having had their defaults.
+    wall_s
+        Seconds that the fit took.
     source
         Name of the file, for messages.
 
@@ -41,7 +51,7 @@ def assemble(
     InputError
         If something breaks the contract.
     """
-    var = pd.DataFrame(index=pd.Index(cells.genes)) if slots else None
+    var = pd.DataFrame(index=pd.Index(cells.genes)) if method.slots else None
     fit = AnnData(obs=pd.DataFrame(index=cells.obs.index), var=var)
     result = found.embedding if found.graph is None else found.graph
     square = found.graph is None or result.shape[1] == fit.n_obs
@@ -49,22 +59,28 @@ def assemble(
         shape = " x ".join(map(str, result.shape))
         raise InputError(f"{source}: the method returned {shape} for {fit.n_obs} cells")
     if found.graph is None:
-        fit.obsm[f"X_{method}"] = np.ascontiguousarray(result, dtype=np.float32)
+        fit.obsm[f"X_{method.name}"] = np.ascontiguousarray(result, dtype=np.float32)
     else:
-        fit.obsp[method] = result
+        fit.obsp[method.name] = result
     more = {}
     for name, value in found.slots.items():
         group, _, key = name.partition("/")
-        if name not in slots:
-            raise InputError(f"{source}: {name} is not among the slots that {method} declares")
+        if name not in method.slots:
+            raise InputError(f"{source}: {name} is not among the slots that {method.name} declares")
         (more if group == "uns" else getattr(fit, group))[key] = value
     fit.uns["unbatch"] = {
         **more,
         "schema": schema.VERSION,
-        "method": method,
+        "method": method.name,
         "output": "embedding" if found.graph is None else "graph",
         **{name: slot for name, slot in (("first", found.first), ("second", found.second)) if slot},
-        **about,
+        "params": found.parameters,
+        "given": dict(given),
+        "seed": run.seed,
+        "device": run.device,
+        "wall_s": wall_s,
+        "peak_mb": peak_mb(),
+        "versions": versions(*method.packages),
     }
-    schema.validate(fit, "fit", source, cells_of=AnnData(obs=pd.DataFrame(index=cells.obs.index)), slots=slots)
+    schema.validate(fit, "fit", source, slots=method.slots)
     return fit

@@ -24,12 +24,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from unbatch.contract import Fit, Needs, Parameters, Run, SavedModel, Slot, checked
+from unbatch.contract import Fit, Needs, Parameters, Run, SavedModel, Slot
 from unbatch.errors import InputError, NotApplicable
+from unbatch.machine import torch_device
 
 if TYPE_CHECKING:
     from unbatch.data.cells import Cells
@@ -88,8 +89,10 @@ class Method:
             raise NotApplicable(f"{self.name} runs by its own program {self.program} only")
         self.require(cells)
         run = run or Run()
+        params = self.limited(params or self.params(), run.max_epochs)
         with self._installed():
-            return self._fit(cells, self.limited(params or self.params(), run.max_epochs), run)
+            found = self._fit(cells, params, run)
+        return replace(found, used=found.used or params)
 
     def apply(self, model: SavedModel, cells: "Cells", run: Run | None = None) -> Fit:
         """Embed cells with a saved model of the method.
@@ -111,7 +114,12 @@ class Method:
         if self._apply is None:
             raise InputError(f"{model.folder}: {self.name} embeds only the cells it was fitted to")
         with self._installed():
-            return self._apply(model, cells, run or Run())
+            found = self._apply(model, cells, run or Run())
+        return replace(found, used=found.used or model.params)
+
+    def device(self, wanted: str, threads: int) -> str:
+        """Say where the method computes, and give torch its threads if it uses it; see `machine.torch_device`."""
+        return torch_device(wanted, threads) if self.needs.gpu else "cpu"
 
     def require(self, cells: "Cells") -> None:
         """Check that cells have what the method needs.
@@ -133,7 +141,7 @@ class Method:
         if self.epochs is None or max_epochs is None:
             return params
         own = getattr(params, self.epochs)
-        return params.model_copy(update={self.epochs: min(own or max_epochs, max_epochs)})
+        return params.model_copy(update={self.epochs: min(own, max_epochs)})
 
     @contextmanager
     def _installed(self) -> Iterator[None]:
@@ -180,18 +188,3 @@ def load(name: str) -> Method:
 def of_program(program: str) -> list[str]:
     """Names of the methods that a program fits."""
     return [name for name in names() if load(name).program == program]
-
-
-__all__ = [
-    "Fit",
-    "Method",
-    "Needs",
-    "Parameters",
-    "Run",
-    "SavedModel",
-    "Slot",
-    "checked",
-    "load",
-    "names",
-    "of_program",
-]

@@ -9,7 +9,6 @@ from unbatch.methods import scvi
 PACKAGES = scvi.PACKAGES
 EXTRA = scvi.EXTRA
 NEEDS = Needs(integers=True, labels=True, gpu=True)
-EPOCHS = scvi.EPOCHS
 
 
 class Params(scvi.Params):
@@ -24,8 +23,10 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     """Return the means of the latent variables."""
     from scvi.model import SCANVI
 
-    start, data = scvi.trained(cells, params, run)
+    start, data, first_epochs = scvi.trained(cells, params, run)
     model = SCANVI.from_scvi_model(start, unlabeled_category="unknown", labels_key="label")
-    epochs = params.label_epochs if params.max_epochs is None else min(params.label_epochs, params.max_epochs)
+    most = min(params.max_epochs or params.label_epochs, run.max_epochs or params.label_epochs)
+    epochs = min(params.label_epochs, most)
     model.train(max_epochs=epochs, n_samples_per_label=100, **scvi.training(run.device, data.n_obs))
-    return Fit(model.get_latent_representation(data))
+    used = params.model_copy(update={"max_epochs": first_epochs, "label_epochs": epochs})
+    return Fit(model.get_latent_representation(data), used=used)

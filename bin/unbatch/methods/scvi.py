@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 PACKAGES = ("scvi-tools",)
 EXTRA = "scvi"
 NEEDS = Needs(integers=True, gpu=True)
-EPOCHS = "max_epochs"
 
 
 class Params(Parameters):
@@ -31,15 +30,19 @@ class Params(Parameters):
 
 def fit(cells: Cells, params: Params, run: Run) -> Fit:
     """Return the means of the latent variables."""
-    model, _data = trained(cells, params, run)
-    return Fit(model.get_latent_representation())
+    model, _data, epochs = trained(cells, params, run)
+    return Fit(model.get_latent_representation(), used=params.model_copy(update={"max_epochs": epochs}))
 
 
-def trained(cells: Cells, params: Params, run: Run) -> "tuple[Any, AnnData]":
-    """Train scVI; return the model and its data, in which ``label`` holds names of labels, ``unknown`` for none."""
+def trained(cells: Cells, params: Params, run: Run) -> "tuple[Any, AnnData, int]":
+    """Train scVI; return the model, its data and its epochs.
+
+    In the data ``label`` holds names of labels, ``unknown`` for none.
+    """
     import pandas as pd
     import scvi
     from anndata import AnnData
+    from scvi.model import get_max_epochs_heuristic
 
     quiet()
     scvi.settings.seed = run.seed
@@ -54,8 +57,11 @@ def trained(cells: Cells, params: Params, run: Run) -> "tuple[Any, AnnData]":
     data = AnnData(cells.whole_counts().astype(np.float32), obs=obs)
     scvi.model.SCVI.setup_anndata(data, batch_key="batch")
     model = scvi.model.SCVI(data, n_latent=params.latent, n_layers=params.layers, gene_likelihood=params.likelihood)
-    model.train(max_epochs=params.max_epochs, **training(run.device, data.n_obs))
-    return model, data
+    # as scvi-tools chooses them
+    epochs = params.max_epochs or get_max_epochs_heuristic(data.n_obs)
+    epochs = min(epochs, run.max_epochs or epochs)
+    model.train(max_epochs=epochs, **training(run.device, data.n_obs))
+    return model, data, epochs
 
 
 def training(device: str, cells: int) -> dict[str, Any]:

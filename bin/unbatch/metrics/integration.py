@@ -21,6 +21,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from unbatch.errors import out_of_memory
 from unbatch.metrics.separability import SCORES
 
 # it writes to the terminal by itself, in colour even where there is none: its messages go where ours do
@@ -279,8 +280,10 @@ def evaluate(scene: Scene, wanted: list[Metric]) -> tuple[dict[str, float | None
                 # a negative PCR comparison is set to 0, as the score's definition says
                 warnings.simplefilter("ignore")
                 value = float(metric.compute(scene))
-        # one score that fails on one embedding must not cost the others; the reason is kept beside it
+        # one score that fails on one embedding must not cost the others; with more memory it may be there
         except Exception as error:
+            if out_of_memory(error):
+                raise
             scores[metric.name] = None
             reasons[metric.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
