@@ -19,7 +19,26 @@ from unbatch.data.simulation import PRESETS, preset
 from unbatch.methods import Method
 
 ROOT = Path(__file__).resolve().parents[1]
-CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+NEEDED = ("label", "program", "kind", "summary", "licence", "citation", "run")
+"""Fields of every card; `package`, `doi`, `extra` and `image` may be missing, which is the same as null."""
+
+
+def read_cards() -> dict[str, dict]:
+    """Read the cards; end with a sentence and exit code 2 where one lacks a field or a file."""
+    cards = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+    for name, card in cards.items():
+        absent = [field for field in NEEDED if not (isinstance(card, dict) and card.get(field))]
+        if absent:
+            print(f"assets/methods.yml: {name} lacks {', '.join(absent)}", file=sys.stderr)
+        if name not in methods.names():
+            print(f"assets/methods.yml: {name} has no file bin/unbatch/methods/{name}.py", file=sys.stderr)
+        if absent or name not in methods.names():
+            sys.exit(2)
+        cards[name] = dict.fromkeys(("package", "doi", "extra", "image")) | card
+    return cards
+
+
+CARDS = read_cards()
 METHODS = {name: methods.load(name) for name in CARDS}
 
 
@@ -163,9 +182,11 @@ def main() -> int:
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1
-        print(f"{name}: out of date with assets/methods.yml or bin/unbatch/methods")
-        if "--check" not in sys.argv:
+        if "--check" in sys.argv:
+            print(f"{name}: out of date with assets/methods.yml or bin/unbatch/methods")
+        else:
             path.write_text(text, encoding="utf-8")
+            print(f"wrote {name}")
     return stale
 
 

@@ -105,15 +105,15 @@ def fit(
 
 def score(
     adata: "AnnData",
-    embeddings: Sequence[str],
+    embeddings: str | Sequence[str],
     *,
     batch_key: str,
     label_key: str | None = None,
     counts: str | None = None,
     continuous: bool = False,
     n_top_genes: int = 2000,
-    targets: Sequence[str] = (),
-    evidence: bool = False,
+    targets: str | Sequence[str] = (),
+    evidence: bool | None = None,
     max_cells: int = 20_000,
     seed: int = 0,
     threads: int = 1,
@@ -128,8 +128,11 @@ def score(
         Names of methods that were fitted, or of slots of obsm.
     batch_key, label_key, counts, continuous, n_top_genes
         As of `fit`.
-    targets, evidence
-        Columns of obs to predict, and whether to predict them and to probe for the batch, which takes longer.
+    targets
+        Columns of obs to predict from each embedding.
+    evidence
+        Whether to probe for the batch and predict the label and `targets`, which takes longer; None: where there are
+        targets.
     max_cells, seed, threads
         As of the program `score`.
 
@@ -137,17 +140,23 @@ def score(
     -------
     pandas.DataFrame
         A row per embedding: ``total``, ``batch``, ``bio`` and every metric (docs/metrics.md); all of scores.json is in
-        ``attrs["scores"]``.
+        ``attrs["scores"]``, probes and predictions in ``attrs["scores"]["rows"]`` (docs/output.md).
 
     Raises
     ------
     InputError
-        If a slot is missing or the data cannot be used.
+        If a slot is missing, the data cannot be used, or there are targets and ``evidence=False``.
     """
     import pandas as pd
     from threadpoolctl import threadpool_limits
 
     from unbatch import scoring
+
+    embeddings = [embeddings] if isinstance(embeddings, str) else list(embeddings)
+    targets = [targets] if isinstance(targets, str) else list(targets)
+    if targets and evidence is False:
+        raise InputError("targets: nothing is predicted with evidence=False, leave one of the two out")
+    evidence = bool(targets) if evidence is None else evidence
 
     keys = {"label_key": label_key, "section_key": None, "counts": counts, "continuous": continuous}
     dataset = _dataset(adata, batch_key, **keys, n_top_genes=n_top_genes, seed=seed)
@@ -158,7 +167,7 @@ def score(
     def read(name: str, cells: np.ndarray) -> scoring.Fitted:
         return scoring.Fitted.of(made[name], adata.obsm, adata.obsp, cells)
 
-    options = scoring.Options(max_cells, targets=list(targets), evidence=evidence, seed=seed, threads=threads)
+    options = scoring.Options(max_cells, targets=targets, evidence=evidence, seed=seed, threads=threads)
     with threadpool_limits(threads):
         table = scoring.score(dataset, [{"fit": name} for name in embeddings], read, options, source=SOURCE)
     rows = [{key: row[key] for key in ("total", "batch", "bio")} | row["metrics"] for row in table["rows"]]

@@ -4,10 +4,11 @@ A method is a module of `unbatch.methods`; the names that it may have are listed
 imports nothing heavy, as programs read it before they know whether there is work to do.
 """
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,6 +27,10 @@ class Parameters(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def using(self, **values: Any) -> Self:
+        """Return the same parameters with those values that the data led to, for `Fit.used`."""
+        return self.model_copy(update=values)
 
 
 @dataclass(frozen=True)
@@ -235,18 +240,27 @@ def checked(method: str, params: type[Parameters], given: Mapping[str, Any]) -> 
     Raises
     ------
     InputError
-        If a name is unknown, or a value is not one that the parameter takes.
+        If names are unknown, or values are not those that the parameters take: all of them in one message.
     """
-    for name in given.keys() - params.model_fields.keys():
-        raise InputError(f"{method} has no parameter {name!r}; it has {', '.join(params.model_fields) or 'none'}")
+    wrong = [_unknown(name, params.model_fields) for name in given if name not in params.model_fields]
     try:
-        return params(**given)
+        chosen = params(**{name: value for name, value in given.items() if name in params.model_fields})
     except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # a rule on several parameters together, whose message is a sentence of ours
-            raise InputError(f"{method}: {first['ctx']['error']}") from error
-        name, rule = str(first["loc"][0]), rules(params)[str(first["loc"][0])]
-        raise InputError(f"{method}: parameter {name} is {short(given[name])}, expected {expected(rule)}") from error
+        described = rules(params)
+        for name in dict.fromkeys(str(each["loc"][0]) for each in error.errors() if each["loc"]):
+            wrong.append(f"parameter {name} is {short(given[name])}, expected {expected(described[name])}")
+        # without a place: a rule on several parameters together, whose message is a sentence of ours
+        wrong += [str(each["ctx"]["error"]) for each in error.errors() if not each["loc"]]
+    if wrong:
+        raise InputError(f"{method}: {'; '.join(wrong)}")
+    return chosen
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    """Say that there is no such parameter, and which one has the most similar name."""
+    close = difflib.get_close_matches(name, known, 1)
+    cure = f"did you mean {close[0]}?" if close else f"it has {', '.join(known) or 'none'}"
+    return f"no parameter {name!r}, {cure}"
 
 
 def short(value: Any) -> str:

@@ -61,6 +61,13 @@ def test_scores_are_a_row_for_each_embedding_of_the_data(adata: ad.AnnData):
     assert table.attrs["scores"]["rows"][0]["method"] == "none"
 
 
+def test_targets_are_predicted_from_one_embedding_named_by_itself(adata: ad.AnnData):
+    unbatch.fit(adata, "none", batch_key="sample")
+    table = unbatch.score(adata, "none", batch_key="sample", targets="cell_type")
+    assert list(table.index) == ["none"]
+    assert list(table.attrs["scores"]["rows"][0]["prediction"]) == ["cell_type"]
+
+
 def test_a_column_that_is_called_label_is_no_label_unless_it_is_named(adata: ad.AnnData):
     adata.obs["label"] = adata.obs["cell_type"]
     adata.obs["split"] = np.where(adata.obs["cell_type"].cat.codes % 2, "odd", "even")
@@ -100,10 +107,12 @@ def test_the_device_and_the_matrix_of_the_caller_stay_as_they_are(adata: ad.AnnD
 def test_wrong_input_is_one_sentence(adata: ad.AnnData):
     with pytest.raises(InputError, match="no column nothing"):
         unbatch.fit(adata, "harmony", batch_key="nothing")
-    with pytest.raises(InputError, match="no parameter 'components'"):
+    with pytest.raises(InputError, match="n_components"):
         unbatch.fit(adata, "harmony", batch_key="sample", params={"components": 5})
     with pytest.raises(NotApplicable, match="labels"):
         unbatch.fit(adata, "scanvi", batch_key="sample")
+    with pytest.raises(InputError, match="targets"):
+        unbatch.score(adata, "none", batch_key="sample", targets="cell_type", evidence=False)
     with pytest.raises(InputError, match="nor nothing"):
         unbatch.score(adata, ["nothing"], batch_key="sample")
     adata.X = adata.X * 0.5

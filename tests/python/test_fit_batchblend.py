@@ -330,7 +330,7 @@ def test_an_applied_model_has_the_evidence_of_its_fit(run, saved: Path, tmp_path
         ({"batches": ["batch1"]}, "config.json: evidence 1: batches is [1]"),
         ({"batches": ["batch1", "batch2", "batch3"]}, "weights.safetensors: offset has shape 2 x 60, expected 3 x 60"),
         ({"params": None}, "config.json: params is None, expected parameters by name"),
-        ({"params": {"metagene": 5}}, "config.json: params: batchblend has no parameter 'metagene'"),
+        ({"params": {"metagene": 5}}, "config.json: params: batchblend: no parameter 'metagene'"),
         ({"params": {"metagenes": 5, "sparsity": -1}}, "config.json: params: batchblend: parameter sparsity is -1"),
         ({"params": {}}, "config.json: params: metagenes is missing"),
         ({"params": {"metagenes": 6}}, "weights.safetensors: metagenes has shape 5 x 60, expected 6 x 60"),
@@ -464,7 +464,7 @@ def test_what_cannot_be_fitted_is_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"metagene": 5}, "batchblend has no parameter 'metagene'"),
+        ({"metagene": 5}, "batchblend: no parameter 'metagene'"),
         ({"metagenes": 2.5}, "parameter metagenes is 2.5, expected a whole number of 2 or more"),
         ({"spatial": "yes"}, "parameter spatial is 'yes', expected one of auto, none, linear, hmrf"),
         ({"sparsity": math.nan}, "parameter sparsity is nan, expected a number of 0 or more"),

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("functions", "workflows", "modules", "tests")
 FILES = [
     path
     for pattern in (

@@ -1,6 +1,7 @@
 """Methods: the cards, what each declares and returns, and `fit-baseline`."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -231,6 +232,54 @@ def test_wrong_parameters_are_refused_with_what_would_be_right(method: str, give
         contract.checked(method, methods.load(method).params, given)
     assert named in str(found.value)
     assert str(found.value).startswith(method)
+
+
+def test_all_wrong_parameters_are_named_at_once_and_a_misspelt_one_with_the_closest():
+    given = {"metagens": 5, "rounds": 0, "graph": "square"}
+    with pytest.raises(InputError) as found:
+        contract.checked("batchblend", methods.load("batchblend").params, given)
+    assert all(name in str(found.value) for name in ("metagens", "metagenes", "rounds", "graph"))
+
+
+@pytest.mark.parametrize("method", ["none", "harmony", "bbknn"])
+def test_a_fit_records_the_components_that_the_data_allowed(method: str, caplog: pytest.LogCaptureFixture):
+    cells, _label = shifted_batches()
+    params = methods.load(method).params(n_components=10_000)
+    with caplog.at_level("WARNING", "unbatch"):
+        found = methods.load(method).fit(cells, params)
+    assert found.used.n_components == min(len(cells) - 1, len(cells.genes))
+    assert caplog.records
+
+
+def test_a_card_without_a_field_is_named(tmp_path: Path):
+    for folder in ("docs", "bin"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "assets").mkdir()
+    cards = CARDS | {"none": {"label": "None"}}
+    (tmp_path / "assets" / "methods.yml").write_text(yaml.safe_dump(cards))
+    done = subprocess.run([sys.executable, str(tmp_path / "docs" / "cards.py")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("none", "program", "summary"))
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_program_of_another_method_is_named(dataset_path: Path):
+    found = CliRunner().invoke(fit_baseline.main, [str(dataset_path), "--method", "batchblend", "-o", "x.h5ad"])
+    assert (found.exit_code, "fit-batchblend" in found.output) == (2, True)
+
+
+def test_a_file_of_parameters_by_method_is_the_pipelines(dataset_path: Path, tmp_path: Path):
+    (tmp_path / "params.yml").write_text("harmony: {n_components: 5}")
+    options = ["--method", "harmony", "--params", str(tmp_path / "params.yml"), "-o", str(tmp_path / "fit.h5ad")]
+    found = CliRunner().invoke(fit_baseline.main, [str(dataset_path), *options])
+    assert (found.exit_code, "--method_params" in found.output) == (2, True)
+
+
+def test_defaults_of_the_program_in_r_are_those_that_are_declared():
+    text = (ROOT / "bin" / "unbatch" / "methods" / "seurat.R").read_text(encoding="utf-8")
+    stated = re.search(r"DEFAULTS <- list\((.*?)\)", text)[1]
+    found = {name: int(value) for name, value in re.findall(r"(\w+) = (\d+)L", stated)}
+    assert found == methods.load("seurat").params().model_dump()
 
 
 def test_fit_baseline_writes_cells_in_order_and_how_it_was_made(dataset_path: Path, tmp_path: Path):

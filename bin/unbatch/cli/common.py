@@ -20,7 +20,6 @@ from unbatch.text import safe_text
 
 log = logging.getLogger("unbatch")
 
-# What RuntimeErrors say that are about memory: torch on a GPU, its CUDA libraries, torch on the CPU, XLA.
 PATIENCE = {
     # of GNU's, Intel's and LLVM's OpenMP: torch, scikit-learn, igraph, numba and MKL
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -52,7 +51,7 @@ def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
     Parameters
     ----------
     packages
-        Libraries that the program uses beside `PACKAGES`, named by ``--version``.
+        Libraries that the program uses in addition to `PACKAGES`, named by ``--version``.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:

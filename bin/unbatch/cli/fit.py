@@ -85,12 +85,21 @@ def _summary(known: list[Method]) -> str:
 
 
 def _method_option(known: list[Method]) -> Callable[[Any], Any]:
-    names = click.Choice([each.name for each in known])
+    names = _MethodName([each.name for each in known])
     if len(known) > MOST_METHODS:
         return click.option("--method", type=names, required=True, help="The method.")
     # --mode is what fit-batchblend called it first
     alias = [] if any("mode" in each.params.model_fields for each in known) else ["--mode"]
     return click.option("--method", *alias, "method", type=names, default=known[0].name, help="The method.")
+
+
+class _MethodName(click.Choice):
+    """Name of a method of this program; of another's, that one is named."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        if value in methods.names():
+            return f"{value} is fitted by {methods.load(value).program}"
+        return super().get_invalid_choice_message(value, ctx)
 
 
 def _parameter_options(known: list[Method]) -> list[Callable[[Any], Any]]:
@@ -174,7 +183,7 @@ def read_parameters(path: Path | None) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is not YAML or not a mapping.
+        If it is not YAML, not a mapping, or one that is meant for the pipeline.
     """
     if path is None:
         return {}
@@ -190,6 +199,11 @@ def read_parameters(path: Path | None) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}, expected 'name: value' pairs")
+    if content and all(name in methods.names() and isinstance(value, dict) for name, value in content.items()):
+        raise InputError(
+            f"{path}: holds parameters below names of methods, as the pipeline's --method_params takes them; expected "
+            "those of the method alone"
+        )
     return {str(name): value for name, value in content.items()}
 
 

@@ -19,8 +19,11 @@ def parameter_option(name: str, rule: Mapping[str, Any]) -> Callable[[Any], Any]
     option = f"--{name.replace('_', '-')}"
     text = rule["description"][:1].upper() + rule["description"][1:]
     default = rule["default"]
-    told = f"{text}.  [default: {str(default).lower() if isinstance(default, bool) else default}]"
-    text = f"{text}." if default is None else told
+    told = str(default).lower() if isinstance(default, bool) else default
+    if default is None:
+        # what null stands for is what happens where the option is not given
+        text, _, told = text.partition("; null: ")
+    text = f"{text}.  [default: {told}]" if told != "" else f"{text}."
     if rule["type"] == "boolean":
         return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=text)
     low, high = rule.get("minimum", rule.get("exclusiveMinimum")), rule.get("maximum", rule.get("exclusiveMaximum"))

@@ -1,6 +1,7 @@
 """The cells of a dataset as methods take them: codes for names, highly variable genes, matrices read when asked for."""
 
 import copy
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from scipy import sparse
+
+
+log = logging.getLogger("unbatch")
 
 
 class Source(Protocol):
@@ -316,7 +320,7 @@ def principal_components(X: "np.ndarray | sparse.csr_matrix", n_components: int)
     X
         n x g, dense or sparse; a sparse matrix that would take more than 1 GB stays sparse.
     n_components
-        Capped at what n cells and g genes allow.
+        At most; fewer, with a warning, where n cells and g genes have no more.
 
     Notes
     -----
@@ -329,6 +333,8 @@ def principal_components(X: "np.ndarray | sparse.csr_matrix", n_components: int)
     from sklearn.decomposition import PCA
 
     most = min(n_components, X.shape[0] - 1, X.shape[1])
+    if most < n_components:
+        log.warning("%d of %d components: %d cells x %d genes have no more", most, n_components, *X.shape)
     large = sparse.issparse(X) and 8 * X.shape[0] * X.shape[1] > 1e9
     values = X.toarray() if sparse.issparse(X) and not large else X
     if large:

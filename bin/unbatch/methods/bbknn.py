@@ -29,11 +29,13 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     from scipy import sparse
 
     components = principal_components(cells.X, params.n_components).embedding
-    least = int(np.bincount(cells.batch).min())
+    used = params.using(
+        n_components=components.shape[1], neighbours=min(params.neighbours, int(np.bincount(cells.batch).min()))
+    )
     _distances, connectivities, _settings = bbknn(
         components,
         cells.batch.astype(str),
-        neighbors_within_batch=min(params.neighbours, least),
+        neighbors_within_batch=used.neighbours,
         n_pcs=components.shape[1],
     )
-    return Fit(None, graph=sparse.csr_matrix(connectivities))
+    return Fit(None, graph=sparse.csr_matrix(connectivities), used=used)

@@ -29,4 +29,5 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     varies = np.all([np.ptp(X[cells.batch == b], axis=0) > 0 for b in range(cells.n_batches)], axis=0)
     obs = pd.DataFrame({"batch": pd.Categorical(cells.batch.astype(str))}, index=np.arange(len(X)).astype(str))
     X[:, varies] = sc.pp.combat(AnnData(X[:, varies], obs=obs), key="batch", inplace=False)
-    return Fit(principal_components(X, params.n_components).embedding)
+    embedding = principal_components(X, params.n_components).embedding
+    return Fit(embedding, used=params.using(n_components=embedding.shape[1]))

@@ -25,4 +25,5 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     found = harmonypy.run_harmony(components, batch, "batch", random_state=run.seed, verbose=False)
     corrected = np.asarray(found.Z_corr)
     # the result has been cells x components in one release of harmonypy and its transpose in another
-    return Fit(corrected if corrected.shape == components.shape else corrected.T)
+    corrected = corrected if corrected.shape == components.shape else corrected.T
+    return Fit(corrected, used=params.using(n_components=components.shape[1]))

@@ -43,7 +43,8 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
         )
     keep = np.eye(len(spread)) - (erased.T @ erased) * spread / spread[:, None]
     weights = {"mean": pca.weights["mean"], "components": (keep.T @ pca.weights["components"]).astype(np.float32)}
-    return Fit((components @ keep).astype(np.float32), weights)
+    used = params.using(n_components=components.shape[1])
+    return Fit((components @ keep).astype(np.float32), weights, used=used)
 
 
 def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:

@@ -23,4 +23,4 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
 
     components = principal_components(cells.X, params.n_components).embedding.T.astype(np.float64)
     found = scranpy.correct_mnn(components, cells.batch.astype(str).tolist(), num_neighbors=params.neighbours)
-    return Fit(np.asarray(found["corrected"]).T)
+    return Fit(np.asarray(found["corrected"]).T, used=params.using(n_components=len(components)))

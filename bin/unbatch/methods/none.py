@@ -18,7 +18,7 @@ class Params(Parameters):
 def fit(cells: Cells, params: Params, run: Run) -> Fit:
     """Return the first principal components."""
     found = principal_components(cells.X, params.n_components)
-    return Fit(found.embedding, found.weights)
+    return Fit(found.embedding, found.weights, used=params.using(n_components=found.embedding.shape[1]))
 
 
 def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:

@@ -24,4 +24,5 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     import scanpy as sc
 
     scaled = np.asarray(sc.pp.scale(cells.X.toarray(), max_value=params.max_value))
-    return Fit(principal_components(scaled, params.n_components).embedding)
+    embedding = principal_components(scaled, params.n_components).embedding
+    return Fit(embedding, used=params.using(n_components=embedding.shape[1]))

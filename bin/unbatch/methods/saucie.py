@@ -50,4 +50,4 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
         np.random.default_rng(run.seed),
         **params.model_dump(exclude={"n_components"}),
     )
-    return Fit(found.cpu().numpy())
+    return Fit(found.cpu().numpy(), used=params.using(n_components=components.shape[1]))

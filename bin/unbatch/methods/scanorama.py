@@ -36,4 +36,4 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     embedding = np.empty((len(cells.batch), parts[0].shape[1]), dtype=np.float32)
     for r, part in zip(rows, parts, strict=True):
         embedding[r] = part
-    return Fit(embedding)
+    return Fit(embedding, used=params.using(n_components=embedding.shape[1]))

@@ -19,4 +19,5 @@ class Params(Parameters):
 def fit(cells: Cells, params: Params, run: Run) -> Fit:
     """Return the principal components with their rows permuted over all cells."""
     embedding = principal_components(cells.X, params.n_components).embedding
-    return Fit(np.random.default_rng(run.seed).permutation(embedding))
+    shuffled = np.random.default_rng(run.seed).permutation(embedding)
+    return Fit(shuffled, used=params.using(n_components=embedding.shape[1]))
