@@ -43,7 +43,7 @@ from unbatch.metrics import counterfactual, evidence, prediction
 from unbatch.models import scmedal
 from unbatch.models.scmedal import Settings
 from unbatch.nn.minibatches import Resident
-from unbatch.nn.parts import Parts, of_fold
+from unbatch.models.scmedal.parts import Parts, of_fold
 
 FOLDS = (0, 1, 2, 3, 4)
 SEEDS = (5, 6, 7)

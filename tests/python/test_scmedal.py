@@ -9,9 +9,9 @@ from torch.distributions import Normal, kl_divergence
 
 from unbatch.models import scmedal
 from unbatch.models.scmedal import Model, Settings, fit, fit_projection, loss_weights, model, parameters, schedule
+from unbatch.models.scmedal.parts import Parts, of_fold, without_batch
 from unbatch.nn.layers import rows
 from unbatch.nn.minibatches import Resident, Streamed
-from unbatch.nn.parts import Parts, of_fold, without_batch
 from unbatch.nn.training import Diverged
 
 SMALL = {"latent": 16, "hidden": (128, 64)}
@@ -173,7 +173,7 @@ def test_re_finds_the_batch_and_is_below_the_mean_profile_soon():
 
 
 def _told(embedding: np.ndarray, code: np.ndarray) -> float:
-    from unbatch.nn.probe import balanced_probe
+    from unbatch.models.scmedal.probe import balanced_probe
 
     return balanced_probe(torch.as_tensor(embedding), torch.as_tensor(code), int(code.max()) + 1)
 

@@ -9,10 +9,10 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from unbatch.models.scmedal.parts import of_fold, without_batch
+from unbatch.models.scmedal.probe import balanced_probe, logistic
 from unbatch.nn.minibatches import Resident, Rows, Streamed
-from unbatch.nn.parts import of_fold, without_batch
 from unbatch.nn.penalties import hsic, mean_matching
-from unbatch.nn.probe import balanced_probe, logistic
 from unbatch.nn.training import Plan, train
 
 

@@ -15,8 +15,8 @@ from unbatch.errors import InputError, NotApplicable, UnbatchError
 if TYPE_CHECKING:
     from unbatch.models.scmedal import Fitted, Models, Settings
     from unbatch.models.scmedal.counterfactual import Groups, Labels, Move
+    from unbatch.models.scmedal.parts import Parts
     from unbatch.nn.minibatches import Source
-    from unbatch.nn.parts import Parts
     from unbatch.report.section import Sections
 
 log = logging.getLogger("unbatch")
@@ -262,7 +262,7 @@ def _parts(data: _Seen, params: Params) -> tuple["Parts", _Seen]:
     """Divide the cells; also return the data with the batches as the models will know them, without one held out."""
     from unbatch.models.scmedal import missing_batches
     from unbatch.models.scmedal.counterfactual import listed
-    from unbatch.nn.parts import of_fold, without_batch
+    from unbatch.models.scmedal.parts import of_fold, without_batch
 
     cells, held = data.cells, params.held_out_batch
     try:

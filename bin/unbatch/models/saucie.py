@@ -1,12 +1,12 @@
 """Network and loss of SAUCIE (Amodio et al. 2019), whose method is `unbatch.methods.saucie`."""
 
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unbatch.nn.layers import dense
+from unbatch.nn.layers import perceptron
 from unbatch.nn.penalties import mean_discrepancy
 
 
@@ -41,7 +41,9 @@ def train(
         Schedule of Adam.
     """
     sizes = (points.shape[1], *hidden)
-    encoder, decoder = network((*sizes, latent)).to(points.device), network((latent, *sizes[::-1])).to(points.device)
+    leaky = partial(nn.LeakyReLU, 0.2)
+    encoder = perceptron((*sizes, latent), activation=leaky).to(points.device)
+    decoder = perceptron((latent, *sizes[::-1]), activation=leaky).to(points.device)
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=learning_rate)
     batches = int(batch.max()) + 1
     for _ in range(steps):
@@ -56,14 +58,6 @@ def train(
         optimiser.step()
     with torch.no_grad():
         return encoder(points)
-
-
-def network(sizes: tuple[int, ...]) -> nn.Sequential:
-    """Dense layers of these widths with leaky rectifiers between them."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [dense(inputs, outputs), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers[:-1])
 
 
 def reconstruction(seen: Tensor, made: Tensor, batch: Tensor, other_weight: float) -> Tensor:

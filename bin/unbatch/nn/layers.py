@@ -1,33 +1,37 @@
 """Layers that several models share."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 
-def dense(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+def dense(inputs: int, outputs: int) -> nn.Linear:
     """Give a linear layer with Glorot's uniform start and biases of 0, as Keras has it."""
-    layer = nn.Linear(inputs, outputs, bias=bias)
+    layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
-    if bias:
-        nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.bias)
     return layer
 
 
-def classifier(sizes: tuple[int, ...], normalised: bool = False) -> nn.Sequential:
-    """Give a network of dense layers with ReLU between them, whose outputs are logits.
+def perceptron(
+    sizes: tuple[int, ...], *, normalised: bool = False, activation: Callable[[], nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Give a network of dense layers with an activation between them; the last layer has none.
 
     Parameters
     ----------
     sizes
-        Inputs, hidden layers, classes.
+        Inputs, hidden layers, outputs.
     normalised
         Whether to normalise the inputs over a minibatch.
+    activation
+        Makes what stands between two layers.
     """
     layers: list[nn.Module] = [nn.BatchNorm1d(sizes[0], affine=False)] if normalised else []
     for inputs, outputs in pairwise(sizes[:-1]):
-        layers += [dense(inputs, outputs), nn.ReLU()]
+        layers += [dense(inputs, outputs), activation()]
     return nn.Sequential(*layers, dense(sizes[-2], sizes[-1]))
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 
 from unbatch.models.popari.graph import adjacency
 from unbatch.models.popari.simplex import log_partition
@@ -191,6 +190,9 @@ def _fit(z: torch.Tensor, sums: torch.Tensor, start: torch.Tensor | None) -> tor
 
     bound = MAX_PULL / float(sums.sum(dim=1).max())
     first = np.zeros(len(row)) if start is None else start[row, column].cpu().numpy()
+    # takes 0.4 s to import, and not every fit has affinities
+    from scipy.optimize import minimize
+
     found = minimize(
         objective,
         first.clip(-bound, bound),

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbatch.models.scmedal.parts import Parts
 from unbatch.models.scmedal.recipes import OF_BATCHES, Settings
 from unbatch.nn.minibatches import Resident, Source
-from unbatch.nn.parts import Parts
 
 BLOCK = 4096
 """Cells that are worked on at once where nothing is trained."""

@@ -43,11 +43,11 @@ from torch import Tensor
 
 from unbatch.models.scmedal.data import BLOCK, TrainingData, as_codes, as_source, moments, require_fit
 from unbatch.models.scmedal.networks import Network
+from unbatch.models.scmedal.parts import Parts
+from unbatch.models.scmedal.probe import balanced_probe
 from unbatch.models.scmedal.recipes import ADVERSARIAL, Settings, loss_weights, schedule
 from unbatch.nn.minibatches import Source
-from unbatch.nn.parts import Parts
 from unbatch.nn.penalties import hsic, mean_matching
-from unbatch.nn.probe import balanced_probe
 from unbatch.nn.training import History, Plan, train
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unbatch.models.scmedal.data import Moments
 from unbatch.models.scmedal.random_effects import RandomEffects, Reden
 from unbatch.models.scmedal.recipes import ADVERSARIAL, WITH_LABELS, Settings
-from unbatch.nn.layers import classifier, dense, rows
+from unbatch.nn.layers import dense, perceptron, rows
 
 
 class Encoded(NamedTuple):
@@ -278,12 +278,12 @@ class Network(nn.Module):
         self.coder = _coder(settings, genes, batches, inputs)
         self.of_label = self.of_batch = self.adversary = None
         if settings.model in WITH_LABELS:
-            self.of_label = classifier((latent, recipe.label_head, labels))
+            self.of_label = perceptron((latent, recipe.label_head, labels))
         if settings.model in ADVERSARIAL:
             hidden = recipe.adversary or settings.hidden
-            self.adversary = classifier((self.coder.seen, *hidden, batches), normalised=recipe.adversary_normalised)
+            self.adversary = perceptron((self.coder.seen, *hidden, batches), normalised=recipe.adversary_normalised)
         elif settings.model == "re" and inputs is None:
-            self.of_batch = classifier((latent, recipe.batch_head, batches))
+            self.of_batch = perceptron((latent, recipe.batch_head, batches))
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("range", torch.ones(()))
 

@@ -24,10 +24,10 @@ from torch import Tensor
 from unbatch.models.scmedal.data import BLOCK, TrainingData
 from unbatch.models.scmedal.model import Model, fit, fit_network
 from unbatch.models.scmedal.networks import Network, RandomAutoencoder, Tables
+from unbatch.models.scmedal.parts import Parts
 from unbatch.models.scmedal.recipes import DECODING, Settings
 from unbatch.nn.kmeans import kmeans, nearest
 from unbatch.nn.minibatches import Source
-from unbatch.nn.parts import Parts
 
 
 class Counterfactual(NamedTuple):
@@ -299,7 +299,8 @@ def _reference(data: TrainingData, batches: int, seed: int) -> Tensor:
 
 
 def _draws(coder: RandomAutoencoder, samples: int, seed: int) -> list[Tables]:
-    with torch.random.fork_rng(devices=[0] if next(coder.parameters()).is_cuda else []), torch.no_grad():
+    device = next(coder.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
         return [coder.sample() for _ in range(samples)]
 
