@@ -1,10 +1,10 @@
-// What preprocess has to say about the data, for the terminal.
+// What preprocess has to say about the data, and integrate about its choice, for the terminal.
 
-// Warnings, and what is left of the data; of a task that is cached, too
+// Warnings, what is left of the data and which method is chosen; of a task that is cached, too
 def showNotes(name, file) {
     def found = readNotes(file)
     found.findAll { note -> note.severity == 'warning' }.each { note -> log.warn(visible("${name}: ${note.text}")) }
-    found.findAll { note -> note.code == 'kept' }.each { note -> log.info(visible("${name}: ${note.text}")) }
+    found.findAll { note -> note.severity == 'info' && note.code in ['kept', 'chosen'] }.each { note -> log.info(visible("${name}: ${note.text}")) }
 }
 
 // Of many datasets: every kind of warning once

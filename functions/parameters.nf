@@ -180,6 +180,7 @@ def combinationErrors(given) {
     if (given.targets && (given.sweep || !given.evidence)) {
         errors << "--targets: nothing is predicted ${given.sweep ? 'in a sweep' : 'with --evidence false'}, leave one of the two out"
     }
+    errors += integratedErrors(given)
     if (!simulates(given) && !given.input) {
         errors << '--input: missing; name a samplesheet or an h5ad file, or use --simulate'
     }
@@ -191,6 +192,26 @@ def combinationErrors(given) {
     errors + wanted
         .findAll { method -> !cards.containsKey(method) }
         .collect { method -> "--methods: no method '${method}'${suggestion(method, cards.keySet(), '')}; there are ${cards.keySet().join(', ')}" }
+}
+
+// What is wrong with the choice of the method to go on with
+def integratedErrors(given) {
+    def off = given.sweep ? 'in a sweep' : given.integrated == false ? 'with --integrated false' : null
+    if (off) {
+        return ['use', 'integrated_zarr']
+            .findAll { name -> given[name] }
+            .collect { name -> "--${name}: no file to go on with is written ${off}, leave one of the two out" }
+    }
+    def place = file("${given.outdir}/integrated.h5ad", glob: false).toAbsolutePath()
+    if (given.integrated != false && given.input && file(given.input.toString(), glob: false).toAbsolutePath() == place) {
+        return ["--input: ${given.input} would be replaced by the file of that name in --outdir, expected another outdir".toString()]
+    }
+    def cards = readCards()
+    // of the controls only the one that shows the data as they are is something to go on with
+    def able = plannedMethods(given).findAll { name -> cards[name] && (cards[name].kind != 'control' || cards[name].shows == 'no correction') }
+    given.use == null || able.contains(given.use)
+        ? []
+        : ["--use: '${given.use}' is no method of this run to go on with${able ? suggestion(given.use.toString(), able, '') : ''}; there are ${able.join(', ')}"]
 }
 
 // Whether the data are made by this run

@@ -139,6 +139,7 @@ def stepOptions(given) {
             label_key: given.label_key ?: (simulates(given) ? 'cell_type' : null),
             allow_continuous: given.allow_continuous || (simulates(given) && isContinuous(simulation)),
         ],
+        integrate: given.integrated && !given.sweep ? [use: given.use, zarr: given.integrated_zarr] : null,
         score: given.subMap(['max_cells', 'batch_silhouette', 'targets']) + [no_evidence: !given.evidence || given.sweep],
     ]
 }

@@ -1,4 +1,4 @@
-// The big picture: simulation or input -> preprocess -> fit x methods x seeds -> score -> report.
+// The big picture: simulation or input -> preprocess -> fit x methods x seeds -> score -> one file, report.
 //
 // A point is what is done together: in a run, its dataset; in a sweep, one setting of the simulation, whose seeds are
 // datasets that a task takes one after another, as a fit of simulated data takes less time than a task takes to start.
@@ -7,6 +7,7 @@ include { SIMULATE   } from '../modules/simulate/main'
 include { PREPROCESS } from '../modules/preprocess/main'
 include { FIT        } from '../modules/fit/main'
 include { SCORE      } from '../modules/score/main'
+include { INTEGRATE  } from '../modules/integrate/main'
 include { REPORT     } from '../modules/report/main'
 include { MULTIQC    } from '../modules/multiqc/main'
 include { fileList ; fitTasks ; outcomesById ; rowsOf ; taskGroups ; versionsText } from '../functions/fits'
@@ -62,6 +63,15 @@ workflow UNBATCH {
         .map { meta, datasets -> [meta.id, meta, datasets] }
         .join(ch_rows)
     SCORE(ch_to_score.map { _point, meta, datasets, rows, fits -> [meta, datasets, fits, rows.groupBy { row -> row.dataset }, options.score] })
+
+    // a run without a sweep, which has null for options.integrate, has one dataset
+    INTEGRATE(
+        ch_to_score
+            .filter { options.integrate }
+            .join(SCORE.out.scores.map { meta, scores -> [meta.id, scores] })
+            .map { _point, meta, datasets, _rows, fits, scores -> [meta, datasets, fits, scores, cards, options.integrate] }
+    )
+    INTEGRATE.out.choice.subscribe { meta, choice -> showNotes(meta.id, choice) }
 
     // the report on a sweep draws no cells
     ch_report = SCORE.out.scores

@@ -19,6 +19,7 @@ class _Programs(click.Group):
         "fit-scmedal": "fit_scmedal",
         "score": "score",
         "report": "report",
+        "integrate": "integrate",
         "attempt": "attempt",
         "each": "each",
     }

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -269,7 +269,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_h5ad(adata: "AnnData", path: str | Path, **blocks: "Iterable[np.ndarray | csr_matrix] | None") -> None:
+def write_h5ad(
+    adata: "AnnData",
+    path: str | Path,
+    *,
+    copied: Mapping[str, tuple[Path, str]] | None = None,
+    **blocks: "Iterable[np.ndarray | csr_matrix] | None",
+) -> None:
     """Write an h5ad file in encodings that every anndata since 0.8 reads (`unbatch.data.portable`).
 
     Parameters
@@ -278,10 +284,20 @@ def write_h5ad(adata: "AnnData", path: str | Path, **blocks: "Iterable[np.ndarra
         The content, compressed with gzip level 1 (levels above cost time and save little on counts).
     path
         File to write.
+    copied
+        Slots that are copied from other files as they stand there, compression included, without being read: by name,
+        such as ``"layers/counts"``, an h5ad file and the name of a slot of it.
     blocks
         Row blocks of ``X`` or, by its name, of a layer, all dense or all CSR, appended one by one so that the whole
         matrix is never in memory. CSR is compressed with lzf, which is faster than gzip; dense noise would hardly
         shrink. None writes what `adata` has.
+
+    Raises
+    ------
+    InputError
+        If an element has no form that older readers take, or a file to copy from is damaged.
+    StorageError
+        If the disk takes no more.
     """
     from unbatch.data import portable
 
@@ -291,6 +307,12 @@ def write_h5ad(adata: "AnnData", path: str | Path, **blocks: "Iterable[np.ndarra
             if rows is not None:
                 slot = name if name == "X" else f"layers/{name}"
                 _append_blocks(file, slot, disk.unless_refused(rows), adata.n_obs * adata.n_vars)
+        for slot, (source, inside) in disk.unless_refused((copied or {}).items()):
+            folder, _, name = slot.rpartition("/")
+            with open_hdf5(source) as other:
+                other.copy(inside, file.require_group(folder) if folder else file, name=name)
+        if copied:
+            portable.require_known(file)
 
 
 class _Disk(FileIO):

@@ -117,11 +117,20 @@ def write(file: "h5py.File", adata: "AnnData", **settings: Any) -> None:
     InputError
         If an element has no form that older readers take.
     """
+    adata.strings_to_categoricals()
+    if adata.raw is not None:
+        adata.strings_to_categoricals(adata.raw.var)
+    put(file, "/", adata, **settings)
+    require_known(file)
+
+
+def put(group: Any, key: str, value: Any, **settings: Any) -> None:
+    """Write an element to a group of HDF5 or zarr; parameters as of `write`."""
     from anndata.experimental import write_dispatched
 
     def write_element(
         write_as_it_is: Callable[..., None],
-        group: "h5py.Group",
+        group: Any,
         key: str,
         value: Any,
         *,
@@ -140,10 +149,17 @@ def write(file: "h5py.File", adata: "AnnData", **settings: Any) -> None:
         else:
             write_dispatched(group, key, plain, callback=write_element, dataset_kwargs=dataset_kwargs)
 
-    adata.strings_to_categoricals()
-    if adata.raw is not None:
-        adata.strings_to_categoricals(adata.raw.var)
-    write_dispatched(file, "/", adata, callback=write_element, dataset_kwargs=settings)
+    write_dispatched(group, key, value, callback=write_element, dataset_kwargs=settings)
+
+
+def require_known(file: "h5py.File") -> None:
+    """Check that some readers do not lack the encoding of an element.
+
+    Raises
+    ------
+    InputError
+        If they do.
+    """
     foreign = foreign_elements(file)
     if foreign:
         name, encoding = next(iter(foreign.items()))

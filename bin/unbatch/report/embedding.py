@@ -2,27 +2,62 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 NEIGHBOURS, MIN_DIST, EPOCHS = 15, 0.3, 200
 """Settings of UMAP, named in the report."""
 
+EXACT = 50_000
+"""Cells above which neighbours are approximate: the time of exact ones grows with the square of the cells."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Cells in two dimensions, and the graph of neighbours that was laid out.
+
+    Attributes
+    ----------
+    positions
+        n x 2.
+    connectivities, distances
+        n x n CSR, float32: how strongly UMAP joins two cells, symmetric, and how far each cell's nearest neighbours are
+        (the cell itself is none of them).
+    neighbours
+        Neighbours of each cell, itself included.
+    """
+
+    positions: np.ndarray
+    connectivities: "csr_matrix"
+    distances: "csr_matrix"
+    neighbours: int
+
 
 def umap(embedding: np.ndarray, seed: int) -> np.ndarray:
-    """Lay out cells in two dimensions.
+    """Lay out cells in two dimensions, n x 2; see `lay_out`."""
+    if len(embedding) < 3:
+        return np.zeros((len(embedding), 2))
+    return lay_out(embedding, seed).positions
 
-    Neighbours are exact and the start is the first two principal components: the picture depends on the seed less
-    than with a random start, and keeps more of what is far and near.
+
+def lay_out(embedding: np.ndarray, seed: int) -> Layout:
+    """Lay out cells in two dimensions, and say which are neighbours.
+
+    Neighbours are exact (up to `EXACT` cells) and the start is the first two principal components: the picture depends
+    on the seed less than with a random start, and keeps more of what is far and near.
 
     Parameters
     ----------
     embedding
-        n x d.
+        n x d, of three cells or more.
     seed
-        Of the layout.
+        Of the layout, and of neighbours that are approximate.
     """
-    from sklearn.neighbors import NearestNeighbors
+    from scipy.sparse import csr_matrix
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -30,11 +65,9 @@ def umap(embedding: np.ndarray, seed: int) -> np.ndarray:
 
         embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         k = min(NEIGHBOURS, len(embedding) - 1)
-        if k < 2:
-            return np.zeros((len(embedding), 2))
         if embedding.shape[1] == 1:
             embedding = np.column_stack([embedding, np.zeros_like(embedding)])
-        distances, indices = NearestNeighbors(n_neighbors=k).fit(embedding).kneighbors(embedding)
+        distances, indices = _neighbours(embedding, k, seed)
         model = UMAP(
             n_neighbors=k,
             min_dist=MIN_DIST,
@@ -42,9 +75,33 @@ def umap(embedding: np.ndarray, seed: int) -> np.ndarray:
             init="pca",
             random_state=seed,
             n_jobs=1,
-            precomputed_knn=(indices, distances.astype(np.float32), None),
+            precomputed_knn=(indices, distances, None),
         )
-        return model.fit_transform(embedding)
+        positions = model.fit_transform(embedding)
+    # of cells that coincide, another may come first
+    others = indices != np.arange(len(indices))[:, None]
+    others[others.all(axis=1), -1] = False
+    pointer = np.arange(len(indices) + 1) * (k - 1)
+    shape = len(indices), len(indices)
+    near = csr_matrix((distances[others], indices[others].astype(np.int32), pointer), shape=shape)
+    near.sort_indices()
+    connectivities = csr_matrix(model.graph_, dtype=np.float32)
+    return Layout(positions, connectivities, near, k)
+
+
+def _neighbours(embedding: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k nearest cells of each, itself among them: distances (float32) and indices, n x k."""
+    if len(embedding) <= EXACT:
+        from sklearn.neighbors import NearestNeighbors
+
+        distances, indices = NearestNeighbors(n_neighbors=k).fit(embedding).kneighbors(embedding)
+    else:
+        from umap.umap_ import nearest_neighbors
+
+        random = np.random.RandomState(seed)
+        settings = {"metric": "euclidean", "metric_kwds": None, "angular": False, "random_state": random}
+        indices, distances, _ = nearest_neighbors(embedding, k, **settings, low_memory=True, n_jobs=1)
+    return distances.astype(np.float32), indices
 
 
 def component_colours(embedding: np.ndarray) -> np.ndarray:
