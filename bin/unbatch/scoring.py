@@ -15,6 +15,7 @@ import numpy as np
 from anndata import AnnData
 
 from unbatch.data.cells import principal_components
+from unbatch.data.labels import about_labels
 from unbatch.data.sampling import stratified_sample
 from unbatch.errors import InputError, out_of_memory
 from unbatch.metrics import evidence, integration, jackknife, uncertainty
@@ -275,8 +276,11 @@ def _no_labels(adata: AnnData) -> str | None:
     if "label" not in adata.obs:
         return "obs/label is missing"
     has_label = adata.obs["label"].notna()
-    if adata.obs["label"].nunique() < 2:
-        return "obs/label holds fewer than two labels"
+    if not has_label.any():
+        return "obs/label is missing in all cells"
+    doubt = about_labels(adata.obs["label"])
+    if doubt and doubt.meaningless:
+        return doubt.text.removesuffix(".")
     if adata.obs.loc[has_label, "batch"].nunique() < min(2, adata.obs["batch"].nunique()):
         return "all cells that have a label are of one batch"
     return None
@@ -438,7 +442,8 @@ def _describe_evidence(probing: Evidence, alone: dict[str, dict[str, dict[str, "
 
 
 def _describe(adata: AnnData, name: str, cells: np.ndarray, labelled: bool) -> dict[str, Any]:
-    has_label = "label" in adata.obs
+    # a name for each cell would make the table as long as the data
+    has_label = "label" in adata.obs and (labelled or adata.obs["label"].nunique() <= MAX_CLASSES)
     scorable = int(adata.obs["label"].notna().sum()) if labelled else adata.n_obs
     return {
         "name": name,

@@ -189,6 +189,15 @@ class Result:
         """Whether there is one batch only, so that nothing can mix."""
         return len(self.dataset["batches"]) < 2
 
+    @property
+    def lost(self) -> dict[str, str]:
+        """Scores that no embedding has though they were asked for, and what is known of why."""
+        rows = [row for row in self.rows if row["status"] == "ok" and row.get("output") != "graph"]
+        names = [name for kind in ("batch", "bio", "other", "evidence") for name in self.metrics.get(kind, [])]
+        absent = [name for name in names if rows and all(number(row["metrics"].get(name)) is None for row in rows)]
+        reasons = {name: (row.get("reasons") or {}).get(name) for row in reversed(rows) for name in absent}
+        return {name: str(reasons[name] or "no reason is known") for name in absent}
+
     def scored(self, *kinds: str) -> list[Entry]:
         """Entries with scores, of these kinds if any are given."""
         return [e for e in self.entries if e.status == "ok" and (not kinds or e.kind in kinds)]

@@ -136,8 +136,30 @@ def verdict(result: Result) -> list[str]:
     Returns
     -------
     list of str
-        The first is the headline. Plain text: escape it for HTML.
+        The first is the headline, and what means lack in all methods comes next. Plain text: escape it for HTML.
     """
+    headline, *more = _sentences(result)
+    return [headline, *_lacking(result), *more]
+
+
+def _lacking(result: Result) -> list[str]:
+    """Say which scores could not be computed for any method, as batch, biology and total are then those of the rest."""
+    found = []
+    for kind, word in (("batch", "batch"), ("bio", "biology")):
+        names = [name for name in result.metrics.get(kind, []) if name in result.lost]
+        if names:
+            count = len(result.metrics[kind])
+            mean = (
+                f"the {word} score is the mean of {count - len(names)} of {count}"
+                if len(names) < count
+                else f"there is no {word} score"
+            )
+            reasons = "; ".join(dict.fromkeys(result.lost[name] for name in names))
+            found.append(f"{join(title(name) for name in names)} failed for every method ({reasons}): {mean}.")
+    return found
+
+
+def _sentences(result: Result) -> list[str]:
     found = judge(result)
     if found.code is Code.NO_RESULT:
         return [f"No fit ended with a result: none of the {len(result.entries)} methods can be judged."]
@@ -369,6 +391,10 @@ def remarks(result: Result, confined: list[tuple[str, str, int]]) -> list[str]:
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in result.metrics.get("missing", {}).items():
         reasons[str(reason)].append(title(name))
+    averaged = {*result.metrics.get("batch", []), *result.metrics.get("bio", [])}
+    for name, reason in result.lost.items():
+        if name not in averaged:
+            reasons[reason].append(title(name))
     found += [f"Not computed ({reason}): {join(names)}." for reason, names in reasons.items()]
     for entry in result.scored():
         if entry.note:
