@@ -1,10 +1,11 @@
-"""What may be said of a ranking: by intervals, against the controls, and naming the scores that it lacks."""
+"""What may be said of a ranking: by intervals, against the controls, naming the scores that it lacks; what follows."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from unbatch.integrated import Reason, choose, take
 from unbatch.report.evidence import Told, findings
 from unbatch.report.scores import Result, rank, read_cards
 from unbatch.report.verdict import Code, judge, remarks, verdict
@@ -92,3 +93,49 @@ def test_a_method_of_one_seed_is_not_first():
 def test_a_batch_effect_is_left_only_where_the_probes_interval_says_so(se, told):
     found = findings(result(rows("harmony", 0.5, se=se, batch_probe=0.7), batch_probe=0.5))
     assert [each.told for each in found] == [told]
+
+
+@pytest.mark.parametrize(
+    ("totals", "settings", "reason", "method"),
+    [
+        ({"harmony": 0.7, "combat": 0.5, "none": 0.4, "shuffled": 0.1}, {}, Reason.FIRST, "harmony"),
+        ({"harmony": 0.7, "combat": 0.699, "none": 0.4}, {}, Reason.TIED, "harmony"),
+        ({"harmony": 0.7}, {}, Reason.ALONE, "harmony"),
+        # without intervals: the highest, even if it corrects nothing
+        ({"harmony": 0.7, "none": 0.4}, {"seeds": 1}, Reason.HIGHEST, "harmony"),
+        ({"harmony": 0.4, "none": 0.7}, {"seeds": 1}, Reason.HIGHEST, "none"),
+        # no better than no correction, or than cells at random: the data as they are
+        ({"harmony": 0.5, "none": 0.499}, {}, Reason.UNCORRECTED, "none"),
+        ({"harmony": 0.5, "none": 0.6, "pca": 0.7}, {}, Reason.UNCORRECTED, "pca"),
+        ({"harmony": 0.6, "shuffled": 0.6, "none": 0.2}, {}, Reason.UNCORRECTED, "none"),
+        ({"harmony": 0.6, "shuffled": 0.6}, {}, Reason.NOT_SHOWN, "harmony"),
+        # the labels themselves are never chosen
+        ({"label_leak": 0.9, "none": 0.4}, {}, Reason.UNCORRECTED, "none"),
+        ({"label_leak": 0.9}, {}, Reason.NO_FIT, None),
+    ],
+)
+def test_the_method_to_go_on_with_follows_the_verdict(totals, settings, reason, method):
+    found = choose(result(*(rows(name, total, **settings) for name, total in totals.items())))
+    assert (found.reason, found.entry and found.entry.method) == (reason, method)
+    assert found.doubtful == (reason not in (Reason.FIRST, Reason.TIED, Reason.ALONE))
+
+
+def test_without_labels_the_data_are_gone_on_with_as_they_are():
+    table = [row | {"bio": None, "total": None} for name in ("harmony", "none") for row in rows(name, 0.5)]
+    found = choose(result(table))
+    assert (found.reason, found.entry.method) == (Reason.UNCORRECTED, "none")
+    assert choose(result(table), "harmony").entry.method == "harmony"
+
+
+def test_of_every_method_the_first_seed_with_all_scores_is_taken(tmp_path):
+    harmony = rows("harmony", 0.7)
+    harmony[0]["metrics"]["kbet"] = None
+    other = [row | {"params_id": "few", "id": f"{row['id']}.few"} for row in rows("none", 0.3)]
+    found = result(harmony, rows("none", 0.4), other, rows("shuffled", 0.1))
+    files = {row["id"]: tmp_path / row["id"] for row in found.rows}
+    taken = {each.slot: each.path.name for each in take(found, files)}
+    assert taken == {
+        "obsm/X_harmony": "harmony.s1",
+        "obsm/X_none_default": "none.s0",
+        "obsm/X_none_few": "none.s0.few",
+    }
