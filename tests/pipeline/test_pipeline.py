@@ -201,6 +201,7 @@ def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
         "models/my_sheet.batchblend.default.s0.model/config.json",
         "models/my_sheet.batchblend.default.s0.model/weights.safetensors",
         "scores/my_sheet.scores.json",
+        "integrated.h5ad",
         "multiqc/multiqc_report.html",
         "pipeline_info/trace.txt",
         "pipeline_info/report.html",
@@ -211,6 +212,53 @@ def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
     assert not [name for name in published if name.endswith((".outcome.json", "picky.default.s0.fit.h5ad"))]
     assert "3 of 5 fits done" in full.output
     assert f"Report: {full.outdir}/multiqc/multiqc_report.html" in full.output
+
+
+def test_a_run_ends_with_one_file_to_go_on_with_and_says_what_is_chosen(full: Run):
+    data = ad.read_h5ad(full.outdir / "integrated.h5ad")
+    dataset = ad.read_h5ad(full.outdir / "dataset" / "my_sheet.h5ad")
+    assert data.obs_names.equals(dataset.obs_names)
+    assert {"X_none", "X_harmony", "X_batchblend", "X_umap"} <= set(data.obsm)
+    assert {"leiden", "cell type"} <= set(data.obs)
+    # of one seed there is no interval: the highest total, with a warning
+    rows = full.rows("my_sheet")
+    highest = max(("none", "harmony", "batchblend"), key=lambda method: rows[method]["total"])
+    about = data.uns["unbatch"]["integrated"]
+    assert (about["method"], about["reason"]) == (highest, "highest")
+    assert f"WARN: my_sheet: {about['text']}" in full.output
+    assert not (full.outdir / "integrated.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--use", "harmny"], "--use: 'harmny' is no method of this run to go on with, did you mean harmony?"),
+        (["--use", "combat"], "there are none, harmony"),
+        (["--use", "shuffled"], "--use: 'shuffled' is no method of this run"),
+        (
+            ["--use", "harmony", "--integrated", "false"],
+            "--use: no file to go on with is written with --integrated false",
+        ),
+        (["--integrated_zarr", "--sweep", "thesis"], "--integrated_zarr: no file to go on with is written in a sweep"),
+    ],
+)
+def test_a_method_that_cannot_be_used_is_refused_before_any_task(
+    pipeline: Path, tmp_path: Path, options: list[str], message: str
+):
+    simulate = [] if "--sweep" in options else ["--simulate"]
+    failed = nextflow(pipeline, tmp_path, *simulate, "--methods", "none,harmony", *options)
+    assert failed.code == 2
+    assert message in failed.output
+    assert "Submitted process" not in failed.output
+
+
+def test_the_one_file_can_be_left_out_or_be_a_zarr_store_too(pipeline: Path, tmp_path: Path):
+    options = ["-profile", "test", "-stub-run", "--methods", "none,harmony", "--controls", "false"]
+    without = nextflow(pipeline, tmp_path / "without", *options, "--integrated", "false")
+    assert (without.code, "INTEGRATE (simulated)" in without.tasks()) == (0, False)
+    store = nextflow(pipeline, tmp_path / "store", *options, "--integrated_zarr", "--use", "harmony", text=True)
+    assert store.code == 0, store.output
+    assert {path.name for path in store.outdir.glob("integrated.*")} == {"integrated.h5ad", "integrated.zarr"}
 
 
 def test_every_planned_fit_is_a_row_whatever_became_of_it(full: Run):
@@ -307,7 +355,7 @@ def test_resume_runs_only_what_failed(pipeline: Path, samplesheet: Path, full: R
     run_again = {name for name, status in again.tasks().items() if status != "CACHED"}
     assert "FIT (my_sheet.greedy.default.s0)" in run_again
     # its row now says one attempt, as it was not killed this time: what depends on the row runs again, and no more
-    assert run_again - {"SCORE (my_sheet)", "REPORT (report)", "MULTIQC (report)"} == {
+    assert run_again - {"SCORE (my_sheet)", "INTEGRATE (my_sheet)", "REPORT (report)", "MULTIQC (report)"} == {
         "FIT (my_sheet.greedy.default.s0)"
     }
     assert warnings(again) == warnings(full)
@@ -386,7 +434,7 @@ def test_every_parameter_means_the_same_as_text(pipeline: Path, samplesheet: Pat
     del values["sweep"]  # it excludes an input
     values |= {"input": str(samplesheet), "method_params": str(samplesheet), "simulate": False, "allow_failed": False}
     values |= {"methods": "none", "max_memory": "8.GB", "max_time": "2.h", "max_retries": 0}
-    values |= {"sim_depth": 2.5, "sim_types": 7}
+    values |= {"sim_depth": 2.5, "sim_types": 7, "use": "none"}
     as_text = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
     found = typed(pipeline, tmp_path / "typed", values)
     assert found["errors"] == []
@@ -410,7 +458,7 @@ def test_names_that_look_like_numbers_and_flags_are_names(pipeline: Path, tmp_pa
     run = nextflow(pipeline, tmp_path, *options, *named, "--max_cpus", "2", text=text)
     assert run.code == 0, run.output
     assert (tmp_path / "2024" / "multiqc" / "multiqc_report.html").exists()
-    assert len((tmp_path / "2024" / "pipeline_info" / "trace.txt").read_text().splitlines()) == 7
+    assert len((tmp_path / "2024" / "pipeline_info" / "trace.txt").read_text().splitlines()) == 8
 
 
 def processes_in(folder: Path) -> dict[int, str]:
@@ -741,6 +789,7 @@ STUBS = {
     "fit": "[[id: 'a'], file('IN'), [program: 'fit-baseline', method: 'none', params: [:], model: true], "
     "[[id: 'a.none', dataset: 'a', seed: 0]]]",
     "score": "[[id: 'a'], file('IN'), [], [a: []], [:]]",
+    "integrate": "[[id: 'a'], file('IN'), [], [], file('IN.yml'), [zarr: true]]",
     "report": "[file('IN'), [], [], file('IN.yml'), [:]]",
     "multiqc": "[file('IN'), [], []]",
 }

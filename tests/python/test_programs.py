@@ -123,9 +123,11 @@ def test_versions_are_json():
     assert {"unbatch", "python", "scib-metrics", "torch"} <= set(found)
 
 
-@pytest.mark.parametrize("name", ["preprocess", "score", "fit-baseline", "report"])
+@pytest.mark.parametrize("name", ["preprocess", "score", "fit-baseline", "report", "integrate"])
 def test_a_missing_file_is_one_sentence_and_exit_code_2(name: str, tmp_path: Path):
     more = {"fit-baseline": ["--method", "none"], "score": ["no.fit.h5ad"]}.get(name, [])
+    if name == "integrate":
+        more = ["--scores", str(tmp_path / "absent.file"), "--methods", str(ROOT / "assets" / "methods.yml")]
     if name == "report":
         more = ["--dataset", "no.h5ad", "--fit", "no.h5ad", "--methods", str(ROOT / "assets" / "methods.yml")]
     result = run_program(name, str(tmp_path / "absent.file"), *more, "-o", str(tmp_path / "out"))
