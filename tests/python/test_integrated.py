@@ -201,6 +201,17 @@ def test_without_a_fit_of_the_method_that_was_named_there_are_no_clusters(datase
     assert "it broke" in data.uns["unbatch"]["integrated"]["text"]
 
 
+def test_where_every_fit_failed_the_file_has_the_data_alone(dataset_path, made, tmp_path):
+    data = ad.read_h5ad(dataset_path)
+    scores = write_scores(tmp_path / "s.json", data, [row("harmony", 0, status="failed", metrics={})])
+    assert run(dataset_path, made, tmp_path / "x.h5ad", fits=[], scores=scores).exit_code == 0
+    found = ad.read_h5ad(tmp_path / "x.h5ad")
+    assert (found.X != data.X).nnz == 0
+    assert found.obsm.keys() == data.obsm.keys()
+    assert found.uns["unbatch"]["integrated"]["reason"] == "no_fit"
+    assert len(found.uns["unbatch"]["integrated"]["embeddings"]) == 0
+
+
 def test_a_column_of_the_input_with_the_name_of_the_clusters_is_kept(dataset_path, made, tmp_path):
     data = ad.read_h5ad(dataset_path)
     data.obs["leiden"] = pd.Categorical(["mine"] * data.n_obs)
