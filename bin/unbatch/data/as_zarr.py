@@ -1,4 +1,4 @@
-"""An h5ad file as a zarr store, element by element, so that a large matrix is never in memory."""
+"""An h5ad file as a zarr store, element by element: a large matrix is never in memory."""
 
 import os
 import shutil
