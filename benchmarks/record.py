@@ -152,6 +152,8 @@ def _without_place(argument: str) -> str:
 
 def measure(benchmark: str, dataset: str, method: str, arguments: list[str]) -> int:
     """Run a command, append what it took, and return its exit code."""
+    # of the code that runs, whatever is edited meanwhile
+    commit()
     load, start = os.getloadavg()[0], time.perf_counter()
     code = subprocess.call(arguments)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
