@@ -375,6 +375,8 @@ def speed(python: str | None, seeds: range, metagenes: int = 11, repeats: int = 
             for form, values in ((", amounts", embedding), (", shares", batchblend.shares(embedding))):
                 record("batchblend-speed", data, name + form, score(values, cells, reference), seed=seed)
             record("batchblend-speed", data, name, {"cpu_s": cpu}, seed=seed)
+            for ours, values in scores.items():
+                record("batchblend-speed", data, ours, {f"cpu_s of {name} over it": cpu / values["cpu_s"]}, seed=seed)
 
 
 def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[tuple[str, np.ndarray, float]]:
@@ -400,7 +402,9 @@ def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[
 def scale(sizes: tuple[int, ...], device: str = "cpu") -> None:
     """One process per size, as memory is a process's highest."""
     threads = torch.get_num_threads()
-    method = f"batchblend, 15 metagenes, no space, {f'{threads} threads' if device == 'cpu' else device}"
+    method = (
+        f"batchblend, 15 metagenes, no space, {f'{threads} thread{"s" * (threads > 1)}' if device == 'cpu' else device}"
+    )
     spent = []
     for size in sizes:
         command = [sys.executable, __file__, "one-size", str(size), device, "--threads", str(threads)]

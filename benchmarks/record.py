@@ -76,9 +76,9 @@ def record(
         raise ValueError(f"benchmark is {benchmark!r}, expected small letters, digits and hyphens")
     if not re.fullmatch(r"|\d+(-\d+)?", str(seed)):
         raise ValueError(f"seed is {seed!r}, expected a number, or the first and the last as in 50-54")
-    for name in (dataset, method, *values):
+    for field, name in (("dataset", dataset), ("method", method), *(("metric", metric) for metric in values)):
         if not name.strip() or re.search(r"[\r\n]", name):
-            raise ValueError(f"{benchmark}: name is {name!r}, expected one line of text")
+            raise ValueError(f"{benchmark}: {field} is {name!r}, expected one line of text")
     same = (at or commit(), date.today().isoformat(), machine(), ran or command())
     written = [(metric, _text(value)) for metric, value in values.items() if abs(float(value)) < float("inf")]
     print(f"{benchmark}: {dataset}, {method}, seed {seed}:", *(" ".join(each) for each in written), flush=True)

@@ -211,11 +211,14 @@ class Strict(BaseModel):
 
 
 class Where(Strict):
-    """Where a value stands. `dataset` may be a pattern (``factors *``), a value for each dataset that it fits."""
+    """Where a value stands.
+
+    `dataset` and `method` may be patterns (``factors *``) or lists of these: all that fit any of them are meant.
+    """
 
     benchmark: str
-    dataset: str
-    method: str
+    dataset: str | list[str]
+    method: str | list[str]
     metric: str
     seeds: str = ""
     statistic: Statistic = "mean"
@@ -233,7 +236,7 @@ class Against(Strict):
 
 
 class Target(Strict):
-    """A claim, and what must be measured for it to hold. Where `find` fits several datasets, it must hold in each."""
+    """A claim, and what must be measured for it to hold. Where `find` fits several values, it must hold for each."""
 
     claim: str
     page: str
@@ -252,14 +255,15 @@ class Target(Strict):
         return " ".join(filter(None, [OPERATORS[self.operator][0], text, self.unit]))
 
     def values(self, results: Results) -> list[Value]:
-        """Find the value of each dataset."""
-        find = self.find
-        names = dict.fromkeys(
-            row.dataset for row in results.of(find.benchmark) if fnmatchcase(row.dataset, find.dataset)
+        """Find the value of each dataset and method."""
+        find, found = self.find, []
+        places = dict.fromkeys(
+            (row.dataset, row.method)
+            for row in results.of(find.benchmark)
+            if _fits(row.dataset, find.dataset) and _fits(row.method, find.method)
         )
-        found = []
-        for name in names:
-            place = find.model_dump() | {"dataset": name}
+        for dataset, method in places:
+            place = find.model_dump() | {"dataset": dataset, "method": method}
             value = results.value(**place)
             if self.against and value:
                 other = results.value(**place | self.against.model_dump(exclude={"by"}, exclude_none=True))
@@ -269,7 +273,7 @@ class Target(Strict):
         return found
 
     def outcome(self, results: Results) -> tuple[Value | None, bool | None]:
-        """Find the value, the worst one of several datasets, and whether the target is met; None if not measured."""
+        """Find the value, the worst one of several, and whether the target is met; None if not measured."""
         found = self.values(results)
         if not found:
             return None, None
@@ -280,12 +284,16 @@ class Target(Strict):
         return worst, OPERATORS[self.operator][1](worst.number, self.target)
 
 
+def _fits(name: str, patterns: str | list[str]) -> bool:
+    return any(fnmatchcase(name, each) for each in ([patterns] if isinstance(patterns, str) else patterns))
+
+
 def compared(one: Value, other: Value, by: str) -> Value | None:
     """Give the difference or the ratio of two values."""
     rows = one.rows + other.rows
     if by == "difference":
         return Value(one.number - other.number, max(one.decimals, other.decimals), rows)
-    return Value(one.number / other.number, 2, rows) if other.number else None
+    return Value(one.number / other.number, 3, rows) if other.number else None
 
 
 def targets(path: Path) -> list[Target]:
@@ -408,6 +416,10 @@ class Page:
         )
         return f"Measured at {said}. To repeat:\n\n```bash\n{commands}\n```"
 
+    def measured(self, benchmark: str) -> bool:
+        """Say whether a benchmark has rows, for a section that is left out until it has."""
+        return bool(self._results.of(benchmark))
+
     def targets(self, page: str | None = None) -> str:
         """Write the table of claims, of all pages or of one."""
         lines = []
@@ -417,10 +429,11 @@ class Page:
             value, met = aim.outcome(self._results)
             said = {True: "yes", False: "**no**", None: "not measured"}[met]
             found = f"{value.text(aim.digits)} {aim.unit}".strip() if value else ""
-            run = f"`{value.rows[-1].command}`" if value else ""
-            claim = aim.claim if page else f"[{aim.claim}]({aim.page}.md)"
-            lines.append([claim, aim.wanted, found, said, aim.source, run])
-        return markdown(["claim", "target:", "value", "met:", "source of the target:", "command:"], lines)
+            line = [aim.claim if page else f"[{aim.claim}]({aim.page}.md)", aim.wanted, found, said, aim.source]
+            # a page says elsewhere how to repeat it
+            lines.append(line if page else [*line, f"`{value.rows[-1].command}`" if value else ""])
+        heads = ["claim", "target:", "value", "met:", "source of the target:"]
+        return markdown(heads if page else [*heads, "command:"], lines)
 
     def count(self, met: bool | None) -> int:
         """Count the claims that are met, not met, or not measured (None)."""
@@ -459,7 +472,7 @@ def rendered(folder: Path) -> dict[str, str]:
     if strange := {aim.page for aim in aims} - names.keys():
         raise BadInput(f"targets.yml: page is {sorted(strange)[0]!r}, there are {', '.join(names)}")
     page = Page(results, aims)
-    offered = {name: getattr(page, name) for name in ("table", "value", "repeat", "targets", "count")}
+    offered = {name: getattr(page, name) for name in ("table", "value", "repeat", "measured", "targets", "count")}
     environment = Environment(
         loader=FileSystemLoader(folder / "pages"), undefined=StrictUndefined, keep_trailing_newline=True
     )
@@ -470,7 +483,7 @@ def rendered(folder: Path) -> dict[str, str]:
         except (Template, TypeError, ValueError) as error:
             raise BadInput(f"{path.name}: {error}") from error
     if unseen := results.benchmarks - results.seen:
-        raise BadInput(f"results/{sorted(unseen)[0]}.csv: no page shows it; add it to a file of pages/")
+        raise BadInput(f"results/{sorted(unseen)[0]}.csv is on no page, expected it on one of {', '.join(texts)}")
     return texts
 
 

@@ -144,14 +144,15 @@ def timed(source: Resident, batch: np.ndarray, parts: Parts, settings: Settings)
     return np.array(cpu), found
 
 
-def components(data: Sections, parts: Parts) -> tuple[np.ndarray, float]:
-    """Principal components of the training cells, for all cells, and what they miss of the validation cells."""
+def components(data: Sections, parts: Parts) -> tuple[np.ndarray, float, float]:
+    """Principal components of the training cells, for all cells; what they and means miss of the validation cells."""
     weights = principal_components(data.X[parts.train], LATENT).weights
     embedding = np.asarray(data.X @ weights["components"].T) - weights["mean"] @ weights["components"].T
-    missed = data.X[parts.validation].toarray() - weights["mean"]
-    missed -= embedding[parts.validation] @ weights["components"]
+    about_means = data.X[parts.validation].toarray() - weights["mean"]
+    missed = about_means - embedding[parts.validation] @ weights["components"]
     of = scmedal.moments(Resident(data.X), parts.train)
-    return embedding.astype(np.float32), float((missed**2).mean() / (of.high - of.low) ** 2)
+    errors = (float((each**2).mean() / (of.high - of.low) ** 2) for each in (missed, about_means))
+    return embedding.astype(np.float32), *errors
 
 
 def erased(embedding: np.ndarray, batch: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -199,7 +200,7 @@ def scores(data: Sections, embedding: np.ndarray, train: np.ndarray, tests: dict
             row[probe] = evidence.balanced_accuracy(batch, classifier.predict(U))
         permuted = evidence.permuted_within(batch, label, evidence.PERMUTATIONS, seed=0)
         widths = evidence.silhouettes(U, np.column_stack([batch, permuted]))
-        row["batch ASW"], row["its null"] = float(widths[0]), float(widths[1:].mean())
+        row["batch ASW"], row["batch ASW, null"] = float(widths[0]), float(widths[1:].mean())
         row["batch ASW within"] = evidence.silhouette_within(U, batch, label)
         for score, classifiers in within.items():
             told = [
@@ -242,9 +243,9 @@ def of_sections(data: Sections, fold: int, method: str, keep: Path | None) -> li
     tests = {"all": parts.test, "clean": parts.test[~data.tuned[parts.test]]}
     more: dict[str, float] = {}
     if method.startswith("PCA"):
-        embedding, error = components(data, parts)
+        embedding, error, profile = components(data, parts)
         if method == "PCA":
-            more = {"error": error}
+            more = {"error": error, "error of means": profile, "error over that of means": error / profile}
         else:
             embedding = erased(embedding, data.batch, parts.train)
     else:
