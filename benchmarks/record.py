@@ -81,7 +81,8 @@ def record(
             raise ValueError(f"{benchmark}: {field} is {name!r}, expected one line of text")
     same = (at or commit(), date.today().isoformat(), machine(), ran or command())
     written = [(metric, _text(value)) for metric, value in values.items() if abs(float(value)) < float("inf")]
-    print(f"{benchmark}: {dataset}, {method}, seed {seed}:", *(" ".join(each) for each in written), flush=True)
+    drawn = f", seed {seed}" if str(seed) else ""
+    print(f"{benchmark}: {dataset}, {method}{drawn}:", *(" ".join(each) for each in written), flush=True)
     _append(benchmark, [(benchmark, dataset, method, str(seed), *each, *same) for each in written])
 
 

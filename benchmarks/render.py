@@ -409,10 +409,11 @@ class Page:
         if not rows:
             raise BadInput(f"{', '.join(benchmarks)}: a page asks for what has no rows")
         commands = "\n".join(dict.fromkeys(row.command for row in rows))
-        runs = sorted({(row.date, row.commit, row.machine) for row in rows})
+        days = dict(sorted({(row.machine, row.commit): row.date for row in rows}.items(), key=lambda run: run[1]))
         said = "; ".join(
-            ", ".join(f"`{commit}` ({day})" for day, commit, where in runs if where == machine) + f" on {machine}"
-            for machine in dict.fromkeys(where for _, _, where in runs)
+            ", ".join(f"`{commit}` ({day})" for (where, commit), day in days.items() if where == machine)
+            + f" on {machine}"
+            for machine in dict.fromkeys(where for where, _ in days)
         )
         return f"Measured at {said}. To repeat:\n\n```bash\n{commands}\n```"
 

@@ -187,7 +187,8 @@ def kbet_per_label(neighbours: NeighborsResults, batch: np.ndarray, label: np.nd
 
     Its own search, pynndescent, compiles itself anew in every process, which costs more than all else, and finds the
     same neighbours but for the last digits. ARPACK, which makes the maps, would start at random: in the smaller labels
-    neighbours are tied but for rounding, and kBET would change from run to run (docs/decisions/0011).
+    neighbours are tied but for rounding, and kBET would change from run to run
+    (docs/decisions/0011-exact-searches-in-scores.md).
 
     Returns
     -------
