@@ -321,7 +321,7 @@ def sections(path: Path, cells_per_section: int = 1200) -> None:
         "batchblend": ("batchblend", {}),
         "batchblend, ambiguous: leave": ("batchblend", {"ambiguous": "leave"}),
     }
-    data_name = f"{cells.n_batches} sections, {cells_per_section:,} spots of each scored"
+    data_name = f"{cells.n_batches} sections, {len(cells.batch):,} spots, {cells_per_section:,} of each scored"
     for name, (method, changes) in variants.items():
         start = time.process_time()
         embedding, fitted = embed(method, cells, 20, **changes)

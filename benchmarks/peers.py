@@ -37,6 +37,7 @@ from record import commit, record
 
 ROOT = environment.ROOT
 CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+DECLARED = json.loads((ROOT / "assets" / "parameters.json").read_text(encoding="utf-8"))
 SEEDS = (50, 51, 52, 53, 54)
 FIELDS = ("dataset", "method", "seed", "status", "exit_code", "wall_s", "cpu_s", "commit", "message")
 NAMES = {"thesis": "thesis preset", "dlpfc": "DLPFC"}
@@ -273,7 +274,7 @@ def label(method: str) -> str:
     """Label of a method, and what to know when its scores are read."""
     card = CARDS[method]
     marks = {"control": ["control"], "reference": ["no correction"]}.get(card["kind"], [])
-    marks += ["has seen the labels"] if "labels" in card["needs"] else []
+    marks += ["has seen the labels"] if "labels" in DECLARED[method]["needs"].split(", ") else []
     return card["label"] + (f" ({', '.join(marks)})" if marks else "")
 
 
