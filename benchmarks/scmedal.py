@@ -43,8 +43,8 @@ from unbatch.data.simulation.common import draw_expression
 from unbatch.metrics import counterfactual, evidence, prediction
 from unbatch.models import scmedal
 from unbatch.models.scmedal import Settings
-from unbatch.nn.minibatches import Resident
 from unbatch.models.scmedal.parts import Parts, of_fold
+from unbatch.nn.minibatches import Resident
 
 FOLDS = (0, 1, 2, 3, 4)
 SEEDS = (5, 6, 7)
