@@ -193,7 +193,7 @@ def grid(methods: tuple[str, ...], seeds: range) -> None:
 
 def span(seeds: range) -> str:
     """Write a range of seeds as the column of the results has it."""
-    return f"{seeds[0]}-{seeds[-1]}"
+    return f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
 
 
 def recovered(seeds: range) -> None:

@@ -80,7 +80,7 @@ while read -r version python rest; do
     # lines that this version has not, or has otherwise
     differ=$(diff "$scratch/here" "$scratch/there" | tee /dev/stderr | grep -c '^<' || true)
     ((differ == 0)) || failed=1
-    "${PYTHON:-python}" "$here/record.py" add readable "${#files[@]} files of a results folder" "anndata $version" \
+    "${PYTHON:-python}" "$here/record.py" add --ran 'benchmarks/readable.sh $RESULTS' readable "${#files[@]} files of a results folder" "anndata $version" \
         "elements=$(wc -l < "$scratch/here")" "elements that differ=$differ"
 done << 'VERSIONS'
 0.8.0 3.9 numpy<1.24 pandas<2 h5py<3.9 scipy<1.11 setuptools<81

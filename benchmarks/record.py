@@ -1,13 +1,13 @@
 """Measured values as rows of benchmarks/results/BENCHMARK.csv, from which `make results` writes docs/results/.
 
-    python benchmarks/record.py add BENCHMARK DATASET METHOD METRIC=VALUE ...
+    python benchmarks/record.py add [--ran COMMAND] BENCHMARK DATASET METHOD METRIC=VALUE ...
     python benchmarks/record.py measure BENCHMARK DATASET METHOD -- COMMAND ...
 
 A file has one value a row (`FIELDS`). Rows are only ever appended: what was measured before stays, and what reads the
 files takes the newest row of each dataset, method, seed and metric. So the name of a dataset holds everything that a
 value depends on, such as numbers of cells and genes.
 
-`add` appends given values. `measure` runs COMMAND and appends its elapsed and CPU time, its peak memory and the load of
+`add` appends given values, which COMMAND measured. `measure` runs COMMAND and appends its elapsed and CPU time, its peak memory and the load of
 the machine when it began; it ends with the command's exit code, and a command that failed leaves no rows.
 
 The variable BENCH_RESULTS of the environment is another folder for the files: for trial runs.
@@ -170,11 +170,15 @@ def measure(benchmark: str, dataset: str, method: str, arguments: list[str]) -> 
 
 def main(arguments: list[str]) -> int:
     """Add values, or measure a command."""
+    ran = None
+    if arguments[1:2] == ["--ran"] and len(arguments) > 2:
+        ran = arguments.pop(2)
+        arguments.pop(1)
     match arguments:
         case ["add", benchmark, dataset, method, *given] if given and all("=" in each for each in given):
             pairs = (each.rpartition("=") for each in given)
             values = {name: int(text) if text.isdecimal() else float(text) for name, _, text in pairs}
-            record(benchmark, dataset, method, values)
+            record(benchmark, dataset, method, values, ran=ran)
         case ["measure", benchmark, dataset, method, "--", *given] if given:
             return measure(benchmark, dataset, method, given)
         case _:

@@ -120,7 +120,7 @@ def newest(rows: Iterable[Row]) -> list[Row]:
     """Keep the newest row of every benchmark, dataset, method, seed and metric, in the order of their first appearance.
 
     A mean over seeds gives way to rows of single seeds once each of its seeds has a newer one; until then, it stands
-    in place of rows of some of its seeds.
+    in place of all rows of some of its seeds.
     """
     groups: dict[tuple[str, ...], dict[str, tuple[tuple[str, int], Row]]] = {}
     for position, row in enumerate(rows):
@@ -130,16 +130,18 @@ def newest(rows: Iterable[Row]) -> list[Row]:
             found[row.seed] = age, row
     kept = []
     for found in groups.values():
-        of_seeds = {name: each for name, each in found.items() if "-" not in name}
-        for name, (age, row) in list(found.items()):
-            if name in of_seeds:
-                continue
-            newer = {int(seed) for seed, each in of_seeds.items() if seed and each[0] > age}
-            if row.seeds <= newer:
-                del found[name]
-            else:
-                for seed in row.seeds:
-                    found.pop(str(seed), None)
+        # the mean over the most seeds first, and of equal ones the newest
+        means = sorted(
+            (each for each in found.values() if len(each[1].seeds) > 1), key=lambda each: each[0], reverse=True
+        )
+        for age, row in sorted(means, key=lambda each: -len(each[1].seeds)):
+            newer = {name for name, each in found.items() if len(each[1].seeds) == 1 and each[0] > age}
+            if row.seed in found and row.seeds <= {int(name) for name in newer}:
+                del found[row.seed]
+            elif row.seed in found:
+                for name, (_, other) in list(found.items()):
+                    if name != row.seed and other.seeds & row.seeds:
+                        del found[name]
         kept += [row for _, row in found.values()]
     return kept
 

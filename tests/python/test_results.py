@@ -128,6 +128,8 @@ def test_a_mean_over_seeds_stands_until_all_of_them_are_measured_again(modules, 
     new = [row(seed=seed, value=value, date="2026-01-02") for seed, value in (("0", "0.700"), ("1", "0.800"))]
     write(source, *carried, new[0])
     assert "| ours |  | 0.52 |" in render.rendered(source)["toy.md"]
+    write(source, *carried, row(seed="1-2", value="0.900", date="2026-01-03"))
+    assert "| ours |  | 0.900 |" in render.rendered(source)["toy.md"]
     write(source, *carried, *new)
     assert "| ours |  | 0.750 |" in render.rendered(source)["toy.md"]
 
