@@ -225,7 +225,7 @@ def main() -> int:
             print(f"{name.removesuffix('.npz')}: {line}")
     data = f"simulations {', '.join(settings)}" + (" and -profile test" if only is None else "")
     methods = "all methods" if only is None else ", ".join(only)
-    record("guard", data, methods, {"arrays compared": compared, "arrays that differ": bad})
+    record("guard", f"{data}, {methods}", "guard", {"arrays compared": compared, "arrays that differ": bad})
     print("equal bit by bit, but for what is named above as gone or new" if not bad else f"{bad} places differ")
     return int(bad > 0)
 

@@ -7,8 +7,9 @@ A file has one value a row (`FIELDS`). Rows are only ever appended: what was mea
 files takes the newest row of each dataset, method, seed and metric. So the name of a dataset holds everything that a
 value depends on, such as numbers of cells and genes.
 
-`add` appends given values, which COMMAND measured. `measure` runs COMMAND and appends its elapsed and CPU time, its peak memory and the load of
-the machine when it began; it ends with the command's exit code, and a command that failed leaves no rows.
+`add` appends given values, which COMMAND measured. `measure` runs COMMAND and appends its elapsed and CPU time, its
+peak memory and the load of the machine when it began; it ends with the command's exit code, and a command that failed
+leaves no rows.
 
 The variable BENCH_RESULTS of the environment is another folder for the files: for trial runs.
 """

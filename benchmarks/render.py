@@ -135,8 +135,8 @@ def newest(rows: Iterable[Row]) -> list[Row]:
             (each for each in found.values() if len(each[1].seeds) > 1), key=lambda each: each[0], reverse=True
         )
         for age, row in sorted(means, key=lambda each: -len(each[1].seeds)):
-            newer = {name for name, each in found.items() if len(each[1].seeds) == 1 and each[0] > age}
-            if row.seed in found and row.seeds <= {int(name) for name in newer}:
+            newer = (each[1].seeds for each in found.values() if len(each[1].seeds) == 1 and each[0] > age)
+            if row.seed in found and row.seeds <= frozenset().union(*newer):
                 del found[row.seed]
             elif row.seed in found:
                 for name, (_, other) in list(found.items()):
@@ -419,6 +419,10 @@ class Page:
         )
         return f"Measured at {said}. To repeat:\n\n```bash\n{commands}\n```"
 
+    def datasets(self, benchmark: str) -> list[str]:
+        """Name the datasets of a benchmark, for a table of each."""
+        return list(dict.fromkeys(row.dataset for row in self._results.of(benchmark)))
+
     def measured(self, benchmark: str) -> bool:
         """Say whether a benchmark has rows, for a section that is left out until it has."""
         return bool(self._results.of(benchmark))
@@ -475,7 +479,9 @@ def rendered(folder: Path) -> dict[str, str]:
     if strange := {aim.page for aim in aims} - names.keys():
         raise BadInput(f"targets.yml: page is {sorted(strange)[0]!r}, there are {', '.join(names)}")
     page = Page(results, aims)
-    offered = {name: getattr(page, name) for name in ("table", "value", "repeat", "measured", "targets", "count")}
+    offered = {
+        name: getattr(page, name) for name in ("table", "value", "repeat", "measured", "datasets", "targets", "count")
+    }
     environment = Environment(
         loader=FileSystemLoader(folder / "pages"), undefined=StrictUndefined, keep_trailing_newline=True
     )
