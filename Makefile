@@ -23,7 +23,7 @@ export NXF_OFFLINE := true
 # Without a terminal (a log, CI), Nextflow writes plain lines instead of redrawing them.
 plain_log = test -t 1 || export NXF_ANSI_LOG=false
 
-.PHONY: help setup run test test-modules lint format docs bench lock image image-liger image-seurat test-docker clean distclean
+.PHONY: help setup run test test-modules lint format docs bench results lock image image-liger image-seurat test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -55,8 +55,11 @@ format: setup ## format the Python code and mend what ruff can mend
 docs: setup ## write the tables that are made from the method cards
 	python docs/cards.py
 
-bench: setup ## compare with peers; see benchmarks/
+bench: setup ## measure, which appends to benchmarks/results/*.csv; ARGS="kbet score" are parts (benchmarks/run.sh)
 	benchmarks/run.sh $(ARGS)
+
+results: setup ## write docs/results/ from what was measured and benchmarks/targets.yml
+	python benchmarks/render.py
 
 lock: setup ## lock all requirements anew; UPGRADE=--upgrade takes the newest versions
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \

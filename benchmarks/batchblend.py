@@ -1,36 +1,41 @@
-"""BatchBlend beside other methods and controls: tables for RESULTS.md.
+"""BatchBlend next to other methods and controls; what is measured goes to results/batchblend-*.csv.
 
     python benchmarks/batchblend.py simulations [METHOD ...]  # scores on simulated data, five seeds
-    python benchmarks/batchblend.py grid 2 [METHOD ...] # every strength, share and mix, two seeds; needs liger;
-                                                       # truth is what the true amounts score
+    python benchmarks/batchblend.py grid [METHOD ...]  # every strength, share and mix; needs liger; truth is what
+                                                       # the true amounts score
     python benchmarks/batchblend.py metagenes 15       # the thesis preset with so many metagenes
     python benchmarks/batchblend.py recovery           # batch effect against the truth, coverage of the errors
-    python benchmarks/batchblend.py robustness         # harder simulations, beside plain factorisation
+    python benchmarks/batchblend.py robustness         # harder simulations, and plain factorisation of them
     python benchmarks/batchblend.py refusal DATA.h5ad [MODE ...] # a section split in pseudo-batches, with and
                                                        # without an effect: uncorrected, default, leave, remove
     python benchmarks/batchblend.py sections DATA.h5ad # several sections, scores and NMI by section
-    python benchmarks/batchblend.py speed [PYTHON]     # CPU time of a fit; beside popari's package, if PYTHON has it
+    python benchmarks/batchblend.py speed [PYTHON]     # CPU time of a fit, and of popari's package if PYTHON has it
     python benchmarks/batchblend.py scale              # time and memory from 1,000 to 1,000,000 cells
 
-DATA.h5ad is a dataset that `preprocess` wrote. Seeds 50 to 54, on which nothing was tuned.
+DATA.h5ad is a dataset that `preprocess` wrote. Seeds are 50 to 54, on which nothing was tuned; `--seeds 60-79` takes
+others.
 """
 
+import environment  # noqa: F401
+
+# isort: split
 import argparse
+import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
-
 import numpy as np
 import pandas as pd
 import torch
+from record import record
 from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
@@ -52,14 +57,14 @@ SETTINGS = {
     "thesis preset": {},
     "other mix": {"mix": "shifted"},
     "no batch effect": {"sigma_beta": 0.0},
-    "factors .3": {"sigma_beta": 0.0, "sigma_gene": 0.3},
-    "factors .3, other mix": {"sigma_beta": 0.0, "sigma_gene": 0.3, "mix": "shifted"},
-    "factors .3 and offset": {"sigma_gene": 0.3},
-    "factors .3 and offset, other mix": {"sigma_gene": 0.3, "mix": "shifted"},
-    "factors .6": {"sigma_beta": 0.0, "sigma_gene": 0.6},
-    "factors .6, other mix": {"sigma_beta": 0.0, "sigma_gene": 0.6, "mix": "shifted"},
-    "factors .6 and offset": {"sigma_gene": 0.6},
-    "factors .6 and offset, other mix": {"sigma_gene": 0.6, "mix": "shifted"},
+    "factors 0.3": {"sigma_beta": 0.0, "sigma_gene": 0.3},
+    "factors 0.3, other mix": {"sigma_beta": 0.0, "sigma_gene": 0.3, "mix": "shifted"},
+    "factors 0.3 and offset": {"sigma_gene": 0.3},
+    "factors 0.3 and offset, other mix": {"sigma_gene": 0.3, "mix": "shifted"},
+    "factors 0.6": {"sigma_beta": 0.0, "sigma_gene": 0.6},
+    "factors 0.6, other mix": {"sigma_beta": 0.0, "sigma_gene": 0.6, "mix": "shifted"},
+    "factors 0.6 and offset": {"sigma_gene": 0.6},
+    "factors 0.6 and offset, other mix": {"sigma_gene": 0.6, "mix": "shifted"},
 }
 GRID = {
     f"sigma {sigma:g}, share {share:g}, {mix}": {"sigma_beta": sigma, "share_beta": share, "mix": mix}
@@ -71,8 +76,8 @@ GRID = {
 }
 HARDER = {
     "noise x 3": {"sigma_y": 3.0},
-    "size cv .1": {"size_scale": 0.11},
-    "size cv .03": {"size_scale": 0.0099},
+    "size cv 0.1": {"size_scale": 0.11},
+    "size cv 0.03": {"size_scale": 0.0099},
     "Poisson, 2,000 counts": {"noise": "nb", "dispersion": 0.0, "depth": 2000.0},
     "four batches": {"batches": 4},
 }
@@ -147,18 +152,14 @@ def score(
     return found
 
 
-def table(rows: list[dict], index: list[str], columns: str = "method") -> None:
-    frame = pd.DataFrame(rows)
-    for key, part in frame.groupby(index, sort=False):
-        means = part.groupby(columns, sort=False)[["batch", "bio", "total"]].mean()
-        cells = [f"{m} {r['total']:.3f} ({r['batch']:.3f}/{r['bio']:.3f})" for m, r in means.iterrows()]
-        print(*key, *cells, sep=" | ", flush=True)
-
-
-def simulations(settings: dict[str, dict], methods: tuple[str, ...], seeds: range = SEEDS, **changes: Any) -> None:
+def simulations(
+    benchmark: str, settings: dict[str, dict], methods: tuple[str, ...], seeds: range, **changes: Any
+) -> dict[str, dict[str, list[float]]]:
+    """Fit and score; totals by method and data set."""
     import jax
 
-    rows = []
+    totals: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    said = "".join(f", {name} {value}" for name, value in changes.items())
     for name, options in settings.items():
         for seed in seeds:
             cells, truth = simulated(seed, **options)
@@ -169,33 +170,46 @@ def simulations(settings: dict[str, dict], methods: tuple[str, ...], seeds: rang
                     embedding, fitted = batchblend.shares(np.asarray(truth.amounts)), None
                 else:
                     embedding, fitted = embed(method, cells, seed, **changes)
-                spent = time.process_time() - start
-                rows.append({"data": name, "seed": seed, "method": method, "cpu_s": spent})
-                rows[-1] |= score(embedding, cells, reference)
-                rows[-1]["K"] = fitted.model.metagenes.shape[0] if fitted else 0
-        table([row for row in rows if row["data"] == name], ["data"])
+                values = {"cpu_s": time.process_time() - start} | score(embedding, cells, reference)
+                if fitted:
+                    values["metagenes"] = fitted.model.metagenes.shape[0]
+                totals[method][name].append(values["total"])
+                record(benchmark, name, method + said, values, seed=seed)
         # what XLA compiled for twenty settings is more maps of memory than Linux lets a process have
         jax.clear_caches()
-    frame = pd.DataFrame(rows)
-    print(frame.groupby("method", sort=False)[["cpu_s", "total", "K"]].agg(["mean", "min", "max"]).round(3).to_string())
+    return totals
 
 
-def recovered() -> None:
-    rows = []
+def grid(methods: tuple[str, ...], seeds: range) -> None:
+    """Score in all settings, and what they have in common."""
+    totals = simulations("batchblend-grid", GRID, methods, seeds)
+    means = {method: np.array([np.mean(of_seeds) for of_seeds in each.values()]) for method, each in totals.items()}
+    for method, each in means.items():
+        values = {"lowest total": each.min(), "highest total": each.max(), "mean total": each.mean()}
+        if "batchblend" in means and method not in ("batchblend", "truth"):
+            values["least lead of batchblend"] = (means["batchblend"] - each).min()
+        record("batchblend-grid", "all settings", method, values, seed=span(seeds))
+
+
+def span(seeds: range) -> str:
+    """Write a range of seeds as the column of the results has it."""
+    return f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+
+def recovered(seeds: range) -> None:
     for name, options in SETTINGS.items():
         if not (options.get("sigma_beta", 2.0) or options.get("sigma_gene")):
             continue
-        for seed in SEEDS:
+        errors, differences = [], []
+        for seed in seeds:
             cells, truth = simulated(seed, **options)
             _, fitted = embed("batchblend", cells, seed, spatial="none")
-            model = fitted.model
-            row = {"data": name, "seed": seed}
+            model, row = fitted.model, {}
             true = truth.gene_factors * (truth.beta @ truth.metagenes)
             if options.get("sigma_beta", 2.0):
                 row |= recovery.offset_recovery(model.offset, true)
-                difference = np.linalg.norm(true[0] - true[1])
-                row["squared difference"] = difference**2
-                row["squared error"] = (row["relative_error"] * difference) ** 2
+                differences.append(np.linalg.norm(true[0] - true[1]))
+                errors.append(row["relative_error"] * differences[-1])
                 row["offset covered"] = recovery.coverage(model.offset, model.offset_error, true)
             if options.get("sigma_gene"):
                 logs = np.log(truth.gene_factors)
@@ -206,13 +220,12 @@ def recovered() -> None:
                 row["factors covered"] = recovery.coverage(error, model.log_error, np.zeros_like(error))
             pairs = recovery.match_metagenes(model.metagenes.T, truth.metagenes.T)
             row["metagenes r"] = float(np.mean(pairs[2]))
-            rows.append(row)
-    frame = pd.DataFrame(rows)
-    means = frame.drop(columns="seed").groupby("data", sort=False).mean()
-    # a data set whose batches happen to have much the same offset decides the mean of the relative errors
-    means["pooled relative error"] = (means.pop("squared error") / means.pop("squared difference")).pow(0.5)
-    print(frame.round(4).to_string())
-    print(means.round(4).to_string())
+            record("batchblend-recovery", name, "batchblend, no space", row, seed=seed)
+        if errors:
+            # a data set whose batches happen to have much the same offset decides the mean of the relative errors
+            pooled = np.linalg.norm(errors) / np.linalg.norm(differences)
+            values = {"pooled relative error": pooled}
+            record("batchblend-recovery", name, "batchblend, no space", values, seed=span(seeds))
 
 
 def neighbourhoods(embedding: np.ndarray, cells: Cells) -> tuple[float, float]:
@@ -231,12 +244,12 @@ REFUSAL = {
 }
 
 
-def refusal(path: Path, modes: tuple[str, ...], cells_per_section: int = 1200) -> None:
-    rows = []
+def refusal(path: Path, modes: tuple[str, ...], seeds: range, cells_per_section: int = 1200) -> None:
+    found: dict[tuple[str, str, int], list[dict[str, float]]] = defaultdict(list)
     for section, data in sections_of(path).items():
         if data.label.max() < 6:
             continue  # only sections with all seven layers can be split below the third
-        for seed in SEEDS:
+        for seed in seeds:
             rng = np.random.default_rng(seed)
             chosen = rng.permutation(len(data.batch))[:cells_per_section]
             label, counts = data.label[chosen], data.counts[chosen].astype(np.float64)
@@ -248,16 +261,20 @@ def refusal(path: Path, modes: tuple[str, ...], cells_per_section: int = 1200) -
             }
             factors = np.exp(0.3 * rng.normal(size=(2, counts.shape[1])))
             for split, batch in splits.items():
-                for effect, planted in (("none", counts), ("factors .3", counts.multiply(factors[batch]).tocsr())):
+                for effect, planted in (
+                    ("no factors", counts),
+                    ("factors 0.3", counts.multiply(factors[batch]).tocsr()),
+                ):
                     cells = as_cells(planted, batch, label, data.coordinates[chosen])
                     for mode in modes:
                         embedding, _ = embed("batchblend", cells, seed, metagenes=15, spatial="none", **REFUSAL[mode])
                         mixing, purity = neighbourhoods(embedding, cells)
-                        row = {"section": section, "split": split, "effect": effect, "mode": mode}
-                        rows.append(row | {"mixing": mixing, "purity": purity})
-                        print(pd.DataFrame(rows[-1:]).round(3).to_string(header=len(rows) == 1), flush=True)
-    frame = pd.DataFrame(rows)
-    print(frame.groupby(["split", "effect", "mode"], sort=False)[["mixing", "purity"]].mean().round(3).to_string())
+                        values = {"mixing": mixing, "purity": purity}
+                        found[f"{split}, {effect}", mode, seed].append(values)
+                        record("batchblend-refusal", f"{section}, {split}, {effect}", mode, values, seed=seed)
+    for (data, mode, seed), each in found.items():
+        means = {name: np.mean([values[name] for values in each]) for name in each[0]}
+        record("batchblend-refusal", f"all sections, {data}", mode, means, seed=seed)
 
 
 def sections_of(path: Path) -> dict[str, Cells]:
@@ -299,33 +316,32 @@ def sections(path: Path, cells_per_section: int = 1200) -> None:
     reference = principal_components(cells.X[chosen], 50).embedding
     variants = {
         **{m: (m, {}) for m in ("none", "pca", "combat", "harmony", "scanorama")},
-        "plain factorisation, weighted": ("batchblend", {"offset": "none", "factors": False, "spatial": "none"}),
+        "plain factorisation, noise-weighted": ("batchblend", {"offset": "none", "factors": False, "spatial": "none"}),
         "batchblend, no space": ("batchblend", {"spatial": "none"}),
         "batchblend": ("batchblend", {}),
         "batchblend, ambiguous: leave": ("batchblend", {"ambiguous": "leave"}),
     }
-    rows = []
+    data_name = f"{cells.n_batches} sections, {len(cells.batch):,} spots, {cells_per_section:,} of each scored"
     for name, (method, changes) in variants.items():
         start = time.process_time()
         embedding, fitted = embed(method, cells, 20, **changes)
-        row = {"method": name, "cpu_s": round(time.process_time() - start, 1)}
-        row["K"] = fitted.model.metagenes.shape[0] if fitted else 0
-        rows.append(row | score(embedding, cells, reference, chosen))
-        print(pd.DataFrame(rows[-1:]).round(3).to_string(header=len(rows) == 1), flush=True)
+        values = {"cpu_s": time.process_time() - start} | score(embedding, cells, reference, chosen)
+        if fitted:
+            values["metagenes"] = fitted.model.metagenes.shape[0]
+        record("batchblend-sections", data_name, name, values, seed=20)
     for section, part in sections_of(path).items():
-        row = {"section": section}
-        for name, changes in (("no space", {"spatial": "none"}), ("linear", {})):
+        for name, changes in (("batchblend, no space, K 15", {"spatial": "none"}), ("batchblend, K 15", {})):
             embedding, _ = embed("batchblend", part, 20, metagenes=15, **changes)
-            row[name] = clustered(embedding, part.label)
-        row["pca"] = clustered(principal_components(part.X, 30).embedding, part.label)
-        print(row, flush=True)
+            record("batchblend-sections", section, name, {"nmi": clustered(embedding, part.label)}, seed=20)
+        values = {"nmi": clustered(principal_components(part.X, 30).embedding, part.label)}
+        record("batchblend-sections", section, "pca", values, seed=20)
 
 
 def clustered(embedding: np.ndarray, label: np.ndarray, seeds: int = 5) -> float:
     """NMI of k-means clusters with labels, mean over seeds."""
     k = len(np.unique(label))
     fits = [KMeans(k, n_init=10, random_state=seed).fit_predict(embedding) for seed in range(seeds)]
-    return round(float(np.mean([normalized_mutual_info_score(label, fit) for fit in fits])), 3)
+    return float(np.mean([normalized_mutual_info_score(label, fit) for fit in fits]))
 
 
 FITS = {
@@ -336,28 +352,31 @@ FITS = {
 PUBLISHED = {"popari, 50 iterations, svd": (50, "svd"), "popari, 200 iterations, leiden": (200, "leiden")}
 
 
-def speed(python: str | None, metagenes: int = 11, repeats: int = 5) -> None:
+def speed(python: str | None, seeds: range, metagenes: int = 11, repeats: int = 5) -> None:
     """CPU seconds of fits of the thesis preset, in turns, one thread; the first of each does not count."""
     torch.set_num_threads(1)
-    rows = []
-    for seed in SEEDS:
+    data = f"thesis preset, {metagenes} metagenes"
+    for seed in seeds:
         cells, _ = simulated(seed)
         reference = principal_components(cells.X, 50).embedding
         spent: dict[str, list[float]] = {name: [] for name in FITS}
+        scores: dict[str, dict[str, float]] = {}
         for _ in range(repeats + 1):
             for name, (method, changes) in FITS.items():
                 start = time.process_time()
                 embedding, _ = embed(method, cells, seed, metagenes=metagenes, **changes)
                 spent[name].append(time.process_time() - start)
-                if len(spent[name]) == 1:
-                    rows.append({"seed": seed, "method": name, **score(embedding, cells, reference)})
-        for row in rows[-len(FITS) :]:
-            row["cpu_s"] = float(np.median(spent[row["method"]][1:]))
+                if name not in scores:
+                    scores[name] = score(embedding, cells, reference)
+        for name, values in scores.items():
+            values["cpu_s"] = float(np.median(spent[name][1:]))
+            record("batchblend-speed", data, name, values, seed=seed)
         for name, embedding, cpu in published(python, cells, metagenes, seed) if python else ():
             for form, values in ((", amounts", embedding), (", shares", batchblend.shares(embedding))):
-                rows.append({"seed": seed, "method": name + form, **score(values, cells, reference), "cpu_s": cpu})
-        print(pd.DataFrame([r for r in rows if r["seed"] == seed]).round(3).to_string(), flush=True)
-    print(pd.DataFrame(rows).groupby("method", sort=False)[["cpu_s", "batch", "bio", "total"]].mean().round(3))
+                record("batchblend-speed", data, name + form, score(values, cells, reference), seed=seed)
+            record("batchblend-speed", data, name, {"cpu_s": cpu}, seed=seed)
+            for ours, values in scores.items():
+                record("batchblend-speed", data, ours, {f"cpu_s of {name} over it": cpu / values["cpu_s"]}, seed=seed)
 
 
 def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[tuple[str, np.ndarray, float]]:
@@ -380,11 +399,23 @@ def published(python: str, cells: Cells, metagenes: int, seed: int) -> Iterator[
             yield name, found["embedding"], float(found["cpu_s"])
 
 
-def scale(sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000), device: str = "cpu") -> None:
+def scale(sizes: tuple[int, ...], device: str = "cpu") -> None:
     """One process per size, as memory is a process's highest."""
+    threads = torch.get_num_threads()
+    method = (
+        f"batchblend, 15 metagenes, no space, {f'{threads} thread{"s" * (threads > 1)}' if device == 'cpu' else device}"
+    )
+    spent = []
     for size in sizes:
-        threads = ("--threads", str(torch.get_num_threads()))
-        subprocess.run([sys.executable, __file__, "one-size", str(size), device, *threads], check=True)
+        command = [sys.executable, __file__, "one-size", str(size), device, "--threads", str(threads)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        values = json.loads(done.stdout.splitlines()[-1])
+        spent.append(values["cpu_s"])
+        record("batchblend-scale", f"{size:,} cells x 300 genes, 4 batches", method, values)
+    if len(sizes) > 1:
+        slope = np.polyfit(np.log(sizes), np.log(spent), 1)[0]
+        data = f"{sizes[0]:,} to {sizes[-1]:,} cells x 300 genes, 4 batches"
+        record("batchblend-scale", data, method, {"slope of log cpu_s": slope})
 
 
 def one_size(cells: int, device: str) -> None:
@@ -393,19 +424,21 @@ def one_size(cells: int, device: str) -> None:
     counts = sparse.vstack([sparse.csr_matrix(block) for block in draw_expression(truth, rng, 2)], format="csr")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     start, cpu = time.perf_counter(), time.process_time()
-    fitted = batchblend.fit(counts, truth.batch, batchblend.Settings(15), seed=0, device=device)
-    print(
-        {
-            "cells": cells,
-            "device": device,
-            "wall_s": round(time.perf_counter() - start, 1),
-            "cpu_s": round(time.process_time() - cpu, 1),
-            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
-            "before_gb": round(before, 2),
-            "offsets": [item.accepted for item in fitted.model.evidence if item.step == "offset"],
-        },
-        flush=True,
-    )
+    batchblend.fit(counts, truth.batch, batchblend.Settings(15), seed=0, device=device)
+    values = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
+    values |= {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "peak before the fit, gb": before}
+    print(json.dumps(values), flush=True)
+
+
+def as_range(text: str) -> range:
+    """Seeds from the first to the last."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def as_sizes(text: str) -> tuple[int, ...]:
+    """Numbers, separated by commas."""
+    return tuple(map(int, text.split(",")))
 
 
 def main() -> None:
@@ -413,37 +446,37 @@ def main() -> None:
     parser.add_argument("what")
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=as_range, default=SEEDS, help="the first and the last, as in 50-54")
+    parser.add_argument("--sizes", type=as_sizes, default=(1_000, 10_000, 100_000, 1_000_000), help="cells of `scale`")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    rest, seeds = given.arguments, given.seeds
     if given.what == "simulations":
-        simulations(SETTINGS, tuple(given.arguments) or METHODS)
+        simulations("batchblend-simulations", SETTINGS, tuple(rest) or METHODS, seeds)
     elif given.what == "grid":
-        simulations(
-            GRID,
-            # torch must have been at work before pyliger is imported, whose h5sparse can't be looked at
-            tuple(given.arguments[1:]) or ("combat", "harmony", "scanorama", "popari", "batchblend", "liger"),
-            seeds=SEEDS[: int(given.arguments[0])],
-        )
+        # torch must have been at work before pyliger is imported, whose h5sparse can't be looked at
+        grid(tuple(rest) or ("combat", "harmony", "scanorama", "popari", "batchblend", "liger"), seeds)
     elif given.what == "metagenes":
-        simulations({"thesis preset": {}}, ("batchblend",), metagenes=int(given.arguments[0]))
+        changes = {"metagenes": int(rest[0])}
+        simulations("batchblend-simulations", {"thesis preset": {}}, ("batchblend",), seeds, **changes)
     elif given.what == "recovery":
-        recovered()
+        recovered(seeds)
     elif given.what == "robustness":
-        simulations(HARDER, ("plain", "batchblend"))
+        simulations("batchblend-robustness", HARDER, tuple(rest) or ("plain", "batchblend"), seeds)
     elif given.what == "refusal":
-        if unknown := set(given.arguments[1:]) - set(REFUSAL):
+        if unknown := set(rest[1:]) - set(REFUSAL):
             parser.error(f"no mode {', '.join(sorted(unknown))}; there are: {', '.join(REFUSAL)}")
-        refusal(Path(given.arguments[0]), tuple(given.arguments[1:]) or tuple(REFUSAL))
+        refusal(Path(rest[0]), tuple(rest[1:]) or tuple(REFUSAL), seeds)
     elif given.what == "sections":
-        sections(Path(given.arguments[0]))
+        sections(Path(rest[0]))
     elif given.what == "speed":
-        speed(given.arguments[0] if given.arguments else None)
+        speed(rest[0] if rest else None, seeds)
     elif given.what == "scale":
-        scale(device=given.arguments[0] if given.arguments else "cpu")
+        scale(given.sizes, rest[0] if rest else "cpu")
     elif given.what == "one-size":
-        one_size(int(given.arguments[0]), given.arguments[1])
+        one_size(int(rest[0]), rest[1])
     else:
-        parser.error(f"{given.what}: not one of the tables above")
+        parser.error(f"{given.what}: not one of the benchmarks above")
 
 
 if __name__ == "__main__":

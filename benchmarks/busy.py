@@ -4,7 +4,7 @@
 
 Makes its own load: for every core a process that counts, of the same priority, ended with the benchmark whatever
 happens. Fits every own method (scMEDAL in all modes, and its published preset) to the thesis preset with so many cells
-per batch, scores three fits, and prints the CPU seconds of each process with one and with two threads and their ratio,
+per batch, scores three fits, and records the CPU seconds of each process with one and with two threads and their ratio,
 which is not to exceed 1.3. Exits with 1 if one does. `--spin` lets threads wait as the libraries have it by default.
 With 225 cells it shows that small data are worked on by one thread, with more cells or genes what two threads cost.
 """
@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+
+from record import record
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1.3
@@ -98,8 +100,7 @@ def main() -> int:
             for fit in baselines:
                 method = fit.name.split(".")[0]
                 run("fit-baseline", data, "--method", method, "--threads", 1, "-o", fit, environment=environment)
-        print(f"{2 * given.cells} cells x {given.genes} genes, {os.cpu_count()} cores, all busy")
-        print("| what | CPU s, 1 thread | CPU s, 2 threads | ratio |\n|---|---|---|---|", flush=True)
+        dataset = f"{2 * given.cells:,} cells x {given.genes:,} genes{', threads spin' * given.spin}"
         with busy(os.cpu_count() or 1):
             for name in names:
                 command = ("score", data, *baselines) if name == "score" else (FITS[name][0], data, *FITS[name][1:])
@@ -110,7 +111,8 @@ def main() -> int:
                         seconds.append(cpu_seconds(*command, *options, environment=environment))
                 one, two = (median(seconds) for seconds in used.values())
                 worst = max(worst, two / one)
-                print(f"| {name} | {one:.1f} | {two:.1f} | {two / one:.2f} |", flush=True)
+                values = {"cpu_s, 1 thread": one, "cpu_s, 2 threads": two, "ratio": two / one}
+                record("busy", dataset, name, values, seed=0)
     print(f"largest ratio {worst:.2f}, limit {LIMIT}")
     return int(worst > LIMIT)
 

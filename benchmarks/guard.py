@@ -7,9 +7,13 @@
 Programs are called by their names and options, so the record outlives a move of the code behind them. Kept are all
 arrays and numbers of every fit (embeddings, amounts, offsets, factors, evidence, counterfactuals), of the saved models,
 of ``fit-batchblend --apply`` and ``fit-scmedal --apply``, and of the score table of ``-profile test``. Text, times,
-memory and versions are left out. Records are of one machine: they are compared there and not committed.
+memory and versions are left out. Records are of one machine: they are compared there and not committed; how many
+arrays were compared and how many differ is (results/guard.csv).
 """
 
+import environment
+
+# isort: split
 import argparse
 import json
 import os
@@ -26,9 +30,9 @@ os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL",
 import h5py
 import numpy as np
 import yaml
+from record import record
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "bin"))
+ROOT = environment.ROOT
 
 COUNTS = ["--noise", "nb", "--depth", "1000", "--dispersion", "0.1"]
 SETTINGS: dict[str, list[str]] = {
@@ -207,16 +211,21 @@ def main() -> int:
     names = {path.name for path in place.glob("*.npz")}
     if only is None and settings == list(SETTINGS):
         names |= {path.name for path in given.folder.glob("*.npz")}
-    bad = 0
+    bad = compared = 0
     for name in sorted(names):
         absent = [what for what, folder in (("record", given.folder), ("run", place)) if not (folder / name).exists()]
         if absent:
             wrong, moved = [f"not in the {absent[0]}"], []
         else:
-            wrong, moved = differences(kept(given.folder / name), kept(place / name))
+            before, after = kept(given.folder / name), kept(place / name)
+            wrong, moved = differences(before, after)
+            compared += len(before.keys() & after.keys())
         bad += len(wrong)
         for line in wrong + moved:
             print(f"{name.removesuffix('.npz')}: {line}")
+    data = f"simulations {', '.join(settings)}" + (" and -profile test" if only is None else "")
+    methods = "all methods" if only is None else ", ".join(only)
+    record("guard", f"{data}, {methods}", "guard", {"arrays compared": compared, "arrays that differ": bad})
     print("equal bit by bit, but for what is named above as gone or new" if not bad else f"{bad} places differ")
     return int(bad > 0)
 

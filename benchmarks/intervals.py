@@ -1,16 +1,22 @@
 """How often the 95 % interval of the difference of two equal methods holds 0, for scores and for the batch probe.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=bin python benchmarks/intervals.py      about 4 CPU minutes
+    OMP_NUM_THREADS=1 python benchmarks/intervals.py        about 4 CPU minutes
+    python benchmarks/intervals.py --draws 3                to try it
 
 Cells are drawn anew each time: 4 labels in 2 batches, 10 dimensions. Two embeddings of the same cells are equal in
 expectation: two shuffles of the uncorrected one, or two draws of noise on the one without a batch effect. k-means is
 scikit-learn's with one start, as that of scib-metrics compiles itself for every embedding; all else is as in `score`.
 """
 
+import environment  # noqa: F401
+
+# isort: split
+import argparse
 import warnings
 from collections import defaultdict
 
 import numpy as np
+from record import record
 from sklearn.cluster import KMeans
 
 from unbatch.metrics import evidence, integration, jackknife, uncertainty
@@ -36,8 +42,8 @@ def scored(embedding: np.ndarray, reference: np.ndarray, batch: np.ndarray, labe
     return {name: Sample(values[:1], values[None, 1:], clustering[name]) for name, values in means.items()}
 
 
-def coverage(shuffled: bool, n: int, draws: int) -> str:
-    """Share of draws in which the interval of the difference holds 0, and its error over that of the draws."""
+def coverage(shuffled: bool, n: int, draws: int) -> None:
+    """Record the share of draws in which the interval of the difference holds 0, and its error over the draws' sd."""
     held, gains, widths = defaultdict(list), defaultdict(list), defaultdict(list)
     for draw in range(draws):
         rng = np.random.default_rng(1000 + draw)
@@ -51,14 +57,18 @@ def coverage(shuffled: bool, n: int, draws: int) -> str:
             held[name].append(not (gain.above or gain.below))
             gains[name].append(gain.mean)
             widths[name].append((gain.high - gain.low) / 4)
-    said = []
+    data = f"{'two shuffles' if shuffled else 'two draws of noise'}, {n:,} cells, {draws} draws"
     for name, each in held.items():
         ratio = np.sqrt(np.mean(np.square(widths[name]))) / np.std(gains[name])
-        said.append(f"{name} {np.mean(each):.3f} (error {ratio:.1f} x)")
-    return ", ".join(said)
+        record(
+            "intervals",
+            data,
+            f"mean of {name}" if name != "total" else name,
+            {"covered": np.mean(each), "error over sd": ratio},
+        )
 
 
-def probes(n: int, dimensions: int, shift: float, draws: int) -> str:
+def probes(n: int, dimensions: int, shift: float, draws: int) -> None:
     """Do the same for the batch probe, with embeddings of noise of which one dimension moves with the batch."""
     held = []
     for draw in range(draws):
@@ -73,19 +83,16 @@ def probes(n: int, dimensions: int, shift: float, draws: int) -> str:
             pair.append(Sample(np.array([evidence.accuracy(told, batch)]), left_out[None]))
         gain = uncertainty.difference(*pair, of_methods=False)
         held.append(not (gain.above or gain.below))
-    return f"{np.mean(held):.3f}"
+    data = f"noise, {n:,} cells, shift {shift:g}, {draws} draws"
+    record("intervals", data, "batch probe", {"covered": np.mean(held)})
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, help="of each, in place of 100 to 300")
+    given = parser.parse_args()
     for shuffled, n, draws in ((True, 200, 300), (False, 400, 300), (False, 1000, 100)):
-        print(
-            "two shuffles" if shuffled else "two draws of noise", n, "cells:", coverage(shuffled, n, draws), flush=True
-        )
-    for n, dimensions, shift, draws in (
-        (200, 30, 0, 250),
-        (200, 30, 0.7, 250),
-        (1000, 30, 0, 120),
-        (1000, 30, 0.4, 120),
-    ):
-        print("batch probe,", n, "cells, shift", shift, ":", probes(n, dimensions, shift, draws), flush=True)
+        coverage(shuffled, n, given.draws or draws)
+    for n, shift, draws in ((200, 0, 250), (200, 0.7, 250), (1000, 0, 120), (1000, 0.4, 120)):
+        probes(n, 30, shift, given.draws or draws)

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """kBET per label with scib-metrics' own neighbour search and with the exact one of unbatch, on simulated types."""
 
-import sys
+import environment  # noqa: F401
+
+# isort: split
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import scib_metrics as scib
+from record import record
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bin"))
 from unbatch.metrics import integration
 
 rng = np.random.default_rng(0)
@@ -23,15 +24,15 @@ neighbours = integration.nearest_neighbours(embedding.astype(np.float32), integr
 integration.kbet_per_label(neighbours, batch, label)
 
 
-def timed(compute: Callable[..., float]) -> str:
+def timed(method: str, compute: Callable[..., float]) -> None:
     """Value, CPU seconds of a first and of a second call."""
-    seconds = []
-    for _ in range(2):
+    values = {}
+    for call in ("first", "second"):
         start = time.process_time()
-        value = compute(neighbours, batch, label)
-        seconds.append(time.process_time() - start)
-    return f"{value:.4f}, CPU {seconds[0]:.1f} s the first time, {seconds[1]:.1f} s the second"
+        values["kbet"] = compute(neighbours, batch, label)
+        values[f"cpu_s of the {call} call"] = time.process_time() - start
+    record("kbet", f"{n:,} cells, 5 types, 2 batches", method, values, seed=0)
 
 
-print("exact search:       ", timed(lambda *given: integration.kbet_per_label(*given)[0]))
-print("scib-metrics' search:", timed(scib.kbet_per_label))
+timed("exact search", lambda *given: integration.kbet_per_label(*given)[0])
+timed("scib-metrics' search", scib.kbet_per_label)

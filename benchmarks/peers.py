@@ -1,7 +1,7 @@
-"""Every method beside every other: the table of all cards on simulated data and on tissue sections.
+"""All methods with a card on simulated data and on tissue sections; results/peers.csv.
 
     python benchmarks/peers.py run OUT [--dlpfc DATA.h5ad] [--methods A,B] [--seeds 50,51] [--cells 400] [--minutes 58]
-    python benchmarks/peers.py table OUT
+    python benchmarks/peers.py record OUT
     python benchmarks/peers.py report OUT
 
 `run` simulates the thesis preset (2 batches x 225 cells, 100 genes; a dataset per seed, 50 to 54, on which nothing was
@@ -10,10 +10,14 @@ Every method runs with the defaults of its card and the same seed, by its own pr
 two at a time. OUT/fits.csv gets a row as soon as a fit ends, well or not; OUT/DATASET.scores.json one of
 every fit, once the last of a dataset has ended. `run` with the same OUT goes on where it was; what failed is not tried
 again unless its row is taken out. Fits after MINUTES are rows, too ("not run").
-`table` prints both tables from these files, failures beneath; `report` makes OUT/report/multiqc_report.html of them,
+`record` appends scores, times and memory of these files to the results, which `run` does at its end, and prints
+failures; rows have the commit at which a fit was made. `report` makes OUT/report/multiqc_report.html of them,
 all seeds together, and draws the cells of the first.
 """
 
+import environment
+
+# isort: split
 import argparse
 import csv
 import json
@@ -27,16 +31,16 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
-
 import numpy as np
-import pandas as pd
 import yaml
+from record import commit, record
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = environment.ROOT
 CARDS = yaml.safe_load((ROOT / "assets" / "methods.yml").read_text(encoding="utf-8"))
+DECLARED = json.loads((ROOT / "assets" / "parameters.json").read_text(encoding="utf-8"))
 SEEDS = (50, 51, 52, 53, 54)
-FIELDS = ("dataset", "method", "seed", "status", "exit_code", "wall_s", "cpu_s", "message")
+FIELDS = ("dataset", "method", "seed", "status", "exit_code", "wall_s", "cpu_s", "commit", "message")
+NAMES = {"thesis": "thesis preset", "dlpfc": "DLPFC"}
 LIMIT_S = 900
 """After which a fit is ended."""
 ENVIRONMENT = os.environ | {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
@@ -104,6 +108,7 @@ def run(given: argparse.Namespace) -> None:
     # scorers share what XLA compiled, which it does not write at once: one at a time
     book, lock, scoring = given.out / "fits.csv", threading.Lock(), threading.Lock()
     rows = read_rows(book)
+    fresh = not rows
     waiting = {
         name: [m for m in given.methods if rows.get((name, m), {}).get("status") in (None, "not run")]
         for name, _, _ in datasets(given)
@@ -115,7 +120,7 @@ def run(given: argparse.Namespace) -> None:
             row = {"status": "not run", "message": f"the {given.minutes:g} minutes were over"}
         else:
             row = attempt(fit_command(method, data, out, seed), out)
-        row = {"dataset": name, "method": method, "seed": seed, **row}
+        row = {"dataset": name, "method": method, "seed": seed, "commit": commit(), **row}
         with lock:
             rows[name, method] = row
             write_rows(book, rows)
@@ -148,8 +153,13 @@ def run(given: argparse.Namespace) -> None:
     finally:
         # after an error nothing more is begun
         pool.shutdown(cancel_futures=True)
-    print(f"the table took {(time.monotonic() - start) / 60:.1f} min, fits and scores")
-    table(given)
+    record_all(given)
+    if fresh:
+        kinds = " and ".join(
+            NAMES[kind] for kind in dict.fromkeys(name.split(".")[0] for name, _, _ in datasets(given))
+        )
+        size = f"{len(given.methods)} methods x {len(given.seeds)} seeds, {given.jobs} jobs"
+        record("peers", f"{kinds}: {size}", "whole table", {"wall_min": (time.monotonic() - start) / 60})
 
 
 def attempt(arguments: list[str], out: Path) -> dict[str, Any]:
@@ -238,9 +248,34 @@ def scored(out: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             yield kind, [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def table(given: argparse.Namespace) -> None:
+def record_all(given: argparse.Namespace) -> None:
+    """Append all scores, a row for each seed, and print what failed."""
+    rows = read_rows(given.out / "fits.csv")
     for kind, found in scored(given.out):
-        print_table(kind, found)
+        for scores in found:
+            data = scores["dataset"]
+            sizes = "{} x {:,} cells".format(len(data["batches"]), max(data["batches"].values()))
+            name = f"{NAMES[kind]}, {sizes}, {data['genes']} genes"
+            wanted = [*scores["metrics"]["batch"], *scores["metrics"]["bio"]]
+            for row in scores["rows"]:
+                if row["status"] != "ok":
+                    print(f"{row['id']}: {row['status']}: {row['message']}", file=sys.stderr)
+                    continue
+                values = {**row, **row["metrics"]}
+                # a mean over other scores is another mean
+                whole = all(values.get(metric) is not None for metric in wanted)
+                names = [*wanted, *(("batch", "bio", "total") if whole else ()), "wall_s", "peak_mb"]
+                values = {metric: values[metric] for metric in names if values.get(metric) is not None}
+                made = rows.get((data["name"], row["method"]), {}).get("commit")
+                record("peers", name, label(row["method"]), values, seed=row["seed"], at=made)
+
+
+def label(method: str) -> str:
+    """Label of a method, and what to know when its scores are read."""
+    card = CARDS[method]
+    marks = {"control": ["control"], "reference": ["no correction"]}.get(card["kind"], [])
+    marks += ["has seen the labels"] if "labels" in DECLARED[method]["needs"].split(", ") else []
+    return card["label"] + (f" ({', '.join(marks)})" if marks else "")
 
 
 def report(given: argparse.Namespace) -> None:
@@ -268,48 +303,9 @@ def report(given: argparse.Namespace) -> None:
     print(folder / "multiqc_report.html")
 
 
-def print_table(kind: str, found: list[dict[str, Any]]) -> None:
-    first = found[0]["dataset"]
-    spots = ", ".join(str(n) for n in first["batches"].values())
-    print(f"\n### {kind}: {len(found)} seeds, {first['cells']} cells ({spots} a batch), {first['genes']} genes\n")
-    rows = pd.DataFrame([{**row, **row["metrics"]} for scores in found for row in scores["rows"]])
-    kinds = found[0]["metrics"]
-    columns = [*kinds["batch"], *kinds["bio"], "batch", "bio", "total", "wall_s", "peak_mb"]
-    # a table of failures alone has no scores
-    rows = rows.reindex(columns=[*rows, *(c for c in columns if c not in rows)])
-    ok = rows[rows["status"] == "ok"]
-    mean = ok.groupby("method")[columns].mean()
-    spread = ok.groupby("method")["total"].std()
-    fits = ok.groupby("method").size()
-    # a mean over other scores in one seed is another mean
-    whole = ok[[*kinds["batch"], *kinds["bio"]]].notna().all(axis=1).groupby(ok["method"]).all()
-    order = sorted(mean.index, key=lambda m: (CARDS[m]["kind"] == "control", not whole[m], -mean.loc[m, "total"]))
-    heads = ["method", "library", *columns, "sd of total", "seeds"]
-    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for method in order:
-        card = CARDS[method]
-        library = card["package"] or "unbatch"
-        version = ok[ok["method"] == method]["versions"].iloc[0].get(library, "")
-        marks = ["control"] if card["kind"] == "control" else ["no correction"] if card["kind"] == "reference" else []
-        marks += ["has seen the labels"] if "labels" in card["needs"] else []
-        marks += [] if whole[method] else ["fewer scores"]
-        name = card["label"] + (f" ({', '.join(marks)})" if marks else "")
-        means = {
-            c: v if c not in ("batch", "bio", "total") or whole[method] else np.nan for c, v in mean.loc[method].items()
-        }
-        written = [
-            "n/a" if pd.isna(v) else f"{v:.0f}" if c == "peak_mb" else f"{v:.1f}" if c == "wall_s" else f"{v:.3f}"
-            for c, v in means.items()
-        ]
-        sd = "" if pd.isna(spread[method]) or not whole[method] else f"{spread[method]:.4f}"
-        print("| " + " | ".join([name, f"{library} {version}".strip(), *written, sd, str(fits[method])]) + " |")
-    for row in rows[rows["status"] != "ok"].to_dict("records"):
-        print(f"- {row['id']}: {row['status']}: {row['message']}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table", "report"])
+    parser.add_argument("what", choices=["run", "record", "report"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--dlpfc", type=Path, help="dataset of the sections; without it, only the simulation")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(CARDS))
@@ -321,7 +317,7 @@ def main() -> None:
     unknown = [method for method in given.methods if method not in CARDS]
     if unknown:
         parser.error(f"--methods: no method {unknown[0]}; there are {', '.join(CARDS)}")
-    {"run": run, "table": table, "report": report}[given.what](given)
+    {"run": run, "record": record_all, "report": report}[given.what](given)
 
 
 if __name__ == "__main__":

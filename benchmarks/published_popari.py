@@ -1,4 +1,4 @@
-"""Fit the published popari, by an interpreter that has it; for `batchblend.py speed`.
+"""Fit the published popari, by an interpreter that has it; for `batchblend.py speed`, which records what it took.
 
     PYTHON published_popari.py DATA.h5ad OUT.npz METAGENES SEED ITERATIONS START
 

@@ -5,9 +5,10 @@
 #
 # Makes an environment for each version in a temporary folder (by uv, with Python 3.9 and 3.12 of the PATH or fetched),
 # describes every element of every file there and in the environment of unbatch (PYTHON, by default python), and compares
-# the two. Exit 1 if they differ.
+# the two; how many elements there are, and how many differ, is recorded (results/readable.csv). Exit 1 if they differ.
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 results=${1:?a folder with h5ad files}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -76,11 +77,11 @@ while read -r version python rest; do
     # shellcheck disable=SC2086
     uv pip install --quiet --python "$scratch/$version/bin/python" "anndata==$version" $rest
     "$scratch/$version/bin/python" "$scratch/describe.py" "${files[@]}" > "$scratch/there"
-    if diff "$scratch/here" "$scratch/there"; then
-        echo "anndata $version: ${#files[@]} files, $(wc -l < "$scratch/there") elements, all as here"
-    else
-        failed=1
-    fi
+    # lines that this version has not, or has otherwise
+    differ=$(diff "$scratch/here" "$scratch/there" | tee /dev/stderr | grep -c '^<' || true)
+    ((differ == 0)) || failed=1
+    "${PYTHON:-python}" "$here/record.py" add --ran 'benchmarks/readable.sh $RESULTS' readable "${#files[@]} files of a results folder" "anndata $version" \
+        "elements=$(wc -l < "$scratch/here")" "elements that differ=$differ"
 done << 'VERSIONS'
 0.8.0 3.9 numpy<1.24 pandas<2 h5py<3.9 scipy<1.11 setuptools<81
 0.10.9 3.12 numpy<2.2 pandas<2.3 zarr<3

@@ -1,4 +1,4 @@
-"""scMEDAL beside principal components, with the batch erased linearly and without: tables for RESULTS.md.
+"""scMEDAL next to principal components, with the batch erased linearly and without; results/scmedal-*.csv.
 
     python benchmarks/scmedal.py sections DATA.h5ad [METHOD ...] # batch and label in embeddings, held-out cells
     python benchmarks/scmedal.py counterfactuals [SEED ...] # error and coverage on two simulations
@@ -7,9 +7,12 @@
     python benchmarks/scmedal.py large [CELLS GENES BATCHES] # the same per epoch of drawn sparse counts
 
 DATA.h5ad is a dataset that `preprocess` wrote of the four DLPFC sections. ``--folds`` names the folds of obs/split to
-test on; ``--keep FOLDER`` leaves fits and scores there, which the next run reads: empty it when the model changes.
+test on; ``--keep FOLDER`` leaves fits and scores there, which the next run at the same commit reads.
 """
 
+import environment  # noqa: F401
+
+# isort: split
 import argparse
 import json
 import resource
@@ -22,12 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
-
 import numpy as np
-import pandas as pd
 import torch
 from batchblend import as_cells
+from record import commit, record
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -143,14 +144,15 @@ def timed(source: Resident, batch: np.ndarray, parts: Parts, settings: Settings)
     return np.array(cpu), found
 
 
-def components(data: Sections, parts: Parts) -> tuple[np.ndarray, float]:
-    """Principal components of the training cells, for all cells, and what they miss of the validation cells."""
+def components(data: Sections, parts: Parts) -> tuple[np.ndarray, float, float]:
+    """Principal components of the training cells, for all cells; what they and means miss of the validation cells."""
     weights = principal_components(data.X[parts.train], LATENT).weights
     embedding = np.asarray(data.X @ weights["components"].T) - weights["mean"] @ weights["components"].T
-    missed = data.X[parts.validation].toarray() - weights["mean"]
-    missed -= embedding[parts.validation] @ weights["components"]
+    about_means = data.X[parts.validation].toarray() - weights["mean"]
+    missed = about_means - embedding[parts.validation] @ weights["components"]
     of = scmedal.moments(Resident(data.X), parts.train)
-    return embedding.astype(np.float32), float((missed**2).mean() / (of.high - of.low) ** 2)
+    errors = (float((each**2).mean() / (of.high - of.low) ** 2) for each in (missed, about_means))
+    return embedding.astype(np.float32), *errors
 
 
 def erased(embedding: np.ndarray, batch: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -198,7 +200,7 @@ def scores(data: Sections, embedding: np.ndarray, train: np.ndarray, tests: dict
             row[probe] = evidence.balanced_accuracy(batch, classifier.predict(U))
         permuted = evidence.permuted_within(batch, label, evidence.PERMUTATIONS, seed=0)
         widths = evidence.silhouettes(U, np.column_stack([batch, permuted]))
-        row["batch ASW"], row["its null"] = float(widths[0]), float(widths[1:].mean())
+        row["batch ASW"], row["batch ASW, null"] = float(widths[0]), float(widths[1:].mean())
         row["batch ASW within"] = evidence.silhouette_within(U, batch, label)
         for score, classifiers in within.items():
             told = [
@@ -214,32 +216,36 @@ METHODS = ("PCA", "PCA, batch erased", "FE", "FE, paper preset", "RE")
 
 
 def sections(path: Path, methods: tuple[str, ...], folds: tuple[int, ...], keep: Path | None) -> None:
-    data, rows = read(path), []
+    data = read(path)
     for fold in folds:
         for method in methods:
             place = keep / f"{fold}.{method}.json" if keep else None
             if place and place.exists():
-                rows += json.loads(place.read_text())
-                continue
-            found = of_sections(data, fold, method, keep)
-            print(pd.DataFrame(found).round(4).to_string(), flush=True)
-            if place:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_text(json.dumps(found))
-            rows += found
-    table = pd.DataFrame(rows)
-    print(table.groupby(["method", "cells"], sort=False)["fold"].unique().to_string())
-    print(table.drop(columns="fold").groupby(["cells", "method"], sort=False).mean().round(4).to_string())
+                found = json.loads(place.read_text())
+            else:
+                found = of_sections(data, fold, method, keep)
+                if place:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_text(json.dumps(found))
+            for row in found:
+                values = {name: value for name, value in row.items() if name not in ("method", "fold", "cells")}
+                # what is drawn is the fold of the test cells
+                record("scmedal-sections", f"{name_of(data)}, {row['cells']} test spots", method, values, seed=fold)
+
+
+def name_of(data: Sections) -> str:
+    """Name labelled cells by their size."""
+    return f"{len(np.unique(data.batch))} sections, {data.X.shape[0]:,} spots x {data.X.shape[1]} genes"
 
 
 def of_sections(data: Sections, fold: int, method: str, keep: Path | None) -> list[dict]:
     parts = of_fold(data.fold, fold)
-    tests = {"all": parts.test, "not scored in tuning": parts.test[~data.tuned[parts.test]]}
+    tests = {"all": parts.test, "clean": parts.test[~data.tuned[parts.test]]}
     more: dict[str, float] = {}
     if method.startswith("PCA"):
-        embedding, error = components(data, parts)
+        embedding, error, profile = components(data, parts)
         if method == "PCA":
-            more = {"error": error}
+            more = {"error": error, "error of means": profile, "error over that of means": error / profile}
         else:
             embedding = erased(embedding, data.batch, parts.train)
     else:
@@ -250,6 +256,7 @@ def of_sections(data: Sections, fold: int, method: str, keep: Path | None) -> li
             fit = fitted(data, fold, method.lower(), "recommended", keep)
         embedding = fit.embedding
         more = {"error": fit.reached, "error of means": fit.profile, "epochs": len(fit.cpu), "best epoch": fit.best}
+        more |= {"error over that of means": fit.reached / fit.profile}
         more |= {"cpu_s": float(fit.cpu[-1]), "epoch below means": first(fit.error < fit.profile)}
         if method == "RE":
             # of the last layer, whose random effects are of genes; batches in the order of their names
@@ -333,7 +340,6 @@ KNOWN = {
 
 
 def counterfactuals(seeds: tuple[int, ...]) -> None:
-    rows, types = [], []
     for seed in seeds:
         for name, draw in KNOWN.items():
             known = draw(seed)
@@ -343,15 +349,12 @@ def counterfactuals(seeds: tuple[int, ...]) -> None:
             for number, (_, test) in enumerate(divided):
                 fold[test] = number
             for labelled in (True, False):
-                row = {"data": name, "labels": labelled, "seed": seed}
                 found, by_type = of_projection(known, of_fold(fold, 0), labelled, seed)
-                rows.append(row | found)
-                types += [row | one for one in by_type]
-                print(pd.DataFrame(rows[-1:]).round(4).to_string(header=len(rows) == 1), flush=True)
-    means = pd.DataFrame(rows).drop(columns="seed").groupby(["data", "labels"], sort=False).mean()
-    print(f"means of seeds {', '.join(map(str, seeds))}", means.round(4).to_string(), sep="\n")
-    by_type = pd.DataFrame(types).drop(columns="seed").groupby(["data", "labels", "type"], sort=False).mean()
-    print("by cell type, over genes", by_type.round(4).to_string(), sep="\n")
+                method = f"scMEDAL, {'with' if labelled else 'without'} labels"
+                record("scmedal-counterfactuals", name, method, found, seed=seed)
+                for one in by_type:
+                    data = f"{name}, type {one.pop('type')}"
+                    record("scmedal-counterfactuals", data, method, one, seed=seed)
 
 
 def of_projection(known: Known, parts: Parts, labelled: bool, seed: int) -> tuple[dict[str, float], list[dict]]:
@@ -416,26 +419,25 @@ def group_means(values: np.ndarray, batch: np.ndarray, label: np.ndarray) -> np.
 
 
 def mixed(path: Path, folds: tuple[int, ...], keep: Path | None) -> None:
-    data, rows = read(path), []
+    data = read(path)
     for fold in folds:
         parts = of_fold(data.fold, fold)
         pca, fixed = components(data, parts)[0], fitted(data, fold, "fe", "recommended", keep).embedding
         features = {"PCA": pca, "FE": fixed, "Z": prediction.one_hot(data.batch)}
-        tried = [("PCA", "Z"), ("FE", "Z"), ("FE",), ("PCA",), ("Z",), ("FE", "RE"), ("RE",)]
+        tried = [("PCA", "Z"), ("FE", "RE"), ("PCA",), ("FE", "Z"), ("FE",), ("RE",), ("Z",)]
         split = [(parts.train, parts.test)]
-        rows.append({"features": "dummy", "fold": fold, **accuracies(prediction.dummy(data.label, split, seed=42))})
+        found = {"dummy": accuracies(prediction.dummy(data.label, split, seed=42))}
         for names in tried:
             if "RE" in names and "RE" not in features:
                 features["RE"] = fitted(data, fold, "re", "recommended", keep).embedding
             values = np.hstack([features[name] for name in names])
-            found = accuracies(prediction.forest(values, data.label, split, seed=42))
-            rows.append({"features": " + ".join(names), "fold": fold, **found})
-            print(rows[-1], flush=True)
-    print(pd.DataFrame(rows).groupby("features", sort=False).mean().round(4).to_string())
+            found[" + ".join(names)] = accuracies(prediction.forest(values, data.label, split, seed=42))
+        for method, values in found.items():
+            record("scmedal-prediction", name_of(data), method, values, seed=fold)
 
 
 def accuracies(found: prediction.Accuracy) -> dict[str, float]:
-    return {"balanced": round(found.balanced.mean, 4), "accuracy": round(found.accuracy.mean, 4)}
+    return {"balanced accuracy": found.balanced.mean, "accuracy": found.accuracy.mean}
 
 
 def speed(path: Path, folds: tuple[int, ...], keep: Path | None, epochs: int | None = None) -> None:
@@ -447,16 +449,28 @@ def speed(path: Path, folds: tuple[int, ...], keep: Path | None, epochs: int | N
             published = fitted(data, fold, model, "paper", None if epochs else keep, ours.cpu[-1], epochs)
             lowest = published.error.min()
             epoch = first(ours.error <= lowest)
-            row = {"fold": fold, "model": model, "error of means": ours.profile, "paper's error": lowest}
-            row |= {"paper cpu_s": published.cpu[-1], "paper epochs": len(published.cpu)}
-            row |= {"lowest error": ours.error.min(), "epoch": epoch}
-            row["cpu_s"] = ours.cpu[int(epoch) - 1] if epoch == epoch else np.nan
-            row["ratio"] = row["paper cpu_s"] / row["cpu_s"]
-            print({name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()})
+            reached = ours.cpu[int(epoch) - 1] if epoch == epoch else np.nan
+            row = {
+                "error of means": ours.profile,
+                "error, paper preset": lowest,
+                "cpu_s, paper preset": published.cpu[-1],
+            }
+            row |= {"epochs, paper preset": len(published.cpu), "lowest error": ours.error.min()}
+            row |= {"epochs to the same error": epoch, "cpu_s to the same error": reached}
+            row["ratio of cpu_s"] = row["cpu_s, paper preset"] / reached
+            given = f", paper preset of {epochs} epochs" if epochs else ""
+            record("scmedal-speed", name_of(data), f"{model.upper()}{given}", row, seed=fold)
     for model in ("ae", "fe", "re"):
         for preset in ("paper", "recommended"):
-            # a process each, as memory is a process's highest
-            subprocess.run([sys.executable, "-W", "ignore", __file__, "epoch", str(path), model, preset], check=True)
+            of_process("epoch", path, model, preset)
+
+
+def of_process(*arguments: object) -> None:
+    """Record what a process of its own found, as memory is a process's highest."""
+    command = [sys.executable, "-W", "ignore", __file__, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    data, method, values = json.loads(done.stdout.splitlines()[-1])
+    record("scmedal-epochs", data, method, values)
 
 
 def one_epoch(path: Path, model: str, preset: str, genes: int = 542, epochs: int = 2) -> None:
@@ -469,8 +483,7 @@ def one_epoch(path: Path, model: str, preset: str, genes: int = 542, epochs: int
 
 def large(cells: int = 100_000, genes: int = 3000, batches: int = 4) -> None:
     for model in ("fe", "re"):
-        command = [sys.executable, "-W", "ignore", __file__, "drawn", str(cells), str(genes), str(batches), model]
-        subprocess.run(command, check=True)
+        of_process("drawn", cells, genes, batches, model)
 
 
 def drawn(cells: int, genes: int, batches: int, model: str, epochs: int = 2) -> None:
@@ -492,14 +505,11 @@ def epoch_of(X: sparse.csr_matrix, batch: np.ndarray, fold: np.ndarray, model: s
     parts = Parts(everything, np.flatnonzero(fold == 0), np.flatnonzero(fold == 0))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     cpu, found = timed(source, batch, parts, Settings(model=model, preset=preset, epochs=epochs))
-    row = {"model": model, "preset": preset, "cells": X.shape[0], "genes": X.shape[1], "minibatch": found.plan.size}
-    row |= {"not 0": round(X.nnz / X.shape[0] / X.shape[1], 3), "preparation_s": round(cpu[0] - np.diff(cpu).mean(), 1)}
-    row["cpu_s/epoch"] = round(float(np.diff(cpu).mean()), 2)
-    row |= {
-        "before_gb": round(before, 2),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
-    }
-    print(row, flush=True)
+    row = {"not 0": X.nnz / X.shape[0] / X.shape[1], "preparation, cpu_s": float(cpu[0] - np.diff(cpu).mean())}
+    row |= {"cpu_s of an epoch": float(np.diff(cpu).mean()), "peak before the fit, gb": before}
+    row["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    data = f"{X.shape[0]:,} cells x {X.shape[1]:,} genes, minibatches of {found.plan.size}"
+    print(json.dumps((data, f"{model.upper()}, {preset}", row)), flush=True)
 
 
 def main() -> None:
@@ -512,6 +522,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of the paper preset in `speed`, without its early stopping")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    # fits of other code are not those of this
+    given.keep = given.keep and given.keep / commit()
     tables = {"mixed": mixed, "speed": partial(speed, epochs=given.epochs)}
     if given.what == "counterfactuals":
         counterfactuals(tuple(map(int, given.arguments)) or SEEDS)
@@ -529,7 +541,7 @@ def main() -> None:
     elif given.what in tables and given.arguments:
         tables[given.what](Path(given.arguments[0]), given.folds, given.keep)
     else:
-        parser.error(f"{given.what}: not one of the tables above, or DATA.h5ad is missing")
+        parser.error(f"{given.what}: not one of the benchmarks above, or DATA.h5ad is missing")
 
 
 if __name__ == "__main__":

@@ -325,9 +325,8 @@ def principal_components(X: "np.ndarray | sparse.csr_matrix", n_components: int)
     Notes
     -----
     In float64, as the covariance of genes is a difference of large sums. The eigenvectors of a dense covariance cost
-    a tenth of sparse iterations (15,769 cells x 653 genes, half of the values not 0: 0.6 s against 5.6 s of CPU
-    time), which are for what does not fit. Components without variance (a matrix of lower rank) are left out: they
-    would hold rounding noise.
+    a tenth of sparse iterations (docs/decisions/0011-exact-searches-in-scores.md), which are for what does not fit.
+    Components without variance (a matrix of lower rank) are left out: they would hold rounding noise.
     """
     from scipy import sparse
     from sklearn.decomposition import PCA

@@ -185,9 +185,10 @@ class Tested:
 def kbet_per_label(neighbours: NeighborsResults, batch: np.ndarray, label: np.ndarray) -> tuple[float, list[Tested]]:
     """Compute kBET per label by scib-metrics, with exact neighbours in the diffusion maps that it makes of each label.
 
-    Its own search, pynndescent, compiles itself anew in every process (about 80 s of CPU time, at any number of
-    cells) and finds the same neighbours but for the last digits. ARPACK, which makes the maps, would start at random:
-    in the smaller labels neighbours are tied but for rounding, and kBET of the same embedding would change by .004.
+    Its own search, pynndescent, compiles itself anew in every process, which costs more than all else, and finds the
+    same neighbours but for the last digits. ARPACK, which makes the maps, would start at random: in the smaller labels
+    neighbours are tied but for rounding, and kBET would change from run to run
+    (docs/decisions/0011-exact-searches-in-scores.md).
 
     Returns
     -------

@@ -8,8 +8,8 @@ from typing import Any, Literal
 class Rules:
     """Every threshold of the model, with its unit, what happens on either side of it, and why it stands there.
 
-    The defaults are meant for all data. What was measured to set them is in benchmarks/RESULTS.md. A model that was
-    saved and loaded anew is used with the defaults.
+    The defaults are meant for all data. What was measured to set them is in docs/decisions/. A model that was saved
+    and loaded anew is used with the defaults.
 
     Attributes
     ----------
