@@ -186,14 +186,14 @@ def score(
             rows.append(_row(row, name))
             continue
         fit = fitted[row["fit"]]
-        scene = _scene(fit, reference, batch, label)
+        scene = _scene(fit, reference, batch, label, group)
         scores, reasons = integration.evaluate(scene, wanted)
         found = _row(row, name, fit.made, scores, reasons, kinds)
         rows.append(found)
-        found["cells"] = _over_cells(found, scene, wanted, group, kinds)
+        found["cells"] = _over_cells(found, scene, kinds)
         if probing and fit.random is not None:
             probes = [m for m in wanted if m.kind == "evidence"]
-            effects = _scene(replace(fit, embedding=fit.random), reference, batch, label, search=False)
+            effects = _scene(replace(fit, embedding=fit.random), reference, batch, label, None, search=False)
             found["random_effects"] = integration.evaluate(effects, probes)[0]
     if probing:
         _predict(rows, planned, fitted, probing, alone, options, watch)
@@ -209,20 +209,23 @@ def score(
 
 
 def _scene(
-    fit: Fitted, reference: np.ndarray, batch: np.ndarray, label: np.ndarray | None, search: bool = True
+    fit: Fitted,
+    reference: np.ndarray,
+    batch: np.ndarray,
+    label: np.ndarray | None,
+    group: np.ndarray | None,
+    search: bool = True,
 ) -> Scene:
     """Lay out what the scores of an embedding or graph need; neighbours are found once."""
     if fit.embedding is None:
-        return Scene(None, reference, fit.near, batch, label)
+        return Scene(None, reference, fit.near, batch, label, group)
     embedding = np.ascontiguousarray(fit.embedding, dtype=np.float32)
     # a dimension can be constant in the scored sample though it is not in all cells; PCR divides by its spread
     embedding = embedding[:, np.ptp(embedding, axis=0) > 0]
-    return Scene(embedding, reference, nearest_neighbours(embedding) if search else None, batch, label)
+    return Scene(embedding, reference, nearest_neighbours(embedding) if search else None, batch, label, group)
 
 
-def _over_cells(
-    row: dict[str, Any], scene: Scene, wanted: "list[Metric]", group: np.ndarray, kinds: dict[str, list[str]]
-) -> dict[str, Any] | None:
+def _over_cells(row: dict[str, Any], scene: Scene, kinds: dict[str, list[str]]) -> dict[str, Any] | None:
     """Means and probes of a fit with each group of cells left out, and their intervals over cells.
 
     Returns
@@ -231,9 +234,8 @@ def _over_cells(
         ``left_out`` (a list by score), ``interval`` (its ends by score) and ``clustering_sd`` (by score, where there is
         any); None where it could not be computed, which costs the comparison and not the scores.
     """
-    known = [metric for metric in wanted if row["metrics"][metric.name] is not None and metric.kind != "other"]
+    found = scene.left_out
     try:
-        found = jackknife.replicates(scene, known, group)
         means = {
             kind: np.mean([found[name] for name in kinds[kind] if row["metrics"][name] is not None], axis=0)
             for kind in WEIGHTS
@@ -252,7 +254,7 @@ def _over_cells(
     if len(means) == len(WEIGHTS):
         means["total"] = sum(weight * means[kind] for kind, weight in WEIGHTS.items())
         spread |= {"total": WEIGHTS["bio"] * spread["bio"]} if spread else {}
-    left_out = means | {metric.name: found[metric.name] for metric in known if metric.kind == "evidence"}
+    left_out = means | {name: found[name] for name in kinds["evidence"] if name in found}
     intervals = {}
     for name, values in left_out.items():
         value = row[name] if name in means else row["metrics"][name]

@@ -15,7 +15,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
 from unbatch.cli import fit_baseline, report, score
-from unbatch.metrics import evidence, prediction
+from unbatch.metrics import evidence, jackknife, prediction
 
 ROOT = Path(__file__).parents[2]
 BAD = "<b>donor & co"
@@ -70,9 +70,16 @@ def test_a_probe_within_groups_is_the_mean_of_probes_of_each_alone():
         embedding, batch, fold = (data[name][data["label"] == one] for name in ("embedding", "batch", "fold"))
         expected.append(evidence.accuracy(evidence.logistic_predictions(embedding, batch, fold), batch))
     predicted = evidence.predict_within(data["embedding"], data["batch"], data["label"], data["fold"])
-    assert evidence.accuracy_within(predicted, data["batch"]) == pytest.approx(np.mean(expected))
+    found = evidence.accuracies_within(predicted, data["batch"], data["fold"], 5)
+    assert found[-1] == pytest.approx(np.mean(expected))
     with pytest.raises(ValueError, match="no group has two classes"):
         evidence.predict_within(data["embedding"], data["batch"], data["batch"], data["fold"])
+
+
+def weighted_widths(embedding: np.ndarray, batch: np.ndarray, label: np.ndarray) -> float:
+    """Silhouette width of the batches of each label by scikit-learn, weighted by cells."""
+    widths = [silhouette_score(embedding[label == one], batch[label == one]) for one in np.unique(label)]
+    return float(np.average(widths, weights=np.bincount(label)))
 
 
 def test_evidence_without_a_group_is_that_of_the_other_cells():
@@ -80,15 +87,18 @@ def test_evidence_without_a_group_is_that_of_the_other_cells():
     embedding, batch, label = data["embedding"], data["batch"], data["label"]
     # group 0 has no cells
     group, groups = 1 + np.random.default_rng(0).integers(0, 5, len(batch)), 6
-    within = evidence.within_left_out(embedding, batch, label, group, groups)
-    excess = evidence.excess_left_out(embedding, batch, label, 3, group, groups)
-    assert excess[0] == pytest.approx(evidence.silhouette_excess(embedding, batch, label, 3, times=1), abs=2e-5)
+    within = evidence.silhouette_within(embedding, batch, label, group, groups)
+    excess = evidence.silhouette_excess(embedding, batch, label, 3, group, groups, times=1)
+    assert excess[0] == pytest.approx(excess[-1], abs=1e-6)
+    assert within[-1] == pytest.approx(weighted_widths(embedding, batch, label), abs=1e-6)
     for g in (0, 2):
         kept = group != g
-        expected = evidence.silhouette_within(embedding[kept], batch[kept], label[kept])
-        assert within[g] == pytest.approx(expected, abs=2e-5)
+        expected = weighted_widths(embedding[kept], batch[kept], label[kept])
+        assert within[g] == pytest.approx(expected, abs=1e-6)
     predicted = evidence.logistic_predictions(embedding, batch, data["fold"])
-    found = evidence.accuracy_left_out(predicted, batch, group, groups)
+    *found, value = evidence.accuracies(predicted, batch, group, groups)
+    found = np.array(found)
+    assert value == pytest.approx(evidence.accuracy(predicted, batch))
     told = [(test[group[test] != g], right[group[test] != g]) for g in range(groups) for test, right in predicted]
     folds = [recalls(batch[test], np.where(right, batch[test], -1)) for test, right in told]
     expected = np.mean(np.reshape(folds, (groups, 5)), axis=1)
@@ -98,12 +108,16 @@ def test_evidence_without_a_group_is_that_of_the_other_cells():
     np.testing.assert_allclose(wider, np.sqrt(1 + 5 / 4), rtol=1e-6)
 
 
-def test_silhouettes_of_groupings_are_those_of_scikit_learn():
+def test_silhouettes_of_several_codings_are_those_of_scikit_learn():
     data = mixed(shift=0.5)
     lonely = np.where(np.arange(300) == 7, 2, data["batch"])
-    groupings = np.column_stack([data["batch"], data["label"], lonely])
-    expected = [silhouette_score(data["embedding"], column) for column in groupings.T]
-    np.testing.assert_allclose(evidence.silhouettes(data["embedding"], groupings), expected, atol=1e-6)
+    codings = [data["batch"], data["label"], lonely]
+    found = jackknife.silhouettes(data["embedding"], codings, data["fold"], 5, grouped=2)
+    for code, (sums, cells) in zip(codings, found, strict=True):
+        assert sums[-1].sum() / cells[-1].sum() == pytest.approx(silhouette_score(data["embedding"], code), abs=1e-6)
+    kept = data["fold"] != 3
+    expected = silhouette_score(data["embedding"][kept], data["label"][kept])
+    assert found[1][0][3].sum() / found[1][1][3].sum() == pytest.approx(expected, abs=1e-6)
 
 
 def test_batches_are_permuted_within_labels_and_the_null_is_taken_off():
@@ -115,11 +129,13 @@ def test_batches_are_permuted_within_labels_and_the_null_is_taken_off():
             pd.crosstab(data["label"], column).to_numpy(), pd.crosstab(data["label"], data["batch"]).to_numpy()
         )
     null = [silhouette_score(data["embedding"], column) for column in permuted.T]
-    found = evidence.silhouette_excess(data["embedding"], data["batch"], data["label"], seed=1, times=3)
+    groups = {"group": data["fold"], "groups": 5}
+    found = evidence.silhouette_excess(data["embedding"], data["batch"], data["label"], seed=1, times=3, **groups)[-1]
     assert found == pytest.approx(silhouette_score(data["embedding"], data["batch"]) - np.mean(null), abs=1e-6)
     assert abs(found) < 0.01
     shifted = mixed(shift=3.0)
-    assert evidence.silhouette_excess(shifted["embedding"], shifted["batch"], shifted["label"], seed=1) > 0.1
+    found = evidence.silhouette_excess(shifted["embedding"], shifted["batch"], shifted["label"], seed=1, **groups)
+    assert found.min() > 0.1
 
 
 def test_labels_alone_tell_the_batch_as_far_as_their_mix_does():
@@ -170,6 +186,16 @@ def test_a_prediction_is_a_forest_on_standardised_features():
     assert set(found["batches"]) == {"embedding"}
     # two batches make two splits, which have no interval: NaN equals nothing
     assert repr(found) == repr(question.with_embedding(data["embedding"], None, False, seed=3, threads=2))
+
+
+def test_a_tree_is_grown_on_a_thousand_cells_and_the_forest_predicts_as_well():
+    data = mixed(6000)
+    splits = evidence.cell_splits(data["fold"], data["label"])[:1]
+    found = prediction.forest(data["embedding"], data["label"], splits, seed=0)
+    (train, test), *_ = splits
+    whole = RandomForestClassifier(100, random_state=0).fit(data["embedding"][train], data["label"][train])
+    expected = recalls(data["label"][test], whole.predict(data["embedding"][test]))
+    assert found.balanced.mean == pytest.approx(expected, abs=0.02)
 
 
 def test_a_target_that_the_batch_determines_is_solved_by_it_for_known_batches_only():

@@ -1,5 +1,7 @@
 """Intervals over cells and seeds: scores with groups of cells left out, and what may be said of their differences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -37,14 +39,20 @@ def scored() -> tuple[integration.Scene, dict[str, float]]:
     return whole, found
 
 
-def test_with_nothing_left_out_every_score_of_a_mean_is_as_it_is(scored):
+def left_out(whole: integration.Scene, names: list[str], group: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores without each group of cells."""
+    grouped = replace(whole, group=group, left_out={})
+    integration.evaluate(grouped, [WANTED[name] for name in names])
+    return grouped.left_out
+
+
+def test_without_a_group_that_has_no_cells_every_score_of_a_mean_is_as_it_is(scored):
     whole, found = scored
     # group 0 has no cells
-    group = 1 + np.arange(len(whole.batch)) % 4
-    left_out = jackknife.replicates(whole, list(WANTED.values()), group)
-    assert set(left_out) == set(WANTED)
-    for name, values in left_out.items():
-        assert values[0] == pytest.approx(found[name], abs=2e-5), name
+    without = left_out(whole, list(WANTED), 1 + np.arange(len(whole.batch)) % 4)
+    assert set(without) == set(WANTED)
+    for name, values in without.items():
+        assert values[0] == pytest.approx(found[name], abs=1e-6), name
         assert np.ptp(values[1:]) > 0, name
 
 
@@ -52,14 +60,15 @@ def test_without_a_group_scores_are_those_of_the_other_cells(scored):
     whole, _ = scored
     group = uncertainty.deal(whole.batch * 3 + whole.label, 0)
     names = ["bras", "silhouette_batch", "isolated_labels", "silhouette_label", "pcr"]
-    left_out = jackknife.replicates(whole, [WANTED[name] for name in names], group)
+    without = left_out(whole, names, group)
     for g in (0, 7):
         kept = group != g
         others = integration.Scene(
             whole.embedding[kept], whole.reference[kept], None, whole.batch[kept], whole.label[kept]
         )
+        found, _ = integration.evaluate(others, [WANTED[name] for name in names])
         for name in names:
-            assert left_out[name][g] == pytest.approx(WANTED[name].compute(others), abs=2e-5), name
+            assert without[name][g] == pytest.approx(found[name], abs=2e-6), name
 
 
 def test_a_label_in_pieces_keeps_the_cells_that_kbet_was_computed_on():
@@ -70,7 +79,7 @@ def test_a_label_in_pieces_keeps_the_cells_that_kbet_was_computed_on():
     embedding[:24] += 200
     embedding = embedding.astype(np.float32)
     near = integration.nearest_neighbours(embedding, 20)
-    _, tested = integration.kbet_per_label(near, rng.integers(0, 2, 300), label)
+    tested = integration.diffusion_neighbours(near, rng.integers(0, 2, 300), label)
     assert [len(each.cells) for each in tested] == [126, 150]
     assert tested[0].cells.min() == 24
     assert all(len(each.indices) == len(each.cells) for each in tested)
@@ -142,11 +151,11 @@ def test_shuffled_cells_are_not_called_left_and_the_error_of_a_probe_is_not_too_
         rng = np.random.default_rng(seed)
         batch, fold = rng.permutation(np.arange(200) % 2), rng.permutation(np.arange(200) % 5)
         told = evidence.logistic_predictions(rng.normal(size=(200, 30)), batch, fold)
-        left_out = evidence.accuracy_left_out(told, batch, uncertainty.deal(batch, seed), 20)
-        sample = Sample(np.array([evidence.accuracy(told, batch)]), left_out[None])
+        *without, value = evidence.accuracies(told, batch, uncertainty.deal(batch, seed), 20)
+        sample = Sample(np.array([value]), np.array([without]))
         above += uncertainty.above_level(sample, 0.5).above
         found.append(sample.mean)
-        widths.append(uncertainty.jackknife_variance(left_out))
+        widths.append(uncertainty.jackknife_variance(np.array(without)))
     assert above <= 2
     assert np.sqrt(np.mean(widths)) > 1.05 * np.std(found)
 
@@ -157,8 +166,8 @@ def test_a_batch_that_is_there_is_told_by_the_same_rule():
     embedding = rng.normal(size=(200, 30))
     embedding[:, 0] += 2 * batch
     told = evidence.logistic_predictions(embedding, batch, fold)
-    left_out = evidence.accuracy_left_out(told, batch, uncertainty.deal(batch, 0), 20)
-    assert uncertainty.above_level(Sample(np.array([evidence.accuracy(told, batch)]), left_out[None]), 0.5).above
+    *without, value = evidence.accuracies(told, batch, uncertainty.deal(batch, 0), 20)
+    assert uncertainty.above_level(Sample(np.array([value]), np.array([without])), 0.5).above
 
 
 CHEAP = ["bras", "ilisi", "graph_connectivity", "pcr", "isolated_labels", "silhouette_label", "clisi"]
@@ -172,7 +181,7 @@ def mean_of(embeddings: list[np.ndarray], reference: np.ndarray, batch: np.ndarr
     for embedding in embeddings:
         embedding = embedding.astype(np.float32)
         whole = integration.Scene(embedding, reference, integration.nearest_neighbours(embedding), batch, label)
-        found.append(np.mean(list(jackknife.replicates(whole, [WANTED[n] for n in CHEAP], group).values()), axis=0))
+        found.append(np.mean(list(left_out(whole, CHEAP, group).values()), axis=0))
     # group 0 has no cells
     return Sample(np.array(found)[:, 0], np.array(found)[:, 1:])
 

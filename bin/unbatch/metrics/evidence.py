@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import pairwise_distances_chunked, recall_score, silhouette_score
+from sklearn.metrics import recall_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -109,11 +109,10 @@ def _predictions(
 
 def accuracy(predicted: Predicted, target: np.ndarray) -> float:
     """Balanced accuracy, mean over folds; `target` are the n codes that were predicted."""
-    everything = np.zeros(len(target), dtype=np.int64)
-    return float(np.mean([_balanced(*_counts(test, right, target, everything, 1)) for test, right in predicted]))
+    return float(accuracies(predicted, target, np.zeros(len(target), dtype=np.int64), 1)[-1])
 
 
-def accuracy_left_out(predicted: Predicted, target: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+def accuracies(predicted: Predicted, target: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """Balanced accuracy, mean over folds, without the held-out cells of each group.
 
     The fits are not done anew: what their chance adds is made up for by `uncertainty.widened`.
@@ -132,15 +131,17 @@ def accuracy_left_out(predicted: Predicted, target: np.ndarray, group: np.ndarra
     Returns
     -------
     np.ndarray
-        g.
+        Without each group, and last of all cells, g + 1.
     """
     found = []
     for test, right in predicted:
         counts = _counts(test, right, target, group, groups)
-        found.append(_balanced(*(each.sum(axis=1, keepdims=True) - each for each in counts)))
+        found.append(_balanced(*(jackknife.without(each, axis=1) for each in counts)))
     told = sum(len(test) for test, _ in predicted)
     held_out = np.mean([len(test) / max(told - len(test), 1) for test, _ in predicted])
-    return widened(np.mean(found, axis=0), len(predicted), float(held_out))
+    found = np.mean(found, axis=0)
+    found[:-1] = widened(found[:-1], len(predicted), float(held_out))
+    return found
 
 
 def _counts(
@@ -191,51 +192,15 @@ def predict_within(features: np.ndarray, target: np.ndarray, group: np.ndarray, 
     return found
 
 
-def accuracy_within(predicted: Within, target: np.ndarray) -> float:
-    """Balanced accuracy, mean over the groups; `target` are the codes of all cells."""
-    return float(np.mean([accuracy(each, target[cells]) for cells, each in predicted]))
+def accuracies_within(predicted: Within, target: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Compute `accuracies`, mean over the groups of `predict_within`; `target` are the codes of all cells."""
+    return np.mean([accuracies(each, target[cells], group[cells], groups) for cells, each in predicted], axis=0)
 
 
 def chance_within(target: np.ndarray, group: np.ndarray) -> float:
     """Balanced accuracy of a guess in `accuracy_within`; NaN where it does not apply."""
     found = [1 / len(np.unique(target[inside])) for inside in parts(group, target)]
     return float(np.mean(found)) if found else float("nan")
-
-
-def silhouettes(embedding: np.ndarray, groupings: np.ndarray) -> np.ndarray:
-    """Mean silhouette width of several groupings of the same cells, whose distances are computed once.
-
-    Parameters
-    ----------
-    embedding
-        n x d.
-    groupings
-        Codes 0, 1, ..., n x p, each with two groups or more.
-
-    Returns
-    -------
-    np.ndarray
-        p widths, those of scikit-learn's ``silhouette_score``; a cell alone in its group counts 0, as there.
-    """
-    n, p = groupings.shape
-    k = int(groupings.max()) + 1
-    members = np.zeros((n, p, k), dtype=np.float32)
-    members[np.arange(n)[:, None], np.arange(p), groupings] = 1
-    sizes = members.sum(axis=0, dtype=np.float64)
-    width, start = np.zeros(p), 0
-    for distances in pairwise_distances_chunked(embedding, working_memory=256):
-        rows = slice(start, start + len(distances))
-        start += len(distances)
-        sums = (distances.astype(np.float32) @ members.reshape(n, p * k)).reshape(-1, p, k).astype(np.float64)
-        own = groupings[rows][..., None]
-        size = np.take_along_axis(np.broadcast_to(sizes, sums.shape), own, axis=2)[..., 0]
-        inside = np.take_along_axis(sums, own, axis=2)[..., 0] / np.maximum(size - 1, 1)
-        others = np.where(sizes > 0, sums / np.maximum(sizes, 1), np.inf)
-        np.put_along_axis(others, own, np.inf, axis=2)
-        outside = others.min(axis=2)
-        largest = np.maximum(inside, outside)
-        width += np.where((size > 1) & (largest > 0), (outside - inside) / np.maximum(largest, 1e-300), 0).sum(axis=0)
-    return width / n
 
 
 def permuted_within(batch: np.ndarray, label: np.ndarray, times: int, seed: int) -> np.ndarray:
@@ -250,8 +215,14 @@ def permuted_within(batch: np.ndarray, label: np.ndarray, times: int, seed: int)
 
 
 def silhouette_excess(
-    embedding: np.ndarray, batch: np.ndarray, label: np.ndarray, seed: int, times: int = PERMUTATIONS
-) -> float:
+    embedding: np.ndarray,
+    batch: np.ndarray,
+    label: np.ndarray,
+    seed: int,
+    group: np.ndarray,
+    groups: int,
+    times: int = PERMUTATIONS,
+) -> np.ndarray:
     """Silhouette width of batches less its mean with batches permuted within labels.
 
     The pooled width alone falls with the overlap of labels and the mix of labels in batches, not with the batch effect
@@ -265,26 +236,48 @@ def silhouette_excess(
         Codes 0, 1, ..., n.
     seed
         Of the permutations.
+    group, groups
+        Groups of cells that are left out in turn, n codes, and their number.
     times
-        How many.
+        How many permutations; without a group of cells the first alone is taken, which makes the interval wider.
+
+    Returns
+    -------
+    np.ndarray
+        Without each group, and last of all cells, g + 1.
     """
-    widths = silhouettes(embedding, np.column_stack([batch, permuted_within(batch, label, times, seed)]))
-    return float(widths[0] - widths[1:].mean())
+    codings = [batch, *permuted_within(batch, label, times, seed).T]
+    found = jackknife.silhouettes(embedding, codings, group, groups, grouped=2)
+    own, first, *others = (sums.sum(axis=1) / cells.sum(axis=1) for sums, cells in found)
+    excess = own - first
+    excess[-1] = own[-1] - np.mean([first[-1], *(each[-1] for each in others)])
+    return excess
 
 
-def silhouette_within(embedding: np.ndarray, batch: np.ndarray, label: np.ndarray) -> float:
+def silhouette_within(
+    embedding: np.ndarray, batch: np.ndarray, label: np.ndarray, group: np.ndarray, groups: int
+) -> np.ndarray:
     """Silhouette width of the batches among the cells of each label, mean over labels weighted by their cells.
+
+    Returns
+    -------
+    np.ndarray
+        Without each group, and last of all cells, g + 1.
 
     Raises
     ------
     ValueError
         If no label has two batches of `MIN_CELLS` cells.
     """
-    found = [(silhouette_score(embedding[cells], batch[cells]), len(cells)) for cells in parts(label, batch)]
+    found = []
+    for inside in parts(label, batch):
+        code = np.unique(batch[inside], return_inverse=True)[1]
+        sums, cells = jackknife.silhouettes(embedding[inside], [code], group[inside], groups)[0]
+        found.append([sums.sum(axis=1), cells.sum(axis=1)])
     if not found:
         raise ValueError(f"no label has two batches of {MIN_CELLS} cells or more")
-    widths, cells = np.array(found).T
-    return float(np.average(widths, weights=cells))
+    widths, cells = np.sum(found, axis=0)
+    return widths / cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,73 +315,40 @@ def metrics(cells: np.ndarray, fold: np.ndarray, seed: int) -> list[Metric]:
     def of(scene: Scene, *names: str) -> list[np.ndarray]:
         return [getattr(scene, name)[cells] for name in names]
 
-    def pooled(name: str, predict: Callable[..., Predicted], target: str) -> Metric:
-        def compute(scene: Scene) -> float:
-            features, code = of(scene, "embedding", target)
-            scene.kept[name] = predict(features, code, fold)
-            return accuracy(scene.kept[name], code)
+    def groups(scene: Scene) -> tuple[np.ndarray, int]:
+        group, number = scene.groups
+        return group[cells], number
 
-        def left_out(scene: Scene, group: np.ndarray, groups: int) -> np.ndarray:
-            return accuracy_left_out(scene.kept[name], *of(scene, target), group[cells], groups)
+    def pooled(name: str, predict: Callable[..., Predicted], target: str) -> Metric:
+        def compute(scene: Scene) -> np.ndarray:
+            features, code = of(scene, "embedding", target)
+            return accuracies(predict(features, code, fold), code, *groups(scene))
 
         needs_label = target == "label"
-        return Metric(name, "evidence", compute, needs_label, needs_batches=not needs_label, left_out=left_out)
+        return Metric(name, "evidence", compute, needs_label, needs_batches=not needs_label)
 
     def within(name: str, target: str, inside: str) -> Metric:
-        def compute(scene: Scene) -> float:
-            scene.kept[name] = predict_within(*of(scene, "embedding", target, inside), fold)
-            return accuracy_within(scene.kept[name], of(scene, target)[0])
+        def compute(scene: Scene) -> np.ndarray:
+            features, code, part = of(scene, "embedding", target, inside)
+            return accuracies_within(predict_within(features, code, part, fold), code, *groups(scene))
 
-        def left_out(scene: Scene, group: np.ndarray, groups: int) -> np.ndarray:
-            code, own = of(scene, target)[0], group[cells]
-            found = [accuracy_left_out(each, code[part], own[part], groups) for part, each in scene.kept[name]]
-            return np.mean(found, axis=0)
+        return Metric(name, "evidence", compute, needs_batches=target == "batch")
 
-        return Metric(name, "evidence", compute, needs_batches=target == "batch", left_out=left_out)
+    def silhouette(name: str, of_batches: Callable[..., np.ndarray], **options: int) -> Metric:
+        def compute(scene: Scene) -> np.ndarray:
+            group, number = groups(scene)
+            return of_batches(*of(scene, "embedding", "batch", "label"), group=group, groups=number, **options)
 
-    by_label = ("embedding", "batch", "label")
+        return Metric(name, "evidence", compute, needs_batches=True)
+
     return [
         pooled("batch_probe", logistic_predictions, "batch"),
         within("batch_probe_within", "batch", "label"),
-        Metric(
-            "batch_asw_excess",
-            "evidence",
-            lambda scene: silhouette_excess(*of(scene, *by_label), seed),
-            needs_batches=True,
-            left_out=lambda scene, group, groups: excess_left_out(*of(scene, *by_label), seed, group[cells], groups),
-        ),
-        Metric(
-            "batch_asw_within",
-            "evidence",
-            lambda scene: silhouette_within(*of(scene, *by_label)),
-            needs_batches=True,
-            left_out=lambda scene, group, groups: within_left_out(*of(scene, *by_label), group[cells], groups),
-        ),
+        silhouette("batch_asw_excess", silhouette_excess, seed=seed),
+        silhouette("batch_asw_within", silhouette_within),
         within("label_probe_within", "label", "batch"),
         pooled("label_knn", neighbour_predictions, "label"),
     ]
-
-
-def excess_left_out(
-    embedding: np.ndarray, batch: np.ndarray, label: np.ndarray, seed: int, group: np.ndarray, groups: int
-) -> np.ndarray:
-    """Compute `silhouette_excess`, over one permutation, without each group of cells, g; the interval is the wider."""
-    found = []
-    for code in (batch, permuted_within(batch, label, 1, seed)[:, 0]):
-        sums, cells = jackknife.silhouettes(embedding, code, group, groups)
-        found.append(sums.sum(axis=1) / cells.sum(axis=1))
-    return found[0] - found[1]
-
-
-def within_left_out(
-    embedding: np.ndarray, batch: np.ndarray, label: np.ndarray, group: np.ndarray, groups: int
-) -> np.ndarray:
-    """Compute `silhouette_within` without each group of cells, g."""
-    found = np.zeros((2, groups))
-    for inside in parts(label, batch):
-        code = np.unique(batch[inside], return_inverse=True)[1]
-        found += [each.sum(axis=1) for each in jackknife.silhouettes(embedding[inside], code, group[inside], groups)]
-    return found[0] / found[1]
 
 
 def levels(
@@ -421,9 +381,9 @@ def levels(
     if label is None:
         return {"batch_probe": Level(1 / batches)}
     one_hot = (label[:, None] == np.unique(label)).astype(np.float64)
-    told = logistic_predictions(one_hot, batch, fold)
+    found = accuracies(logistic_predictions(one_hot, batch, fold), batch, group, groups)
     return {
-        "batch_probe": Level(1 / batches, accuracy(told, batch), accuracy_left_out(told, batch, group, groups)),
+        "batch_probe": Level(1 / batches, float(found[-1]), found[:-1]),
         "batch_probe_within": Level(chance_within(batch, label)),
         "batch_asw_excess": Level(0.0),
         "batch_asw_within": Level(0.0),

@@ -7,21 +7,21 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, Literal
-from unittest.mock import patch
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import scib_metrics as scib
-import scipy.sparse.csgraph
-import scipy.sparse.linalg
 from scib_metrics.nearest_neighbors import NeighborsResults
 from scib_metrics.utils import KMeans
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from scipy.sparse import csr_matrix, diags_array
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import eigsh
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from unbatch.errors import out_of_memory
+from unbatch.metrics import jackknife
 from unbatch.metrics.separability import SCORES
 
 # it writes to the terminal by itself, in colour even where there is none: its messages go where ours do
@@ -53,8 +53,10 @@ class Scene:
         n codes.
     label
         n codes; None when there are no labels.
-    kept
-        What scores keep for their intervals over cells, by name of the score.
+    group
+        Groups of cells that are left out in turn, n codes from 0; None where no score is wanted without some cells.
+    left_out
+        Scores without each group, by name, as they are computed.
     """
 
     embedding: np.ndarray | None
@@ -62,25 +64,34 @@ class Scene:
     neighbours: NeighborsResults | None
     batch: np.ndarray
     label: np.ndarray | None
-    kept: dict[str, Any] = field(default_factory=dict)
+    group: np.ndarray | None = None
+    left_out: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def groups(self) -> tuple[np.ndarray, int]:
+        """Group of every cell and the number of groups; one group of all cells where none is left out."""
+        group = np.zeros(len(self.batch), dtype=np.int64) if self.group is None else self.group
+        return group, int(group.max()) + 1
 
     @cached_property
     def assigned(self) -> np.ndarray:
         """Cluster of every cell by k-means with as many clusters as labels, as in scib-metrics; n."""
-        return np.asarray(KMeans(len(np.unique(self.label))).fit(self.embedding).labels_).astype(np.int64)
+        return clusters_of(self.embedding, len(np.unique(self.label)))
 
     @cached_property
-    def clusters(self) -> dict[str, float]:
-        """NMI and ARI of k-means clusters with the labels."""
-        return {
-            "nmi": normalized_mutual_info_score(self.label, self.assigned, average_method="arithmetic"),
-            "ari": adjusted_rand_score(self.label, self.assigned),
-        }
+    def widths(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Sums of silhouette widths of labels, without each group, and of batches; with numbers of cells."""
+        codings = {"batch": self.batch} if self.label is None else {"label": self.label, "batch": self.batch}
+        grouped = 0 if self.label is None else 1
+        found = jackknife.silhouettes(self.embedding, list(codings.values()), *self.groups, grouped=grouped)
+        return dict(zip(codings, found, strict=True))
 
     @cached_property
-    def acceptance(self) -> "tuple[float, list[Tested]]":
-        """Score of kBET per label, and what it was tested on."""
-        return kbet_per_label(self.nearest(KBET_NEIGHBOURS), self.batch, self.label)
+    def closeness(self) -> np.ndarray:
+        """Weights of the neighbours in LISI, n x k; they sum to 1."""
+        near = self.nearest(LISI_NEIGHBOURS)
+        other = near.indices != np.arange(len(near.indices))[:, None]
+        return jackknife.neighbour_weights(np.asarray(near.distances), other, np.floor(near.indices.shape[1] / 3))
 
     @cached_property
     def communities(self) -> dict[str, float]:
@@ -91,22 +102,55 @@ class Scene:
         """Return the k nearest of the neighbours, or all when there are fewer."""
         return self.neighbours.subset_neighbors(min(k, self.neighbours.n_neighbors))
 
+    def lisi(self, code: np.ndarray) -> np.ndarray:
+        """Median of the local inverse Simpson index of a code."""
+        return jackknife.lisi(self.nearest(LISI_NEIGHBOURS).indices, self.closeness, code, *self.groups)
+
+    def agreement(self, of: Callable[[np.ndarray], float]) -> np.ndarray:
+        """Agreement of labels with the clusters of k-means."""
+        return jackknife.agreement(self.label, self.assigned, *self.groups, of)
+
+    def silhouette_label(self) -> np.ndarray:
+        """Mean silhouette width of labels, scaled to 0 to 1."""
+        sums, cells = self.widths["label"]
+        return (sums.sum(axis=1) / cells.sum(axis=1) + 1) / 2
+
+    def isolated_labels(self) -> np.ndarray:
+        """Mean silhouette width of the labels that are in fewest batches, scaled to 0 to 1."""
+        sums, cells = (each[:, isolated(self.label, self.batch)] for each in self.widths["label"])
+        return (np.nanmean(sums / cells, axis=1) + 1) / 2
+
+    def width(self, coding: Literal["label", "batch"]) -> float:
+        """Mean silhouette width, as it is."""
+        sums, cells = self.widths[coding]
+        return float(sums[-1].sum() / cells[-1].sum())
+
+    def kbet(self) -> np.ndarray:
+        """Return the acceptance rate of kBET, mean over labels."""
+        group, groups = self.groups
+        rates = [
+            np.zeros(groups + 1)
+            if part.indices is None
+            else jackknife.acceptance(part.indices, self.batch[part.cells], group[part.cells], groups)
+            for part in diffusion_neighbours(self.nearest(KBET_NEIGHBOURS), self.batch, self.label)
+        ]
+        return np.mean(rates, axis=0) if rates else np.full(groups + 1, np.nan)
+
 
 @dataclass(frozen=True)
 class Metric:
     """A score: its name, the mean it enters, what it needs, how it is computed, whether a graph is enough for it.
 
-    `left_out` gives it with each group of cells left out, from a scene that it was computed of, the group of each cell
-    and the number of groups; those that `jackknife` knows by name have none here.
+    `compute` gives the score alone or, for those that get an interval over cells, an array: the score without each of
+    the groups of the scene, and last that of all cells.
     """
 
     name: str
     kind: Literal["batch", "bio", "other", "evidence"]
-    compute: Callable[[Scene], float]
+    compute: Callable[[Scene], "float | np.ndarray"]
     needs_label: bool = True
     of_graphs: bool = False
     needs_batches: bool = False
-    left_out: Callable[[Scene, np.ndarray, int], np.ndarray] | None = None
 
     @property
     def of_batches(self) -> bool:
@@ -120,7 +164,7 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool 
     Parameters
     ----------
     batch_silhouette
-        Which of ``"bras"`` and ``"silhouette_batch"`` enters the batch mean; the other is computed beside it.
+        Which of ``"bras"`` and ``"silhouette_batch"`` enters the batch mean; the other is computed, too.
         BRAS is the default, as silhouette batch rewards embeddings in which batches stay apart
         (Rautenstrauch & Ohler 2025).
     labelled
@@ -130,109 +174,115 @@ def metrics(batch_silhouette: str = "bras", labelled: bool = True, graphs: bool 
         computed for all, in no mean.
     """
     silhouettes = {
-        "bras": lambda s: scib.bras(s.embedding, s.label, s.batch),
-        "silhouette_batch": lambda s: scib.silhouette_batch(s.embedding, s.label, s.batch),
+        "bras": lambda s: jackknife.bras(s.embedding, s.label, s.batch, *s.groups),
+        "silhouette_batch": lambda s: jackknife.silhouette_batch(s.embedding, s.label, s.batch, *s.groups),
     }
+    kbet_all = lambda s: jackknife.acceptance(s.nearest(KBET_NEIGHBOURS).indices, s.batch, *s.groups)  # noqa: E731
     kbet = (
-        Metric("kbet", "batch", lambda s: s.acceptance[0], of_graphs=True)
+        Metric("kbet", "batch", Scene.kbet, of_graphs=True)
         if labelled
-        else Metric("kbet_all", "batch", lambda s: scib.kbet(s.nearest(KBET_NEIGHBOURS), s.batch)[0], False, True)
+        else Metric("kbet_all", "batch", kbet_all, False, True)
     )
     return [
         *(
             Metric(name, "batch" if name == batch_silhouette else "other", f, needs_batches=True)
             for name, f in silhouettes.items()
         ),
-        Metric("ilisi", "batch", lambda s: scib.ilisi_knn(s.nearest(LISI_NEIGHBOURS), s.batch), False, True),
+        Metric("ilisi", "batch", lambda s: (s.lisi(s.batch) - 1) / s.batch.max(), False, True),
         kbet,
         Metric(
             "graph_connectivity",
             "batch",
-            lambda s: scib.graph_connectivity(s.nearest(GRAPH_NEIGHBOURS), s.label),
+            lambda s: jackknife.graph_connectivity(s.nearest(GRAPH_NEIGHBOURS).indices, s.label, *s.groups),
             of_graphs=True,
         ),
-        Metric(
-            "pcr", "batch", lambda s: scib.pcr_comparison(s.reference, s.embedding, s.batch, categorical=True), False
-        ),
-        Metric(
-            "isolated_labels", "bio", lambda s: scib.isolated_labels(s.embedding, s.label, s.batch), needs_batches=True
-        ),
-        Metric("nmi", "bio", lambda s: s.clusters["nmi"]),
-        Metric("ari", "bio", lambda s: s.clusters["ari"]),
-        Metric("silhouette_label", "bio", lambda s: scib.silhouette_label(s.embedding, s.label)),
-        Metric("clisi", "bio", lambda s: scib.clisi_knn(s.nearest(LISI_NEIGHBOURS), s.label), of_graphs=True),
+        Metric("pcr", "batch", lambda s: jackknife.pcr(s.reference, s.embedding, s.batch, *s.groups), False),
+        Metric("isolated_labels", "bio", Scene.isolated_labels, needs_batches=True),
+        Metric("nmi", "bio", lambda s: s.agreement(jackknife.mutual_information)),
+        Metric("ari", "bio", lambda s: s.agreement(jackknife.adjusted_rand)),
+        Metric("silhouette_label", "bio", Scene.silhouette_label),
+        Metric("clisi", "bio", lambda s: (s.label.max() + 1 - s.lisi(s.label)) / s.label.max(), of_graphs=True),
         *(
             Metric(f"{n}_leiden", "other", lambda s, n=n: s.communities[n], of_graphs=True)
             for n in ("nmi", "ari")
             if graphs
         ),
+        Metric("asw_batch", "other", lambda s: s.width("batch"), False, needs_batches=True),
         *(
             Metric(f"{n}_batch", "other", lambda s, f=f: f(s.embedding, s.batch), False, needs_batches=True)
             for n, f in SCORES.items()
         ),
+        Metric("asw_label", "other", lambda s: s.width("label")),
         *(Metric(f"{n}_label", "other", lambda s, f=f: f(s.embedding, s.label)) for n, f in SCORES.items()),
     ]
 
 
+def clusters_of(embedding: np.ndarray, clusters: int) -> np.ndarray:
+    """Assign cells to clusters by scib-metrics' k-means, whose start has a seed of its own.
+
+    Its ``max_iter`` is a least number of iterations: with 1 it stops where it has converged, and gives the same.
+    """
+    return np.asarray(KMeans(clusters, max_iter=1).fit(embedding).labels_).astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """Cells of a label that kBET was computed on, and their neighbours among them; None where all were rejected."""
+    """Cells of a label that kBET is computed on, and their neighbours among them; None where all are rejected."""
 
     cells: np.ndarray
     indices: np.ndarray | None
 
 
-def kbet_per_label(neighbours: NeighborsResults, batch: np.ndarray, label: np.ndarray) -> tuple[float, list[Tested]]:
-    """Compute kBET per label by scib-metrics, with exact neighbours in the diffusion maps that it makes of each label.
+def diffusion_neighbours(neighbours: NeighborsResults, batch: np.ndarray, label: np.ndarray) -> list[Tested]:
+    """Find the neighbours that kBET per label is computed on: the nearest in a diffusion map of each label's graph.
 
-    Its own search, pynndescent, compiles itself anew in every process, which costs more than all else, and finds the
-    same neighbours but for the last digits. ARPACK, which makes the maps, would start at random: in the smaller labels
-    neighbours are tied but for rounding, and kBET would change from run to run
+    As in scib-metrics, but for the search, which is exact, and the start of ARPACK, which has a seed
     (docs/decisions/0011-exact-searches-in-scores.md).
 
     Returns
     -------
-    score
-        Acceptance rate, mean over the labels with two batches and 10 cells.
-    tested
-        Cells and neighbours of each of these labels.
+    list of Tested
+        Of each label with two batches and 10 cells.
     """
-    components: list[np.ndarray] = []
-    found: dict[int, np.ndarray] = {}
-    connected = scipy.sparse.csgraph.connected_components
-
-    def split(*given: Any, **options: Any) -> tuple[int, np.ndarray]:
-        number, component = connected(*given, **options)
-        components.append(component)
-        return number, component
-
-    def search(embedding: np.ndarray, n_neighbors: int) -> NeighborsResults:
-        near = nearest_neighbours(embedding, n_neighbors)
-        found[len(components) - 1] = near.indices
-        return near
-
-    # ARPACK calls BLAS for many short vectors: a second thread only waits, and waits busily
-    with (
-        patch.object(scib.nearest_neighbors, "pynndescent", search),
-        patch.object(scipy.sparse.csgraph, "connected_components", split),
-        patch.object(scipy.sparse.linalg, "eigsh", partial(scipy.sparse.linalg.eigsh, rng=0)),
-        threadpool_limits(1, user_api="blas"),
-    ):
-        score, by_label = scib.kbet_per_label(neighbours, batch, label, return_df=True)
-    # scib-metrics looks for components in each label that it does not skip, in the order of the labels
-    computed = by_label["cluster"][by_label["kBET"].notna()]
+    graph = neighbours.knn_graph_connectivities.tocsr()
     tested = []
-    for place, (one, component) in enumerate(zip(computed, components, strict=True)):
-        cells = np.flatnonzero(label == one)
-        indices = found.get(place)
-        if indices is not None and len(indices) < len(cells):
-            # of a label in pieces, those that are large enough
-            sizes = np.bincount(component)
-            order = np.argsort(-sizes, kind="stable")
-            large = order[: np.searchsorted(np.cumsum(sizes[order]), len(indices)) + 1]
-            cells = cells[np.isin(component, large)]
-        tested.append(Tested(cells, indices if indices is not None and len(indices) == len(cells) else None))
-    return score, tested
+    # ARPACK calls BLAS for many short vectors: a second thread only waits, and waits busily
+    with threadpool_limits(1, user_api="blas"):
+        for one in np.unique(label):
+            cells = np.flatnonzero(label == one)
+            sizes = np.unique(batch[cells], return_counts=True)[1]
+            if len(cells) < 10 or len(sizes) < 2:
+                continue
+            k = min(70, max(10, int(sizes.mean() // 4)))
+            number, component = connected_components(graph[cells][:, cells], connection="strong")
+            large = cells[np.bincount(component)[component] >= 3 * k] if number > 1 else cells
+            # a label in pieces is tested on those that are large enough, and rejected where they are too few
+            if len(large) < 0.75 * len(cells) or len(np.unique(batch[large])) < 2:
+                tested.append(Tested(cells, None))
+                continue
+            tested.append(Tested(large, nearest_neighbours(diffusion_map(graph[large][:, large]), k + 1).indices))
+    return tested
+
+
+def diffusion_map(graph: csr_matrix, components: int = 100) -> np.ndarray:
+    """Embed the cells of a graph so that Euclidean distances are diffusion distances, as scib-metrics and scanpy do.
+
+    Parameters
+    ----------
+    graph
+        Connectivities, n x n, symmetric.
+    components
+        Eigenvectors at most; n - 1 where there are fewer cells.
+    """
+    density = diags_array(1 / np.asarray(graph.sum(axis=0)).ravel())
+    kernel = density @ graph @ density
+    degree = diags_array(1 / np.sqrt(np.asarray(kernel.sum(axis=0)).ravel()))
+    transitions = (degree @ kernel @ degree).astype(np.float64)
+    values, vectors = eigsh(transitions, k=min(components, graph.shape[0] - 1), which="LM", rng=0)
+    # single precision makes a first eigenvalue 1 that is 1 but for rounding: steps of any length, which count once
+    values = values[::-1].astype(np.float32) + np.float32(1e-8)
+    scale = np.array([value if value == 1 else value / (1 - value) for value in values], dtype=np.float32)
+    return vectors[:, ::-1].astype(np.float32) * scale
 
 
 def nearest_neighbours(embedding: np.ndarray, n_neighbors: int = LISI_NEIGHBOURS) -> NeighborsResults:
@@ -277,10 +327,10 @@ def evaluate(scene: Scene, wanted: list[Metric]) -> tuple[dict[str, float | None
             reasons[metric.name] = "not applicable: the method gives a graph of cells, this score needs an embedding"
             continue
         try:
-            with warnings.catch_warnings():
-                # a negative PCR comparison is set to 0, as the score's definition says
-                warnings.simplefilter("ignore")
-                value = float(metric.compute(scene))
+            # a label or batch can vanish with a group: the NaN of that group says so
+            with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+                warnings.simplefilter("ignore", RuntimeWarning)
+                values = np.atleast_1d(np.asarray(metric.compute(scene), dtype=np.float64))
         # one score that fails on one embedding must not cost the others; with more memory it may be there
         except Exception as error:
             if out_of_memory(error):
@@ -288,9 +338,12 @@ def evaluate(scene: Scene, wanted: list[Metric]) -> tuple[dict[str, float | None
             scores[metric.name] = None
             reasons[metric.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
+        value = float(values[-1])
         scores[metric.name] = value if np.isfinite(value) else None
         if not np.isfinite(value):
             reasons[metric.name] = f"the value is {value}"
+        elif scene.group is not None and len(values) > 1:
+            scene.left_out[metric.name] = values[:-1]
     return scores, reasons
 
 

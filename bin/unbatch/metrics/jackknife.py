@@ -1,15 +1,15 @@
-"""Scores of an embedding with a group of its cells left out, for all groups at once and without computing them anew.
+"""Scores of an embedding, of all its cells and with each group of them left out, from the same sums.
 
 A score is a function of sums over cells, of pairs or neighbours of cells. Those sums are split by group once; leaving
 a group out is a subtraction. What is not taken anew for every group is what is costly and hardly changes: the search
 of neighbours (those left out are dropped from the lists), the bandwidth of LISI, the clusters of k-means, the diffusion
-maps of kBET and the fits of the probes. Arrays in, numbers out.
+maps of kBET and the fits of the probes.
+
+Arrays in, numbers out. `group` is always the code of each cell, 0 to `groups` - 1, and what is returned has a row (or
+an entry) for each of the g groups, without it, and a last one of all cells.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -17,217 +17,122 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import gammaincc
 from sklearn.cluster import KMeans
 
-from unbatch.metrics.integration import (
-    GRAPH_NEIGHBOURS,
-    KBET_NEIGHBOURS,
-    LISI_NEIGHBOURS,
-    Metric,
-    Scene,
-    isolated,
-)
 from unbatch.metrics.uncertainty import CLUSTERINGS
 
 ALPHA = 0.05
 """Level of kBET's tests, as in scib-metrics."""
 
-_CHUNK = 2**26
+_CHUNK = 2**25
 """Bytes that a block of distances may take."""
 
+_COINCIDE = 2e-6
+"""Squared distance, relative to the squared norm, below which cells coincide: single precision tells no more."""
 
-def replicates(scene: Scene, wanted: Sequence[Metric], group: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute scores with each group of cells left out.
+
+def without(parts: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Turn sums by group into sums without each group, and last the sum of all, along an axis."""
+    everything = parts.sum(axis=axis, keepdims=True)
+    return np.concatenate([everything - parts, everything], axis=axis)
+
+
+def kept(group: np.ndarray, groups: int) -> np.ndarray:
+    """Whether each cell is there without each group, and last that all are; n x (g + 1)."""
+    return group[:, None] != np.arange(groups + 1)
+
+
+def table(code: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Count the cells of each code, (g + 1) x c."""
+    codes = int(code.max()) + 1
+    counts = np.bincount(group * codes + code, minlength=groups * codes).reshape(groups, codes)
+    return without(counts)
+
+
+def lisi(indices: np.ndarray, weights: np.ndarray, code: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Median over cells of the local inverse Simpson index of a code, g + 1.
 
     Parameters
     ----------
-    scene
-        The embedding, of which these scores were computed before.
-    wanted
-        The scores; those without such a form are skipped.
-    group
-        Codes 0 to g - 1 of the n cells, no group empty.
-
-    Returns
-    -------
-    dict
-        By name, g; NaN for a group without which the score cannot be computed.
+    indices, weights
+        Neighbours, n x k, and their weights, which sum to 1 (`neighbour_weights`).
+    code
+        n codes.
+    group, groups
+        Groups of cells.
     """
-    left_out, found = LeftOut(scene, group), {}
-    # a label or batch can vanish with a group: the NaN says so
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)
-        for metric in wanted:
-            if metric.left_out is not None:
-                found[metric.name] = metric.left_out(scene, group, left_out.groups)
-            elif metric.name in _SCORES:
-                found[metric.name] = _SCORES[metric.name](left_out)
-    return found
+    found = np.empty((len(code), groups + 1), dtype=np.float32)
+    for rows, shares in _by_code_and_group(indices, code, group, groups, weights):
+        left = without(shares, axis=2)
+        found[rows] = left.sum(axis=1) ** 2 / np.square(left).sum(axis=1)
+    there = kept(group, groups)
+    return np.array([np.nanmedian(found[there[:, g], g]) for g in range(groups + 1)])
 
 
-@dataclass(frozen=True, eq=False)
-class LeftOut:
-    """Scores of a scene without each of its groups.
+def graph_connectivity(indices: np.ndarray, label: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Mean share of a label's cells in its largest component of the graph of neighbours, n x k; g + 1."""
+    rows = np.repeat(np.arange(len(label)), indices.shape[1])
+    columns = indices.ravel()
+    alike = (label[rows] == label[columns]) & (rows != columns)
+    rows, columns = rows[alike], columns[alike]
+    labels, shape = int(label.max()) + 1, (len(label), len(label))
+    found = []
+    for there in kept(group, groups).T:
+        edges = there[rows] & there[columns]
+        graph = csr_matrix((np.ones(edges.sum(), dtype=np.int8), (rows[edges], columns[edges])), shape)
+        _, component = connected_components(graph, connection="strong")
+        sizes = np.bincount(component[there], minlength=int(component.max()) + 1)
+        largest, cells = np.zeros(labels), np.bincount(label[there], minlength=labels)
+        np.maximum.at(largest, label[there], sizes[component[there]])
+        found.append(np.mean(largest[cells > 0] / cells[cells > 0]))
+    return np.array(found)
 
-    Attributes
-    ----------
-    scene
-        The embedding and its cells.
-    group
-        Codes 0 to g - 1 of the n cells.
+
+def variance_between(values: np.ndarray, batch: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Share of the variance of all columns together that lies between batches, g + 1.
+
+    Regression of principal components on the batch comes to the same: variances add up over orthogonal components.
     """
-
-    scene: Scene
-    group: np.ndarray
-
-    @cached_property
-    def groups(self) -> int:
-        """Number of groups, g."""
-        return int(self.group.max()) + 1
-
-    @cached_property
-    def silhouette_of_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sum of the silhouette widths of the cells of each label, and their number, g x labels."""
-        return silhouettes(self.scene.embedding, self.scene.label, self.group, self.groups)
-
-    @cached_property
-    def closeness(self) -> np.ndarray:
-        """Weights of the neighbours in LISI, n x k; they sum to 1."""
-        near = self.scene.nearest(LISI_NEIGHBOURS)
-        other = near.indices != np.arange(len(near.indices))[:, None]
-        return neighbour_weights(np.asarray(near.distances), other, np.floor(near.indices.shape[1] / 3))
-
-    def lisi(self, code: np.ndarray) -> np.ndarray:
-        """Median of the local inverse Simpson index of a code, g."""
-        indices = self.scene.nearest(LISI_NEIGHBOURS).indices
-        shares = _by_code_and_group(indices, code, self.group, self.groups, self.closeness)
-        found = np.empty((len(code), self.groups), dtype=np.float32)
-        for rows, each in shares:
-            left = each.sum(axis=2, keepdims=True) - each
-            found[rows] = left.sum(axis=1) ** 2 / np.square(left).sum(axis=1)
-        return np.array([np.nanmedian(found[self.group != g, g]) for g in range(self.groups)])
-
-    def graph_connectivity(self) -> np.ndarray:
-        """Mean share of a label's cells in its largest component, g."""
-        indices, label = self.scene.nearest(GRAPH_NEIGHBOURS).indices, self.scene.label
-        rows = np.repeat(np.arange(len(label)), indices.shape[1])
-        columns = indices.ravel()
-        alike = (label[rows] == label[columns]) & (rows != columns)
-        rows, columns = rows[alike], columns[alike]
-        labels = int(label.max()) + 1
-        found = []
-        for g in range(self.groups):
-            kept = self.group != g
-            edges = kept[rows] & kept[columns]
-            shape = (len(label), len(label))
-            graph = csr_matrix((np.ones(edges.sum(), dtype=np.int8), (rows[edges], columns[edges])), shape)
-            _, component = connected_components(graph, connection="strong")
-            sizes = np.bincount(component[kept], minlength=int(component.max()) + 1)
-            largest, cells = np.zeros(labels), np.bincount(label[kept], minlength=labels)
-            np.maximum.at(largest, label[kept], sizes[component[kept]])
-            found.append(np.mean(largest[cells > 0] / cells[cells > 0]))
-        return np.array(found)
-
-    def pcr(self) -> np.ndarray:
-        """Share of the variance by batch that is gone, 0 or more, g."""
-        before, after = (self._variance_by_batch(x) for x in (self.scene.reference, self.scene.embedding))
-        return np.maximum((before - after) / before, 0)
-
-    def _variance_by_batch(self, values: np.ndarray) -> np.ndarray:
-        """Share of the variance of all columns together that lies between batches, g."""
-        batches = int(self.scene.batch.max()) + 1
-        cell = self.group * batches + self.scene.batch
-        values = values - values.mean(axis=0)
-        one_hot = csr_matrix((np.ones(len(cell)), (cell, np.arange(len(cell)))), (self.groups * batches, len(cell)))
-        size = (one_hot @ np.ones(len(cell))).reshape(self.groups, batches)
-        sums = (one_hot @ values.astype(np.float64)).reshape(self.groups, batches, -1)
-        square = np.bincount(self.group, np.square(values, dtype=np.float64).sum(axis=1), self.groups)
-        size, sums, square = (each.sum(axis=0) - each for each in (size, sums, square))
-        centre = np.square(sums.sum(axis=1)).sum(axis=1) / size.sum(axis=1)
-        between = (np.square(sums).sum(axis=2) / np.maximum(size, 1)).sum(axis=1) - centre
-        return between / (square - centre)
-
-    def agreement(self, of: Callable[[np.ndarray], float]) -> np.ndarray:
-        """Agreement of labels with the clusters of k-means, g."""
-        labels, clusters = (int(code.max()) + 1 for code in (self.scene.label, self.scene.assigned))
-        flat = (self.group * labels + self.scene.label) * clusters + self.scene.assigned
-        tables = np.bincount(flat, minlength=self.groups * labels * clusters).reshape(self.groups, labels, clusters)
-        return np.array([of(table) for table in tables.sum(axis=0) - tables])
-
-    def silhouette_label(self) -> np.ndarray:
-        """Mean silhouette width of labels, scaled to 0 to 1, g."""
-        sums, cells = self.silhouette_of_labels
-        return (sums.sum(axis=1) / cells.sum(axis=1) + 1) / 2
-
-    def isolated_labels(self) -> np.ndarray:
-        """Mean silhouette width of the labels that are in fewest batches, scaled to 0 to 1, g."""
-        sums, cells = (each[:, isolated(self.scene.label, self.scene.batch)] for each in self.silhouette_of_labels)
-        return (np.nanmean(sums / cells, axis=1) + 1) / 2
-
-    def silhouette_batch(self, *, cosine: bool) -> np.ndarray:
-        """Overlap of the batches of a label, mean over labels, g: BRAS with `cosine`, else scIB's older score."""
-        found = []
-        for one in np.unique(self.scene.label):
-            inside = np.flatnonzero(self.scene.label == one)
-            batch = np.unique(self.scene.batch[inside], return_inverse=True)[1]
-            if len(np.unique(batch)) in (1, len(batch)):
-                continue
-            sums, cells = silhouettes(
-                self.scene.embedding[inside],
-                batch,
-                self.group[inside],
-                self.groups,
-                cosine=cosine,
-                to_all_others=cosine,
-                absolute=True,
-            )
-            alone = (cells > 0).sum(axis=1) < 2
-            found.append(np.where(alone, np.nan, 1 - sums.sum(axis=1) / cells.sum(axis=1)))
-        return np.nanmean(found, axis=0)
-
-    def kbet(self) -> np.ndarray:
-        """Return the acceptance rate of kBET, mean over labels, g."""
-        return np.mean(
-            [
-                np.zeros(self.groups)
-                if part.indices is None
-                else self._acceptance(part.indices, self.scene.batch[part.cells], self.group[part.cells])
-                for part in self.scene.acceptance[1]
-            ],
-            axis=0,
-        )
-
-    def kbet_all(self) -> np.ndarray:
-        """Return the acceptance rate of kBET over all cells, g."""
-        return self._acceptance(self.scene.nearest(KBET_NEIGHBOURS).indices, self.scene.batch, self.group)
-
-    def _acceptance(self, indices: np.ndarray, batch: np.ndarray, group: np.ndarray) -> np.ndarray:
-        batch = np.unique(batch, return_inverse=True)[1]
-        batches = int(batch.max()) + 1
-        table = np.bincount(group * batches + batch, minlength=self.groups * batches).reshape(self.groups, batches)
-        expected = (table.sum(axis=0) - table) / (len(batch) - table.sum(axis=1, keepdims=True))
-        accepted, cells = np.zeros(self.groups), len(batch) - table.sum(axis=1)
-        for rows, counts in _by_code_and_group(indices, batch, group, self.groups):
-            left = counts.sum(axis=2, keepdims=True) - counts
-            wanted = left.sum(axis=1, keepdims=True) * expected.T
-            statistic = np.nansum((left - wanted) ** 2 / wanted, axis=1)
-            kept = group[rows, None] != np.arange(self.groups)
-            accepted += (kept & (gammaincc((batches - 1) / 2, statistic / 2) >= ALPHA)).sum(axis=0)
-        return accepted / cells
+    batches = int(batch.max()) + 1
+    cell = group * batches + batch
+    values = values - values.mean(axis=0)
+    one_hot = csr_matrix((np.ones(len(cell)), (cell, np.arange(len(cell)))), (groups * batches, len(cell)))
+    size = without((one_hot @ np.ones(len(cell))).reshape(groups, batches))
+    sums = without((one_hot @ values.astype(np.float64)).reshape(groups, batches, -1))
+    square = without(np.bincount(group, np.square(values, dtype=np.float64).sum(axis=1), groups))
+    centre = np.square(sums.sum(axis=1)).sum(axis=1) / size.sum(axis=1)
+    between = (np.square(sums).sum(axis=2) / np.maximum(size, 1)).sum(axis=1) - centre
+    return between / (square - centre)
 
 
-_SCORES: dict[str, Callable[[LeftOut], np.ndarray]] = {
-    "bras": lambda s: s.silhouette_batch(cosine=True),
-    "silhouette_batch": lambda s: s.silhouette_batch(cosine=False),
-    "ilisi": lambda s: (s.lisi(s.scene.batch) - 1) / s.scene.batch.max(),
-    "kbet": LeftOut.kbet,
-    "kbet_all": LeftOut.kbet_all,
-    "graph_connectivity": LeftOut.graph_connectivity,
-    "pcr": LeftOut.pcr,
-    "isolated_labels": LeftOut.isolated_labels,
-    "nmi": lambda s: s.agreement(mutual_information),
-    "ari": lambda s: s.agreement(adjusted_rand),
-    "silhouette_label": LeftOut.silhouette_label,
-    "clisi": lambda s: (s.scene.label.max() + 1 - s.lisi(s.scene.label)) / s.scene.label.max(),
-}
+def pcr(reference: np.ndarray, embedding: np.ndarray, batch: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Share of the variance by batch of the reference that is gone in the embedding, 0 or more, g + 1."""
+    before, after = (variance_between(values, batch, group, groups) for values in (reference, embedding))
+    return np.maximum((before - after) / before, 0)
+
+
+def agreement(
+    label: np.ndarray, cluster: np.ndarray, group: np.ndarray, groups: int, of: Callable[[np.ndarray], float]
+) -> np.ndarray:
+    """Agreement of labels with clusters by a function of their table of counts, g + 1."""
+    labels, clusters = (int(code.max()) + 1 for code in (label, cluster))
+    flat = (group * labels + label) * clusters + cluster
+    tables = np.bincount(flat, minlength=groups * labels * clusters).reshape(groups, labels, clusters)
+    return np.array([of(each) for each in without(tables)])
+
+
+def acceptance(indices: np.ndarray, batch: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Share of cells whose neighbours, n x k, are a draw from all batches by kBET's test, g + 1."""
+    batch = np.unique(batch, return_inverse=True)[1]
+    batches = int(batch.max()) + 1
+    counted = table(batch, group, groups)
+    cells = counted.sum(axis=1)
+    expected = counted / cells[:, None]
+    accepted, there = np.zeros(groups + 1), kept(group, groups)
+    for rows, counts in _by_code_and_group(indices, batch, group, groups):
+        left = without(counts, axis=2)
+        wanted = left.sum(axis=1, keepdims=True) * expected.T
+        statistic = np.nansum((left - wanted) ** 2 / wanted, axis=1)
+        accepted += (there[rows] & (gammaincc((batches - 1) / 2, statistic / 2) >= ALPHA)).sum(axis=0)
+    return accepted / cells
 
 
 def mutual_information(table: np.ndarray) -> float:
@@ -247,11 +152,11 @@ def adjusted_rand(table: np.ndarray) -> float:
     """Return the adjusted Rand index of two codings from their counts, r x c."""
 
     def pairs(counts: np.ndarray) -> float:
-        return float((counts * (counts - 1.0) / 2).sum())
+        return (counts * (counts - 1.0) / 2).sum()
 
     together, rows, columns = pairs(table), pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
     expected, most = rows * columns / pairs(table.sum()), (rows + columns) / 2
-    return (together - expected) / (most - expected) if most != expected else 1.0
+    return float((together - expected) / (most - expected)) if most != expected else 1.0
 
 
 def clustering_variance(embedding: np.ndarray, label: np.ndarray) -> float:
@@ -268,89 +173,164 @@ def clustering_variance(embedding: np.ndarray, label: np.ndarray) -> float:
     found = []
     for start in range(CLUSTERINGS):
         cluster = KMeans(labels, n_init=1, random_state=start, max_iter=100).fit(embedding).labels_
-        table = np.bincount(label * labels + cluster, minlength=labels**2).reshape(labels, labels)
-        found.append(mutual_information(table) + adjusted_rand(table))
+        counts = np.bincount(label * labels + cluster, minlength=labels**2).reshape(labels, labels)
+        found.append(mutual_information(counts) + adjusted_rand(counts))
     return float(np.var(found, ddof=1))
 
 
 def silhouettes(
     embedding: np.ndarray,
-    code: np.ndarray,
+    codings: list[np.ndarray],
     group: np.ndarray,
     groups: int,
     *,
-    cosine: bool = False,
-    to_all_others: bool = False,
+    grouped: int | None = None,
     absolute: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum silhouette widths of the cells of each code with each group left out.
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sum the silhouette widths of the cells of each code; Euclidean distances, computed once for several codings.
 
     Parameters
     ----------
     embedding
         n x d.
-    code
-        Codes 0 to c - 1, n.
-    group
-        Codes of the groups, n.
-    groups
-        Number of groups, g.
-    cosine
-        Cosine distances in place of Euclidean ones.
-    to_all_others
-        Compare with the mean distance to all cells of other codes, not with the nearest code.
+    codings
+        Codes 0 to c - 1 of the n cells, each coding with two codes or more.
+    group, groups
+        Groups of cells.
+    grouped
+        How many of the codings, the first ones, are wanted without each group; of the others there is the last row
+        alone. None: all.
     absolute
         Sum absolute widths.
 
     Returns
     -------
-    sums
-        g x c.
-    cells
-        Number of cells that each sum is over, g x c.
+    list of (sums, cells)
+        By coding: sums and the number of cells that each is over, (g + 1) x c or 1 x c.
     """
-    codes, n = int(code.max()) + 1, len(code)
-    cell = code * groups + group
-    order = np.argsort(cell, kind="stable")
-    used, starts = np.unique(cell[order], return_index=True)
-    table = np.bincount(cell, minlength=codes * groups).reshape(codes, groups)
-    left = table.sum(axis=1, keepdims=True) - table
+    n = len(embedding)
     x = np.asarray(embedding, dtype=np.float32)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) if cosine else x - x.mean(axis=0)
-    columns = np.ascontiguousarray(x[order].T)
+    x = x - x.mean(axis=0)
     square = np.square(x).sum(axis=1)
-    sums = np.zeros((groups, codes))
-    step = max(1, _CHUNK // (4 * max(n, 4 * codes * groups)))
+    many = len(codings) if grouped is None else grouped
+    parts = [_Widths(code, group, groups) for code in codings[:many]]
+    parts += [_Widths(code, np.zeros_like(group), 0) for code in codings[many:]]
+    # sums over the columns of the first coding are sums over stretches, if cells are sorted by its codes and groups
+    order = np.argsort(parts[0].cell, kind="stable")
+    used, starts = np.unique(parts[0].cell[order], return_index=True)
+    position = np.empty(n, dtype=np.int64)
+    position[order] = np.arange(n)
+    columns, squares = np.ascontiguousarray(x[order].T), square[order]
+    members = [part.members()[order] for part in parts[1:]]
+    step = max(1, _CHUNK // (4 * max(n, *(4 * part.width for part in parts))))
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
-        near = x[rows] @ columns
-        if cosine:
-            distance = np.clip(1 - near, 0, 2)
-        else:
-            near *= -2
-            near += square[rows, None]
-            near += square[order]
-            distance = np.sqrt(np.maximum(near, 0, out=near), out=near)
-        total = np.zeros((len(distance), codes * groups), dtype=np.float32)
-        total[:, used] = np.add.reduceat(distance, starts, axis=1)
-        total = total.reshape(-1, codes, groups)
-        total = total.sum(axis=2, keepdims=True) - total
-        own = code[rows]
-        at = np.arange(len(own))
-        inside = total[at, own] / np.maximum(left[own] - 1, 1)
-        if to_all_others:
-            outside = (total.sum(axis=1) - total[at, own]) / np.maximum(left.sum(axis=0) - left[own], 1)
-        else:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                total = np.where(left > 0, total / left, np.inf)
-            total[at, own] = np.inf
-            outside = total.min(axis=1)
+        distance = x[rows] @ columns
+        distance *= -2
+        distance += square[rows, None]
+        distance += squares
+        distance *= distance > _COINCIDE * square[rows, None]
+        distance[np.arange(len(distance)), position[rows]] = 0
+        np.sqrt(distance, out=distance)
+        first = np.zeros((len(distance), parts[0].width), dtype=np.float32)
+        first[:, used] = np.add.reduceat(distance, starts, axis=1)
+        for part, total in zip(parts, (first, *(distance @ each for each in members)), strict=True):
+            part.add(rows, total, absolute)
+    return [(part.sums, part.left.T) for part in parts]
+
+
+class _Widths:
+    """Sums of silhouette widths of a coding, to which rows of sums of distances are added.
+
+    `cell` numbers the pairs of code and group, `width` is their number.
+    """
+
+    def __init__(self, code: np.ndarray, group: np.ndarray, groups: int) -> None:
+        self.code, self.group, self.groups = code, group, groups
+        self.codes, slots = int(code.max()) + 1, max(groups, 1)
+        self.cell, self.width = code * slots + group, self.codes * slots
+        counts = np.bincount(self.cell, minlength=self.width).reshape(self.codes, slots)
+        self.left = without(counts, axis=1) if groups else counts
+        self.sums = np.zeros((self.left.shape[1], self.codes))
+        self.there = kept(group, groups) if groups else np.ones((len(code), 1), dtype=bool)
+
+    def members(self) -> np.ndarray:
+        """Pair of code and group of each cell, one-hot, n x `width`."""
+        return (self.cell[:, None] == np.arange(self.width)).astype(np.float32)
+
+    def add(self, rows: slice, total: np.ndarray, absolute: bool) -> None:
+        """Add the widths of some cells from their summed distances to each pair, rows x `width`."""
+        total = total.reshape(len(total), self.codes, -1)
+        total = without(total, axis=2) if self.groups else total
+        own, at = self.code[rows], np.arange(len(total))
+        inside = total[at, own] / np.maximum(self.left[own] - 1, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            total = np.where(self.left > 0, total / self.left, np.inf)
+        total[at, own] = np.inf
+        self._count(rows, inside, total.min(axis=1), absolute)
+
+    def _count(self, rows: slice, inside: np.ndarray, outside: np.ndarray, absolute: bool) -> None:
+        own = self.code[rows]
         with np.errstate(invalid="ignore", divide="ignore"):
             width = np.nan_to_num((outside - inside) / np.maximum(inside, outside), posinf=0, neginf=0)
         # a cell alone in its code counts 0, one that is left out not at all
-        width = np.where((left[own] > 1) & (group[rows, None] != np.arange(groups)), width, 0)
-        np.add.at(sums.T, own, np.abs(width) if absolute else width)
-    return sums, left.T
+        width = np.where((self.left[own] > 1) & self.there[rows], width, 0)
+        np.add.at(self.sums.T, own, np.abs(width) if absolute else width)
+
+
+def bras(embedding: np.ndarray, label: np.ndarray, batch: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Overlap of the batches of a label by BRAS, mean over labels, g + 1.
+
+    Cosine distances to the cells of the own and of all other batches, whose mean is the distance to the sum of the
+    cells' directions: no distance between two cells is needed.
+    """
+    found = []
+    for cells, batches in _labels_with_batches(label, batch):
+        x = np.asarray(embedding[cells], dtype=np.float64)
+        x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        part = _Widths(batches, group[cells], groups)
+        one_hot = csr_matrix((np.ones(len(x)), (part.cell, np.arange(len(x)))), (part.width, len(x)))
+        sums = without((one_hot @ x).reshape(part.codes, groups, -1), axis=1)
+        distance = part.left[None] - np.einsum("nd,cgd->ncg", x, sums, optimize=True)
+        at = np.arange(len(x))
+        own = distance[at, batches]
+        inside = own / np.maximum(part.left[batches] - 1, 1)
+        others = part.left.sum(axis=0) - part.left[batches]
+        outside = (distance.sum(axis=1) - own) / np.maximum(others, 1)
+        part._count(slice(None), inside, outside, absolute=True)
+        found.append(_overlap(part.sums, part.left.T))
+    return _mean_over_labels(found)
+
+
+def silhouette_batch(
+    embedding: np.ndarray, label: np.ndarray, batch: np.ndarray, group: np.ndarray, groups: int
+) -> np.ndarray:
+    """Overlap of the batches of a label by scIB's older score, mean over labels, g + 1."""
+    found = []
+    for cells, batches in _labels_with_batches(label, batch):
+        found.append(_overlap(*silhouettes(embedding[cells], [batches], group[cells], groups, absolute=True)[0]))
+    return _mean_over_labels(found)
+
+
+def _labels_with_batches(label: np.ndarray, batch: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the cells of each label that has two batches, not each with a single cell, and the codes of these."""
+    for one in np.unique(label):
+        cells = np.flatnonzero(label == one)
+        batches = np.unique(batch[cells], return_inverse=True)[1]
+        if int(batches.max()) + 1 not in (1, len(cells)):
+            yield cells, batches
+
+
+def _overlap(sums: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return 1 - the mean absolute width; NaN where a single batch is left."""
+    alone = (cells > 0).sum(axis=1) < 2
+    return np.where(alone, np.nan, 1 - sums.sum(axis=1) / np.maximum(cells.sum(axis=1), 1))
+
+
+def _mean_over_labels(found: list[np.ndarray]) -> np.ndarray:
+    if not found:
+        raise ValueError("no label is in two batches")
+    return np.nanmean(found, axis=0)
 
 
 def neighbour_weights(distances: np.ndarray, other: np.ndarray, perplexity: float) -> np.ndarray:
@@ -382,7 +362,7 @@ def neighbour_weights(distances: np.ndarray, other: np.ndarray, perplexity: floa
         excess = entropy - np.log(perplexity)
         flat = excess > 0
         low[active[flat]], high[active[~flat]] = beta[active[flat]], beta[active[~flat]]
-        active = active[np.abs(excess) >= 1e-4]
+        active = active[np.abs(excess) >= 1e-5]
         if not len(active):
             break
         up, down = np.isinf(high[active]), np.isinf(low[active])

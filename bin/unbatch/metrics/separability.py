@@ -1,4 +1,4 @@
-"""How far groups of cells lie apart in an embedding: silhouette width, Calinski-Harabasz, 1 / Davies-Bouldin.
+"""How far groups of cells lie apart in an embedding: Calinski-Harabasz and 1 / Davies-Bouldin.
 
 Each takes an embedding, n x d, and the group of every cell, n codes of two kinds or more. For labels larger is
 better, for batches smaller; raw values, in no mean.
@@ -7,7 +7,7 @@ better, for batches smaller; raw values, in no mean.
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
+from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 
 
 def inverse_davies_bouldin(embedding: np.ndarray, groups: np.ndarray) -> float:
@@ -16,7 +16,6 @@ def inverse_davies_bouldin(embedding: np.ndarray, groups: np.ndarray) -> float:
 
 
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "asw": silhouette_score,
     "ch": calinski_harabasz_score,
     "inv_db": inverse_davies_bouldin,
 }
