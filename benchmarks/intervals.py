@@ -30,11 +30,11 @@ NAMES = {kind: [metric.name for metric in WANTED if metric.kind == kind] for kin
 def scored(embedding: np.ndarray, reference: np.ndarray, batch: np.ndarray, label: np.ndarray, seed: int) -> dict:
     """Means of an embedding as samples over cells."""
     embedding = np.ascontiguousarray(embedding, dtype=np.float32)
-    scene = integration.Scene(embedding, reference, integration.nearest_neighbours(embedding), batch, label)
+    group = uncertainty.deal(batch * LABELS + label, seed)
+    scene = integration.Scene(embedding, reference, integration.nearest_neighbours(embedding), batch, label, group)
     scene.__dict__["assigned"] = KMeans(LABELS, n_init=1, random_state=0).fit(embedding).labels_.astype(np.int64)
-    # group 0 has no cells: without it, the score is that of all
-    group = 1 + uncertainty.deal(batch * LABELS + label, seed)
-    found = jackknife.replicates(scene, WANTED, group)
+    found, _ = integration.evaluate(scene, WANTED)
+    found = {name: np.array([value, *scene.left_out[name]]) for name, value in found.items()}
     means = {kind: np.mean([found[name] for name in names], axis=0) for kind, names in NAMES.items()}
     means["total"] = sum(weight * means[kind] for kind, weight in integration.WEIGHTS.items())
     variance = jackknife.clustering_variance(embedding, label) / len(NAMES["bio"]) ** 2
@@ -79,8 +79,8 @@ def probes(n: int, dimensions: int, shift: float, draws: int) -> None:
             embedding = rng.normal(size=(n, dimensions))
             embedding[:, 0] += shift * batch
             told = evidence.logistic_predictions(embedding, batch, fold)
-            left_out = evidence.accuracy_left_out(told, batch, group, uncertainty.GROUPS)
-            pair.append(Sample(np.array([evidence.accuracy(told, batch)]), left_out[None]))
+            *left_out, value = evidence.accuracies(told, batch, group, uncertainty.GROUPS)
+            pair.append(Sample(np.array([value]), np.array([left_out])))
         gain = uncertainty.difference(*pair, of_methods=False)
         held.append(not (gain.above or gain.below))
     data = f"noise, {n:,} cells, shift {shift:g}, {draws} draws"

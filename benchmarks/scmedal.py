@@ -40,7 +40,7 @@ from sklearn.preprocessing import StandardScaler
 from unbatch.data.cells import principal_components
 from unbatch.data.simulation import donors
 from unbatch.data.simulation.common import draw_expression
-from unbatch.metrics import counterfactual, evidence, prediction
+from unbatch.metrics import counterfactual, evidence, jackknife, prediction
 from unbatch.models import scmedal
 from unbatch.models.scmedal import Settings
 from unbatch.models.scmedal.parts import Parts, of_fold
@@ -199,9 +199,11 @@ def scores(data: Sections, embedding: np.ndarray, train: np.ndarray, tests: dict
         for probe, classifier in tell_batch.items():
             row[probe] = evidence.balanced_accuracy(batch, classifier.predict(U))
         permuted = evidence.permuted_within(batch, label, evidence.PERMUTATIONS, seed=0)
-        widths = evidence.silhouettes(U, np.column_stack([batch, permuted]))
+        together = np.zeros(len(U), dtype=np.int64)
+        found = jackknife.silhouettes(U, [batch, *permuted.T], together, 1)
+        widths = np.array([sums[-1].sum() / cells[-1].sum() for sums, cells in found])
         row["batch ASW"], row["batch ASW, null"] = float(widths[0]), float(widths[1:].mean())
-        row["batch ASW within"] = evidence.silhouette_within(U, batch, label)
+        row["batch ASW within"] = evidence.silhouette_within(U, batch, label, together, 1)[-1]
         for score, classifiers in within.items():
             told = [
                 evidence.balanced_accuracy(label[batch == one], classifier.predict(U[batch == one]))
