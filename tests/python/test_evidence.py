@@ -188,13 +188,18 @@ def test_a_prediction_is_a_forest_on_standardised_features():
     assert repr(found) == repr(question.with_embedding(data["embedding"], None, False, seed=3, threads=2))
 
 
-def test_a_tree_is_grown_on_a_thousand_cells_and_the_forest_predicts_as_well():
-    data = mixed(6000)
+def test_of_many_cells_a_forest_in_bins_predicts_as_well():
+    data = mixed(5000)
     splits = evidence.cell_splits(data["fold"], data["label"])[:1]
-    found = prediction.forest(data["embedding"], data["label"], splits, seed=0)
+    # a column with two values keeps both, however rare one is
+    rare = (np.arange(5000) % 99 == 0).astype(int)
+    features = np.column_stack([data["embedding"], rare])
+    found = prediction.forest(features, data["label"], splits, seed=0)
+    assert prediction.forest(features[:, 4:], rare, splits, seed=0).balanced.mean == 1
+    assert prediction.forest(1 - features[:, 4:], rare, splits, seed=0).balanced.mean == 1
     (train, test), *_ = splits
-    whole = RandomForestClassifier(100, random_state=0).fit(data["embedding"][train], data["label"][train])
-    expected = recalls(data["label"][test], whole.predict(data["embedding"][test]))
+    whole = RandomForestClassifier(100, random_state=0).fit(features[train], data["label"][train])
+    expected = recalls(data["label"][test], whole.predict(features[test]))
     assert found.balanced.mean == pytest.approx(expected, abs=0.02)
 
 

@@ -5,13 +5,14 @@ donor or the diagnosis mostly is, that alone solves it for cells of known batche
 every table has the one-hot batch (Z) alone and beside the embedding, and held-out batches. Arrays in, numbers out.
 
 Source: the classifier is that of scMEDAL (Andrade et al. 2024): a random forest of 100 trees on standardised features.
-Each tree is grown on 1,000 cells at most.
+With more than 2,500 cells to fit to there are 50, and features are in 32 bins.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score
@@ -22,8 +23,10 @@ from unbatch.metrics.evidence import Split, balanced_accuracy, cell_splits
 from unbatch.metrics.uncertainty import Interval
 
 TREES = 100
-TREE_CELLS = 1000
-"""Cells that a tree is grown on at most, drawn for each: the forest sees all, and its time hardly grows with them."""
+MANY_CELLS, TREES_OF_MANY, BINS = 2500, 50, 32
+"""With more cells to fit to than this, there are fewer trees, and features are in bins of equal numbers of cells, which
+takes a quarter of the time and predicts as well (docs/metrics.md).
+"""
 MAX_BATCH_SPLITS = 5
 SOLVED = 0.98
 """Balanced accuracy from which the batch alone is said to solve a target."""
@@ -112,10 +115,26 @@ def forest(features: np.ndarray, target: np.ndarray, splits: list[Split], *, see
     """
 
     def grown(cells: int) -> object:
-        trees = RandomForestClassifier(TREES, max_samples=min(TREE_CELLS, cells), n_jobs=threads, random_state=seed)
-        return make_pipeline(StandardScaler(), trees)
+        many = cells > MANY_CELLS
+        trees = RandomForestClassifier(min(TREES, TREES_OF_MANY) if many else TREES, n_jobs=threads, random_state=seed)
+        return make_pipeline(_Bins() if many else StandardScaler(), trees)
 
     return _accuracy(grown, features, target, splits)
+
+
+class _Bins(TransformerMixin, BaseEstimator):
+    """Number the bins that hold equal numbers of the cells fitted to; values that are edges have bins of their own."""
+
+    def fit(self, features: np.ndarray, _target: np.ndarray | None = None) -> "_Bins":
+        edges = np.quantile(features, np.linspace(0, 1, BINS + 1)[1:-1], axis=0, method="lower")
+        self.edges_ = [np.unique(column) for column in edges.T]
+        return self
+
+    def transform(self, features: np.ndarray) -> np.ndarray:
+        sides = ("left", "right")
+        columns = zip(self.edges_, features.T, strict=True)
+        found = [sum(np.searchsorted(edges, values, side) for side in sides) for edges, values in columns]
+        return np.stack(found, axis=1).astype(np.float32)
 
 
 def dummy(target: np.ndarray, splits: list[Split], *, seed: int) -> Accuracy:
