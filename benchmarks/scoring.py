@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/scoring.py FOLDER [--against COMMIT] [--sections FOLDER] [--append FILE.csv]
 
-100,000 cells are simulated (8 donors as batches, 8 types, 300 genes), embedded by `none`, `harmony` and `shuffled` and
+100,000 cells are simulated (8 donors as batches, 8 types that overlap, 300 genes), embedded by `none`, `harmony` and `shuffled` and
 scored with all scores, intervals, evidence and predictions: 20,000 cells, one thread. With `--against`, by the code of
 another commit as well, in the same run: the values of both stand next to each other, with the standard error over cells
 of those that have one. `--sections` scores the DLPFC sections there in addition (layers are labels). Data and fits are
@@ -180,6 +180,7 @@ def append(file: Path, rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--against", metavar="COMMIT")
     parser.add_argument("--sections", type=Path, metavar="FOLDER")
     parser.add_argument("--append", type=Path, metavar="FILE.csv")
@@ -188,8 +189,9 @@ def main() -> None:
     simulated = given.folder / "simulated.h5ad"
     given.folder.mkdir(parents=True, exist_ok=True)
     if not (given.folder / "simulated" / "dataset.h5ad").exists():
-        size = ["--batches", "8", "--cells", "12500", "--types", "8", "--genes", "300"]
-        run("simulate", "--preset", "donors", *size, "-o", str(simulated))
+        size = ["--batches", "8", "--cells", str(given.cells // 8), "--types", "8", "--genes", "300"]
+        overlap = ["--sigma-profile", "0.2", "--depth", "500"]
+        run("simulate", "--preset", "donors", *size, *overlap, "-o", str(simulated))
     columns = ["--batch-key", "donor", "--label-key", "cell_type"]
     data = {"simulated": made(given.folder / "simulated", [str(simulated)], columns)}
     simulated.unlink(missing_ok=True)
