@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/scoring.py FOLDER [--against COMMIT] [--sections FOLDER] [--append FILE.csv]
 
-100,000 cells are simulated (8 donors as batches, 8 types that overlap, 300 genes), embedded by `none`, `harmony` and `shuffled` and
-scored with all scores, intervals, evidence and predictions: 20,000 cells, one thread. With `--against`, by the code of
+100,000 cells are simulated (8 donors as batches, 8 types that overlap, 300 genes), embedded by `none`, `harmony` and
+`shuffled`, and scored with all scores, intervals, evidence and predictions: 20,000 cells, one thread. With `--against`, by the code of
 another commit as well, in the same run: the values of both stand next to each other, with the standard error over cells
 of those that have one. `--sections` scores the DLPFC sections there in addition (layers are labels). Data and fits are
 made in FOLDER once, so a second run only scores.
