@@ -1,22 +1,19 @@
 """What scoring costs, by part, and whether two versions of the code give the same scores.
 
-    OMP_NUM_THREADS=1 python benchmarks/scoring.py FOLDER [--against COMMIT] [--sections FOLDER] [--append FILE.csv]
+    OMP_NUM_THREADS=1 python benchmarks/scoring.py FOLDER [--against COMMIT] [--sections FOLDER] [--record]
 
 100,000 cells are simulated (8 donors as batches, 8 types that overlap, 300 genes), embedded by `none`, `harmony` and
-`shuffled`, and scored with all scores, intervals, evidence and predictions: 20,000 cells, one thread. With `--against`, by the code of
-another commit as well, in the same run: the values of both stand next to each other, with the standard error over cells
-of those that have one. `--sections` scores the DLPFC sections there in addition (layers are labels). Data and fits are
-made in FOLDER once, so a second run only scores.
+`shuffled`, and scored with all scores, intervals, evidence and predictions: 20,000 cells, one thread. With `--against`,
+by the code of another commit as well, in the same run: the values of both stand next to each other, with the standard
+error over cells of those that have one. `--sections` scores the DLPFC sections there in addition (layers are labels).
+Data and fits are made in FOLDER once, so a second run only scores.
 """
 
 import argparse
-import csv
-import datetime
 import functools
 import json
 import math
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -28,7 +25,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("none", "harmony", "shuffled")
-FIELDS = ("benchmark", "dataset", "method", "seed", "metric", "value", "commit", "date", "machine", "command")
 
 PARTS = {
     "neighbours": [("metrics.integration", "nearest_neighbours")],
@@ -163,27 +159,13 @@ def compared(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
     return lines
 
 
-def append(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a table of results in long format, with a header where the file is new."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    common = {"commit": commit.stdout.strip(), "date": datetime.date.today().isoformat()}
-    common |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "command": " ".join(sys.argv)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = not file.exists()
-    with file.open("a", newline="") as handle:
-        writer = csv.DictWriter(handle, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerows(common | row for row in rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--against", metavar="COMMIT")
     parser.add_argument("--sections", type=Path, metavar="FOLDER")
-    parser.add_argument("--append", type=Path, metavar="FILE.csv")
+    parser.add_argument("--record", action="store_true", help="append the figures to benchmarks/results/scoring.csv")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     simulated = given.folder / "simulated.h5ad"
@@ -218,11 +200,11 @@ def main() -> None:
                 )
                 for part, seconds in sorted(spent.items(), key=lambda item: -item[1]):
                     print(f"    {seconds:8.2f}  {part}")
-                rows = [{"metric": "cpu_s", "value": round(everything, 1)}, {"metric": "peak_mb", "value": round(peak)}]
-                rows += [{"metric": f"cpu_s: {part}", "value": round(s, 2)} for part, s in spent.items()]
-                shared = {"benchmark": "scoring", "dataset": dataset, "method": version, "seed": 0}
-                if given.append:
-                    append(given.append, [shared | row for row in rows])
+                if given.record:
+                    from record import record
+
+                    measured = {"cpu_s": everything, "peak_mb": peak} | {f"cpu_s of {k}": v for k, v in spent.items()}
+                    record("scoring", f"{dataset}, {len(METHODS)} embeddings", version, measured, seed=0)
             if len(tables) > 1:
                 print("\n".join(compared(tables["now"], tables["before"])), flush=True)
 
