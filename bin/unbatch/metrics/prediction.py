@@ -5,7 +5,7 @@ donor or the diagnosis mostly is, that alone solves it for cells of known batche
 every table has the one-hot batch (Z) alone and beside the embedding, and held-out batches. Arrays in, numbers out.
 
 Source: the classifier is that of scMEDAL (Andrade et al. 2024): a random forest of 100 trees on standardised features.
-With more than 2,500 cells to fit to there are 50, and features are in 32 bins.
+With more than 2,500 cells to fit to, features are in 32 bins.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,9 @@ from unbatch.metrics.evidence import Split, balanced_accuracy, cell_splits
 from unbatch.metrics.uncertainty import Interval
 
 TREES = 100
-MANY_CELLS, TREES_OF_MANY, BINS = 2500, 50, 32
-"""With more cells to fit to than this, there are fewer trees, and features are in bins of equal numbers of cells, which
-takes a quarter of the time and predicts as well (docs/metrics.md).
-"""
+MANY_CELLS, BINS = 2500, 32
+"""With more cells to fit to than this, features are in bins of equal numbers of cells, which takes half the time and
+predicts as well (docs/metrics.md)."""
 MAX_BATCH_SPLITS = 5
 SOLVED = 0.98
 """Balanced accuracy from which the batch alone is said to solve a target."""
@@ -115,9 +114,8 @@ def forest(features: np.ndarray, target: np.ndarray, splits: list[Split], *, see
     """
 
     def grown(cells: int) -> object:
-        many = cells > MANY_CELLS
-        trees = RandomForestClassifier(min(TREES, TREES_OF_MANY) if many else TREES, n_jobs=threads, random_state=seed)
-        return make_pipeline(_Bins() if many else StandardScaler(), trees)
+        trees = RandomForestClassifier(TREES, n_jobs=threads, random_state=seed)
+        return make_pipeline(_Bins() if cells > MANY_CELLS else StandardScaler(), trees)
 
     return _accuracy(grown, features, target, splits)
 
