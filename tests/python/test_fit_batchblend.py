@@ -19,6 +19,9 @@ from unbatch.cli import fit_batchblend
 from unbatch.models import batchblend
 from unbatch.models.verdicts import Verdict, sentence
 
+QUICK = ("--max-epochs", "5")
+"""For tests of what is written and said, not of what is found."""
+
 
 @pytest.fixture
 def run(dataset_path: Path, tmp_path: Path) -> Callable[..., Result]:
@@ -75,7 +78,7 @@ def test_threads_are_as_many_as_the_data_are_worth(run, monkeypatch, per_thread,
 
 
 def test_a_fit_holds_all_that_the_report_reads(run, tmp_path: Path) -> None:
-    result = run("--metagenes", "8", "--corrected")
+    result = run(*QUICK, "--metagenes", "8", "--corrected")
     assert result.exit_code == 0, result.output
     fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
     about = fit.uns["unbatch"]
@@ -118,7 +121,7 @@ def test_a_metagene_that_is_the_same_in_every_cell_is_no_column_and_that_is_reco
 
 
 def test_corrected_expression_is_counts_without_offset_and_factors(run, tmp_path: Path, dataset_path: Path) -> None:
-    run("--metagenes", "8", "--corrected", "--spatial", "none", "--offset", "annealed")
+    run(*QUICK, "--metagenes", "8", "--corrected", "--spatial", "none", "--offset", "annealed")
     fit, data = anndata.read_h5ad(tmp_path / "fit.h5ad"), anndata.read_h5ad(dataset_path)
     effect = fit.uns["unbatch"]["batch_effect"]
     assert effect["offset"].sum() > 0
@@ -129,7 +132,7 @@ def test_corrected_expression_is_counts_without_offset_and_factors(run, tmp_path
 
 
 def test_popari_has_a_random_field_and_no_batch_effect(run, tmp_path: Path) -> None:
-    result = run("--mode", "popari", "--metagenes", "6")
+    result = run(*QUICK, "--mode", "popari", "--metagenes", "6")
     assert result.exit_code == 0
     said = result.output
     fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
@@ -152,7 +155,7 @@ def test_popari_takes_other_phases(run, phase: str) -> None:
 def test_the_same_seed_gives_the_same_fit(run, tmp_path: Path) -> None:
     fits = []
     for _ in range(2):
-        run("--metagenes", "6", "--seed", "3")
+        run(*QUICK, "--metagenes", "6", "--seed", "3")
         fits.append(anndata.read_h5ad(tmp_path / "fit.h5ad").obsm["X_batchblend"])
     np.testing.assert_array_equal(*fits)
 
@@ -178,11 +181,11 @@ def test_options_win_over_the_file_and_the_file_over_defaults(run, tmp_path: Pat
 
 def test_without_coordinates_there_is_no_spatial_phase(run, changed, tmp_path: Path) -> None:
     path = changed(lambda adata: adata.obsm.pop("spatial") is None or None)
-    assert run("--metagenes", "6", dataset=path).exit_code == 0
+    assert run(*QUICK, "--metagenes", "6", dataset=path).exit_code == 0
     about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
     assert about["params"]["spatial"] == "none"
     assert "spatial" not in about
-    result = run("--metagenes", "6", "--spatial", "linear", dataset=path)
+    result = run(*QUICK, "--metagenes", "6", "--spatial", "linear", dataset=path)
     assert result.exit_code == 99
     assert "obsm/spatial is missing" in result.output
 
@@ -203,7 +206,7 @@ def test_a_fit_that_needs_no_graph_goes_on_without_one(run, changed, tmp_path: P
 
 @pytest.mark.parametrize("options", [["--spatial", "linear"], ["--spatial", "hmrf"], ["--graph", "delaunay"]])
 def test_a_graph_that_was_asked_for_and_cannot_be_made_is_an_error(run, changed, options: list[str]) -> None:
-    result = run("--metagenes", "6", *options, dataset=changed(_stacked))
+    result = run(*QUICK, "--metagenes", "6", *options, dataset=changed(_stacked))
     assert result.exit_code == 2
     assert "changed.h5ad: obsm/spatial: section batch2: 99 of 100 cells" in result.output
 
@@ -227,7 +230,9 @@ def test_the_log_normalised_expression_is_not_read(run, changed) -> None:
 
 
 def test_one_batch_is_factorised_and_said_to_need_no_correction(run, changed, tmp_path: Path) -> None:
-    result = run("--metagenes", "6", dataset=changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy()))
+    result = run(
+        *QUICK, "--metagenes", "6", dataset=changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy())
+    )
     assert result.exit_code == 0
     assert "one batch: there is no batch effect to correct" in result.output
     assert not anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["batch_effect"]["offset"].any()
@@ -276,7 +281,7 @@ def test_a_batch_of_few_cells_is_not_compared_gene_by_gene(run, changed, tmp_pat
         second = np.flatnonzero(adata.obs["batch"] == "batch2")
         return adata[np.setdiff1d(np.arange(adata.n_obs), second[6:])].copy()
 
-    assert run("--metagenes", "5", "--spatial", "none", dataset=changed(few)).exit_code == 0
+    assert run(*QUICK, "--metagenes", "5", "--spatial", "none", dataset=changed(few)).exit_code == 0
     about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
     assert (about["batch_effect"]["factor"] == 1).all()
     last = {name: column[-1] for name, column in about["evidence"].items()}
@@ -288,7 +293,7 @@ def test_a_model_that_cannot_be_written_is_refused_before_the_fit(run, tmp_path:
     (tmp_path / "file").touch()
     (tmp_path / "folder" / "config.json").mkdir(parents=True)
     for folder, message in [("file/model", "file is not a folder"), ("folder", "config.json: cannot write the model")]:
-        result = run("--metagenes", "6", "--model", str(tmp_path / folder))
+        result = run(*QUICK, "--metagenes", "6", "--model", str(tmp_path / folder))
         assert result.exit_code == 2
         assert message in result.output
         assert "noise model" not in result.output
@@ -297,7 +302,7 @@ def test_a_model_that_cannot_be_written_is_refused_before_the_fit(run, tmp_path:
 
 def test_a_model_is_applied_only_to_its_own_genes(run, changed, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    run("--metagenes", "6", "--spatial", "none", "--model", str(folder))
+    run(*QUICK, "--metagenes", "6", "--spatial", "none", "--model", str(folder))
     result = run("--apply", str(folder), dataset=changed(lambda adata: adata[:, 3:].copy()))
     assert result.exit_code == 2
     assert "var_names lack 3 of the 60 genes of the model" in result.output
@@ -413,8 +418,8 @@ def _logarithmic(adata: anndata.AnnData) -> None:
 
 
 def test_logarithms_are_noticed(run, changed) -> None:
-    assert "look like logarithms" not in run("--metagenes", "6", "--spatial", "none").output
-    result = run("--metagenes", "6", "--spatial", "none", dataset=changed(_logarithmic))
+    assert "look like logarithms" not in run(*QUICK, "--metagenes", "6", "--spatial", "none").output
+    result = run(*QUICK, "--metagenes", "6", "--spatial", "none", dataset=changed(_logarithmic))
     assert "look like logarithms of counts" in result.output
 
 
