@@ -25,6 +25,7 @@ from unbatch.models.batchblend.expression import prepare
 from unbatch.models.batchblend.nmf import Given, _renew_metagenes, objective
 from unbatch.models.batchblend.noise import estimate_noise
 from unbatch.models.batchblend.offset import estimate_offset
+from unbatch.models.batchblend.pooling import expected_shares, with_expectations
 from unbatch.models.batchblend.search import first_view
 from unbatch.models.batchblend.view import Axes
 from unbatch.models.verdicts import Verdict
@@ -620,6 +621,35 @@ def test_a_new_batch_keeps_what_it_disagrees_in():
     assert gaps[1] > 0.6 * gaps[0]
 
 
+def test_what_a_batch_differs_in_by_chance_is_that_of_cells_dealt_to_batches():
+    """The variance of a batch's mean about that of all cells of a state, by dealing the cells anew many times."""
+    values, truth = simulation()
+    rng, cells = np.random.default_rng(0), len(truth.batch)
+    totals, order = values.sum(1), np.argsort(truth.batch, kind="stable")
+    data = prepare(values, truth.batch, kept=order, totals=totals, scale=1.0, device=torch.device("cpu"))
+    batch, state = data.batch.numpy(), rng.integers(0, 2, cells)
+    # the second state has few cells of the second batch, and differs there
+    state[(batch == 1) & (rng.random(cells) < 0.7)] = 0
+    amounts = rng.dirichlet(np.ones(METAGENES), cells)
+    amounts[(batch == 1) & (state == 1), 0] += 0.1
+    z = shares(amounts)
+    effect = SimpleNamespace(clusters=torch.arange(2), state=torch.tensor(state), rules=RULES)
+    decoder = replace(fitted().model.decoder, pooling=1.0)
+    found = with_expectations(decoder, torch.tensor(amounts), data, effect, pooling=1.0, seed=0).expected.numpy()
+    middle, change, chance = np.zeros((2, METAGENES)), *np.zeros((2, 2, 2, METAGENES))
+    for c in (0, 1):
+        own, mine = z[state == c], batch[state == c]
+        middle[c] = own.mean(0)
+        dealt = [rng.permutation(mine) for _ in range(3000)]
+        for b in (0, 1):
+            change[b, c] = own[mine == b].mean(0) - middle[c]
+            chance[b, c] = np.square([own[one == b].mean(0) - middle[c] for one in dealt]).mean(0)
+    given = (torch.tensor(each) for each in (middle, change, chance, np.ones((2, 2, 1), dtype=bool)))
+    expected = expected_shares(*given).numpy()
+    assert np.abs(expected - middle).max() > 0.01
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected - middle).max())
+
+
 def test_a_continuum_is_not_pooled():
     values, truth = gradients(0.0, 1.0, 1)
     found, plain = (fit(values, truth.batch, Settings(5, pooling=pooling)) for pooling in (1.0, 0.0))
@@ -747,6 +777,18 @@ def test_the_offset_of_a_new_batch_is_found():
     assert 0.8 < larger.sigma[2] / larger.sigma[:2].mean() < 1.3
     explained = larger.beta[2] @ larger.metagenes
     assert np.linalg.norm(explained - larger.offset[2]) < 0.1 * np.linalg.norm(larger.offset[2])
+
+
+def test_the_offset_of_a_new_batch_and_its_error_are_in_the_units_of_its_genes():
+    effect = {"genes": 100, "gamma_shape": 8.0, "sigma_gene": 0.3}
+    values, truth = simulation(0, batches=3, **effect)
+    found, larger = held_out(0, **effect)
+    scale = np.exp(np.random.default_rng(0).normal(0, 0.3, 100))
+    scaled = found.model.with_batch(values[truth.batch == 2] * scale)
+    for name in ("offset", "offset_error", "factors"):
+        ratio = np.log(getattr(scaled, name)[2] / getattr(larger, name)[2])
+        assert np.corrcoef(ratio, np.log(scale))[0, 1] > 0.95, name
+        assert np.polyfit(np.log(scale), ratio, 1)[0] == pytest.approx(1, abs=0.1), name
 
 
 def test_a_new_batch_without_effect_is_left_alone():
