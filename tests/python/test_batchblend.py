@@ -93,7 +93,7 @@ def test_the_truth_is_recovered(seed):
     assert np.median([np.corrcoef(*pair)[0, 1] for pair in pairs]) > 0.9
 
 
-def test_what_a_fit_says_has_the_units_and_sums_of_the_model():
+def test_the_parts_of_a_fit_have_the_units_and_sums_of_the_model():
     values, truth = simulation()
     model = fitted().model
     np.testing.assert_allclose(model.metagenes.sum(1), 1)
@@ -115,7 +115,7 @@ def test_a_fit_explains_the_data_up_to_their_noise():
     assert np.sqrt(np.mean((values - mean) ** 2)) < 1.3 * noise
 
 
-def test_next_to_a_certain_offset_a_small_one_takes_less_to_be_taken():
+def test_a_small_offset_is_accepted_sooner_where_another_batch_has_a_certain_one():
     values, truth = simulation(1, sigma_beta=0.0)
     profile, size = truth.metagenes.mean(0) / truth.metagenes.mean(0).sum(), values.sum(1).mean()
     small = 0.04 * (truth.batch == 0)
@@ -132,7 +132,7 @@ def test_next_to_a_certain_offset_a_small_one_takes_less_to_be_taken():
     assert taken["with_others"].size == pytest.approx(0.04, rel=0.25)
 
 
-def test_one_batch_with_an_offset_tells_nothing_of_many_others():
+def test_one_certain_offset_makes_those_of_many_others_no_likelier():
     values, truth = simulation(1, sigma_beta=0.0, batches=4, cells=100)
     profile, size = truth.metagenes.mean(0) / truth.metagenes.mean(0).sum(), values.sum(1).mean()
     added = (0.01 * (truth.batch == 0) + 0.3 * (truth.batch == 3))[:, None] * size * profile
@@ -227,7 +227,7 @@ def test_errors_of_factors_with_an_offset_hold_the_error_of_the_offset():
     assert 0.75 < np.mean(held) < 0.995
 
 
-def test_where_nothing_was_taken_there_is_no_error():
+def test_without_a_batch_effect_there_are_no_standard_errors():
     model = fitted(0, sigma_beta=0.0).model
     assert np.isnan(model.offset_error).all()
     assert np.isnan(model.log_error).all()
@@ -245,7 +245,7 @@ def test_errors_of_the_offset_cover_the_truth():
 
 
 @pytest.mark.parametrize("seed", SEEDS[:2])
-def test_an_offset_is_no_surer_than_the_states_that_it_hangs_on(seed):
+def test_the_error_of_an_offset_holds_for_counts_whose_states_are_uncertain(seed):
     """Overdispersed counts: cells go to states by their noise, and rays through these miss the offset."""
     model = fitted(seed, noise="nb", depth=10_000.0, cells=400, genes=100, gamma_shape=8.0).model
     values, truth = simulation(seed, noise="nb", depth=10_000.0, cells=400, genes=100, gamma_shape=8.0)
@@ -267,7 +267,7 @@ def test_batches_of_disjoint_states_are_not_compared_gene_by_gene(low, high, axe
     assert evidence.verdict is Verdict.REFUSED_COMPOSITION
 
 
-def test_without_a_state_of_both_batches_the_evidence_says_so():
+def test_factors_are_refused_where_batches_share_no_state():
     values, truth = simulation(sigma_beta=0.0)
     excitatory = truth.cell_type < 4
     kept = np.where(truth.batch == 0, excitatory, ~excitatory)
@@ -277,7 +277,7 @@ def test_without_a_state_of_both_batches_the_evidence_says_so():
     assert evidence.verdict is Verdict.REFUSED_APART
 
 
-def test_the_evidence_has_the_share_that_was_decided_by():
+def test_evidence_holds_the_share_of_composition_of_the_last_decision():
     logs = torch.tensor([[0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64)
     comparisons = Comparisons(torch.tensor([30, 30]))
     for share in (0.21, 0.18):
@@ -299,7 +299,7 @@ def test_a_pair_that_was_refused_once_stays_so():
     assert not any(accepted[pair] for pair in [(0, 2), (1, 2)])
 
 
-def test_batches_are_compared_by_way_of_others_and_those_of_few_cells_are_alone():
+def test_batches_are_compared_through_others_but_not_those_of_few_cells():
     linked = torch.eye(5, dtype=torch.bool)
     for a, b in [(0, 3), (3, 4)]:
         linked[a, b] = linked[b, a] = True
@@ -307,7 +307,7 @@ def test_batches_are_compared_by_way_of_others_and_those_of_few_cells_are_alone(
     assert Comparisons(torch.tensor([30, RULES.min_batch_cells - 1, 30])).groups == [[0, 2], [1]]
 
 
-def test_what_composition_could_make_is_left_on_request():
+def test_leave_keeps_differences_that_composition_could_make():
     """The batches are at different ends of the gradient; with `leave` they stay there."""
     values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
     true = in_units(truth).factor
@@ -320,7 +320,7 @@ def test_what_composition_could_make_is_left_on_request():
 
 
 @pytest.mark.parametrize(("small", "way"), [(0.0, "remove"), (1.0, "leave")])
-def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(small, way):
+def test_auto_removes_or_keeps_ambiguous_differences_by_their_share_of_all(small, way):
     values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
     rules = Rules(small_ambiguity=small)
     decided, asked = (
@@ -334,7 +334,7 @@ def test_what_composition_could_make_goes_or_stays_by_its_share_of_all(small, wa
     assert evidence.verdict is (Verdict.ACCEPTED_PARTLY if way == "leave" else Verdict.ACCEPTED_AMBIGUOUS)
 
 
-def test_what_stays_is_that_of_composition_by_what_either_explains():
+def test_leave_keeps_the_part_that_composition_explains():
     """Genes are directions: composition differs on the first four, on each by so many cells' deviations."""
     rng = np.random.default_rng(0)
     genes, errors, covered = 400, [], []
@@ -589,7 +589,7 @@ def test_pooling_draws_cells_to_others_of_their_state_and_keeps_the_batch_effect
     assert found.history["phase"][-1] == 1
 
 
-def test_what_batches_disagree_in_is_not_pooled_away():
+def test_pooling_keeps_differences_between_batches():
     """Factors that nothing takes off: types stay as far apart between batches as they are without pooling."""
     effect = {"cells": 225, "genes": 100, "gamma_shape": 8.0, "sigma_beta": 0.0, "sigma_gene": 0.03}
     _, truth = simulation(0, **effect)
@@ -605,7 +605,7 @@ def test_what_batches_disagree_in_is_not_pooled_away():
     assert gaps[2] > 0.65 * gaps[0]
 
 
-def test_a_new_batch_keeps_what_it_disagrees_in():
+def test_pooling_keeps_the_differences_of_a_new_batch():
     """Factors that nothing takes off, of a batch that a model of another one is given."""
     effect = {"cells": 225, "genes": 100, "gamma_shape": 8.0, "sigma_beta": 0.0, "sigma_gene": 0.15}
     values, truth = simulation(0, **effect)
@@ -621,7 +621,7 @@ def test_a_new_batch_keeps_what_it_disagrees_in():
     assert gaps[1] > 0.6 * gaps[0]
 
 
-def test_what_a_batch_differs_in_by_chance_is_that_of_cells_dealt_to_batches():
+def test_pooling_takes_for_chance_what_cells_dealt_to_batches_differ_in():
     """The variance of a batch's mean about that of all cells of a state, by dealing the cells anew many times."""
     values, truth = simulation()
     rng, cells = np.random.default_rng(0), len(truth.batch)
@@ -715,7 +715,7 @@ def test_the_annealed_prior_finds_how_batches_differ(mix):
         ]
 
 
-def test_cells_of_one_total_are_left_alone_and_the_other_way_is_named():
+def test_offsets_of_cells_of_one_total_are_refused_for_their_standard_errors():
     values, truth = simulation()
     model = fit(values / values.sum(1, keepdims=True), truth.batch, Settings(METAGENES)).model
     assert not model.offset.any()

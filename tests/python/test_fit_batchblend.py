@@ -443,49 +443,47 @@ def _no_position(adata: anndata.AnnData) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "message"),
+    ("change", "options", "named"),
     [
-        (_negative, [], "layers/counts holds -1, below 0"),
-        (_few_cells, [], "obs/batch: batch2 has 4 cells whose layers/counts sum to"),
-        (_empty_cells, [], "more than 2% of the mean cell's, 6 metagenes need as many or more in every batch"),
-        (_no_position, [], "obsm/spatial holds NaN"),
-        (None, ["--metagenes", "60"], "var/highly_variable marks 60 genes, 60 metagenes need more"),
-        (None, ["--graph", "radius"], "graph radius needs parameter radius"),
-        (None, ["--device", "cuda"], "no CUDA device is available"),
+        (_negative, [], ["layers/counts", "-1"]),
+        (_few_cells, [], ["obs/batch", "batch2"]),
+        (_empty_cells, [], ["obs/batch", "batch2"]),
+        (_no_position, [], ["obsm/spatial"]),
+        (None, ["--metagenes", "60"], ["var/highly_variable", "60 metagenes"]),
+        (None, ["--graph", "radius"], ["parameter radius"]),
+        (None, ["--device", "cuda"], ["CUDA"]),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_in_one_sentence(
-    run, changed, tmp_path: Path, change, options, message
+def test_what_cannot_be_fitted_is_refused_by_the_name_of_its_place(
+    run, changed, tmp_path: Path, change, options, named
 ) -> None:
     dataset = {"dataset": changed(change)} if change else {}
     if "cuda" in options and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     result = run("--metagenes", "6", *options, **dataset)
     assert result.exit_code == 2, result.output
-    assert message in result.output
+    assert all(name in result.output for name in named)
     assert not (tmp_path / "fit.h5ad").exists()
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "named"),
     [
-        ({"metagene": 5}, "batchblend: no parameter 'metagene'"),
-        ({"metagenes": 2.5}, "parameter metagenes is 2.5, expected a whole number of 2 or more"),
-        ({"spatial": "yes"}, "parameter spatial is 'yes', expected one of auto, none, linear, hmrf"),
-        ({"sparsity": math.nan}, "parameter sparsity is nan, expected a number of 0 or more"),
-        ({"spatial_weight": math.inf}, "parameter spatial_weight is inf, expected a number of 0 or more"),
-        ({"radius": math.inf}, "parameter radius is inf, expected a number above 0"),
-        ({"radius": -1, "graph": "radius"}, "parameter radius is -1, expected a number above 0"),
-        ({"radius": "far"}, "parameter radius is 'far', expected a number above 0"),
-        (
-            {"graph": "radius", "radius": 1e-6, "metagenes": 6, "spatial": "none"},
-            "dataset.h5ad: obsm/spatial: section batch1: the radius graph of its 100 cells has no edge",
-        ),
+        ({"metagene": 5}, "metagene'"),
+        ({"metagenes": 2.5}, "metagenes"),
+        ({"spatial": "yes"}, "spatial"),
+        ({"sparsity": math.nan}, "sparsity"),
+        ({"spatial_weight": math.inf}, "spatial_weight"),
+        ({"radius": math.inf}, "radius"),
+        ({"radius": -1, "graph": "radius"}, "radius"),
+        ({"radius": "far"}, "radius"),
+        ({"graph": "radius", "radius": 1e-6, "metagenes": 6, "spatial": "none"}, "dataset.h5ad: obsm/spatial: section"),
     ],
 )
-def test_wrong_parameters_are_refused_in_one_sentence(run, tmp_path: Path, given, message) -> None:
+def test_wrong_parameters_are_refused_by_name(run, tmp_path: Path, given, named) -> None:
     params = tmp_path / "params.yml"
     params.write_text(yaml.safe_dump(given))
     result = run("--params", str(params))
     assert result.exit_code == 2, result.output
-    assert message in result.output
+    assert named in result.output
+    assert not (tmp_path / "fit.h5ad").exists()

@@ -333,7 +333,7 @@ def test_bad_input_is_refused():
     refused("latent space of 200", replace(QUICK, latent=200))
     refused("code for each", batch=data.batch[:10])
     with pytest.raises(ValueError, match="counterfactual batch 3"):
-        next(trained("re").model and scmedal.shift_of_random_effects(trained("re").model, data.X, data.batch, 3))
+        next(scmedal.shift_of_random_effects(trained("re").model, data.X, data.batch, 3))
     with pytest.raises(ValueError, match="-1 to 2"):
         trained("re").model.embed(data.X, data.batch + 1)
 
