@@ -102,6 +102,7 @@ STUBS = {
     "fit": "[[id: 'a'], file('IN'), [program: 'fit-baseline', method: 'none', params: [:], model: true], "
     "[[id: 'a.none', dataset: 'a', seed: 0]]]",
     "score": "[[id: 'a'], file('IN'), [], [a: []], [:]]",
+    "integrate": "[[id: 'a'], file('IN'), [], [], file('IN.yml'), [zarr: true]]",
     "report": "[file('IN'), [], [], file('IN.yml'), [:]]",
     "multiqc": "[file('IN'), [], []]",
 }
@@ -114,7 +115,7 @@ def test_the_stub_of_every_module_makes_its_outputs(pipeline: Path, tmp_path: Pa
         (tmp_path / name).touch()
     lines = [f"include {{ {name.upper()} }} from '{pipeline}/modules/{name}/main'" for name in STUBS]
     calls = [f"    {name.upper()}(channel.of({value}))" for name, value in STUBS.items()]
-    script = "\n".join([*lines, "workflow {", *calls, "}"]).replace("IN", str(tmp_path / "in.h5ad"))
+    script = "\n".join([*lines, "workflow {", *calls, "}"]).replace("'IN", f"'{tmp_path}/in.h5ad")
     # in the pipeline's folder, whose bin/ is then on the PATH of the tasks
     (pipeline / "stubs.nf").write_text(script + "\n")
     command = ["nextflow", "run", str(pipeline / "stubs.nf"), "-stub-run"]

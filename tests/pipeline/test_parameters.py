@@ -59,7 +59,7 @@ def usual_values(samplesheet: Path) -> dict[str, Any]:
     del values["sweep"]  # it excludes an input
     values |= {"input": str(samplesheet), "method_params": str(samplesheet), "simulate": False, "allow_failed": False}
     values |= {"methods": "none", "max_memory": "8.GB", "max_time": "2.h", "max_retries": 0}
-    return values | {"sim_depth": 2.5, "sim_types": 7}
+    return values | {"sim_depth": 2.5, "sim_types": 7, "use": "none"}
 
 
 def no_numbers() -> dict[str, Any]:
@@ -89,6 +89,11 @@ def checked(pipeline: Path, samplesheet: Path, tmp_path_factory: pytest.TempPath
         "targets of a sweep": {"sweep": "thesis", "targets": "donor"},
         "no method": {"simulate": True, "methods": " , "},
         "no grid": {"sweep": "gone.yml"},
+        "use misspelt": {"simulate": True, "methods": "none,harmony", "use": "harmny"},
+        "use of another method": {"simulate": True, "methods": "none,harmony", "use": "combat"},
+        "use of a control": {"simulate": True, "methods": "none,harmony", "use": "shuffled"},
+        "use without the file": {"simulate": True, "methods": "none,harmony", "use": "harmony", "integrated": False},
+        "a store of a sweep": {"sweep": "thesis", "integrated_zarr": True},
     }
     for name, text in GRIDS.items():
         (folder / f"{name}.yml").write_text(text)
@@ -144,6 +149,11 @@ def test_a_text_that_is_no_number_and_no_flag_is_refused_for_what_it_is(checked:
         ("targets of a sweep", ["--targets"]),
         ("no method", ["--methods"]),
         ("no grid", ["--sweep"]),
+        ("use misspelt", ["--use"]),
+        ("use of another method", ["--use"]),
+        ("use of a control", ["--use"]),
+        ("use without the file", ["--use"]),
+        ("a store of a sweep", ["--integrated_zarr"]),
         ("grid good", []),
     ],
 )
@@ -151,6 +161,10 @@ def test_parameters_that_do_not_go_together_are_named(
     checked: dict[str, dict[str, Any]], case: str, expected: list[str]
 ):
     assert named(checked[case]["errors"]) == expected
+
+
+def test_a_method_to_go_on_with_that_is_misspelt_is_suggested(checked: dict[str, dict[str, Any]]):
+    assert suggested(checked["use misspelt"]["errors"], "harmony")
 
 
 def test_every_wrong_place_of_a_grid_is_named_with_what_was_meant(checked: dict[str, dict[str, Any]]):
@@ -213,7 +227,7 @@ def test_names_that_look_like_numbers_and_flags_are_names(pipeline: Path, tmp_pa
     run = nextflow(pipeline, tmp_path, *options, *named, "--max_cpus", "2", text=text)
     assert run.code == 0, run.output
     assert (tmp_path / "2024" / "multiqc" / "multiqc_report.html").exists()
-    assert len((tmp_path / "2024" / "pipeline_info" / "trace.txt").read_text().splitlines()) == 7
+    assert len((tmp_path / "2024" / "pipeline_info" / "trace.txt").read_text().splitlines()) == 8
 
 
 @pytest.mark.parametrize("parser", ["v1", "v2"])

@@ -38,6 +38,7 @@ def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
         "models/my_sheet.batchblend.default.s0.model/config.json",
         "models/my_sheet.batchblend.default.s0.model/weights.safetensors",
         "scores/my_sheet.scores.json",
+        "integrated.h5ad",
         "multiqc/multiqc_report.html",
         "pipeline_info/trace.txt",
         "pipeline_info/report.html",
@@ -48,6 +49,30 @@ def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
     assert not [name for name in published if name.endswith((".outcome.json", "picky.default.s0.fit.h5ad"))]
     assert "3 of 5 fits done" in full.output
     assert f"Report: {full.outdir}/multiqc/multiqc_report.html" in full.output
+
+
+def test_a_run_ends_with_one_file_to_go_on_with_and_says_what_is_chosen(full: Run):
+    data = ad.read_h5ad(full.outdir / "integrated.h5ad")
+    dataset = ad.read_h5ad(full.outdir / "dataset" / "my_sheet.h5ad")
+    assert data.obs_names.equals(dataset.obs_names)
+    assert {"X_none", "X_harmony", "X_batchblend", "X_umap"} <= set(data.obsm)
+    assert {"leiden", "cell type"} <= set(data.obs)
+    # of one seed there is no interval: the highest total, with a warning
+    rows = full.rows("my_sheet")
+    highest = max(("none", "harmony", "batchblend"), key=lambda method: rows[method]["total"])
+    about = data.uns["unbatch"]["integrated"]
+    assert (about["method"], about["reason"]) == (highest, "highest")
+    assert f"WARN: my_sheet: {about['text']}" in full.output
+    assert not (full.outdir / "integrated.zarr").exists()
+
+
+def test_the_one_file_can_be_left_out_or_be_a_zarr_store_too(pipeline: Path, tmp_path: Path):
+    options = ["-profile", "test", "-stub-run", "--methods", "none,harmony", "--controls", "false"]
+    without = nextflow(pipeline, tmp_path / "without", *options, "--integrated", "false")
+    assert (without.code, "INTEGRATE (simulated)" in without.tasks()) == (0, False)
+    store = nextflow(pipeline, tmp_path / "store", *options, "--integrated_zarr", "--use", "harmony", text=True)
+    assert store.code == 0, store.output
+    assert {path.name for path in store.outdir.glob("integrated.*")} == {"integrated.h5ad", "integrated.zarr"}
 
 
 def test_every_planned_fit_is_a_row_whatever_became_of_it(full: Run):
@@ -115,7 +140,7 @@ def test_resume_runs_only_what_failed(pipeline: Path, samplesheet: Path, full: R
     run_again = {name for name, status in again.tasks().items() if status != "CACHED"}
     assert "FIT (my_sheet.greedy.default.s0)" in run_again
     # its row now says one attempt, as it was not killed this time: what depends on the row runs again, and no more
-    assert run_again - {"SCORE (my_sheet)", "REPORT (report)", "MULTIQC (report)"} == {
+    assert run_again - {"SCORE (my_sheet)", "INTEGRATE (my_sheet)", "REPORT (report)", "MULTIQC (report)"} == {
         "FIT (my_sheet.greedy.default.s0)"
     }
     assert warnings(again) == warnings(full)
