@@ -99,7 +99,7 @@ def checked(pipeline: Path, samplesheet: Path, tmp_path_factory: pytest.TempPath
         (folder / f"{name}.yml").write_text(text)
         cases[f"grid {name}"] = {"sweep": f"{folder}/{name}.yml"}
     (folder / "cases.json").write_text(json.dumps(cases))
-    command = ["nextflow", "run", str(pipeline / "checks.nf"), "--cases", str(folder / "cases.json")]
+    command = ["nextflow", "run", str(pipeline / "checks.nf")]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "found.json").read_text())
