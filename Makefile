@@ -23,7 +23,14 @@ export NXF_OFFLINE := true
 # Without a terminal (a log, CI), Nextflow writes plain lines instead of redrawing them.
 plain_log = test -t 1 || export NXF_ANSI_LOG=false
 
-.PHONY: help setup run test test-modules lint format docs bench results lock image image-liger image-seurat test-docker clean distclean
+# One thread each: on data as small as the tests' more threads wait for one another. The tests of a file, which share
+# what they fit, run one after another; files run at once, in the order in which they are found (tests/conftest.py).
+pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_THREADS:-1} \
+    python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# for a Java that runs for seconds
+test test-slow lint: export NXF_JVM_ARGS ?= -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
+
+.PHONY: help setup run test test-slow test-modules lint format docs bench results lock image image-liger image-seurat test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -35,9 +42,11 @@ run: setup ## run the pipeline on data that it simulates; ARGS="..." are further
 	@$(plain_log); nextflow run . --simulate --outdir "$(OUTDIR)" $(ARGS)
 	@report="$$(realpath "$(OUTDIR)")/multiqc/multiqc_report.html" && test -s "$$report" && echo "$$report"
 
-test: lint ## check style, then run the tests; PYTEST_ARGS="..." are pytest's options
-	@# one thread each: on data as small as the tests' more threads wait for one another
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_THREADS:-1} python -m pytest $(PYTEST_ARGS)
+test: lint ## check style, then run the tests; PYTEST_ARGS="..." are pytest's options, -n 0 for one at a time
+	$(pytest) $(PYTEST_ARGS)
+
+test-slow: setup ## run the tests that take statistics over many seeds or fits
+	$(pytest) -m slow $(PYTEST_ARGS)
 
 test-modules: setup ## run the nf-test files of the modules, where an nf-test is on the PATH
 	@if command -v nf-test >/dev/null; then nf-test test modules; \
@@ -92,7 +101,7 @@ test-docker: setup image ## run the pipeline on tiny data in the image
 	test -s results-docker/multiqc/multiqc_report.html
 
 clean: ## remove what runs and tests left, but no results
-	rm -rf work .nextflow* .nf-test* .pytest_cache .ruff_cache
+	rm -rf work .nextflow* .nf-test* .pytest_cache .ruff_cache .cache
 
 distclean: clean ## remove what set-up made, too
 	rm -rf .venv .tools

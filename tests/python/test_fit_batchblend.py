@@ -19,6 +19,9 @@ from unbatch.cli import fit_batchblend
 from unbatch.models import batchblend
 from unbatch.models.verdicts import Verdict, sentence
 
+QUICK = ("--max-epochs", "5")
+"""For tests of what is written and said, not of what is found."""
+
 
 @pytest.fixture
 def run(dataset_path: Path, tmp_path: Path) -> Callable[..., Result]:
@@ -75,7 +78,7 @@ def test_threads_are_as_many_as_the_data_are_worth(run, monkeypatch, per_thread,
 
 
 def test_a_fit_holds_all_that_the_report_reads(run, tmp_path: Path) -> None:
-    result = run("--metagenes", "8", "--corrected")
+    result = run(*QUICK, "--metagenes", "8", "--corrected")
     assert result.exit_code == 0, result.output
     fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
     about = fit.uns["unbatch"]
@@ -118,7 +121,7 @@ def test_a_metagene_that_is_the_same_in_every_cell_is_no_column_and_that_is_reco
 
 
 def test_corrected_expression_is_counts_without_offset_and_factors(run, tmp_path: Path, dataset_path: Path) -> None:
-    run("--metagenes", "8", "--corrected", "--spatial", "none", "--offset", "annealed")
+    run(*QUICK, "--metagenes", "8", "--corrected", "--spatial", "none", "--offset", "annealed")
     fit, data = anndata.read_h5ad(tmp_path / "fit.h5ad"), anndata.read_h5ad(dataset_path)
     effect = fit.uns["unbatch"]["batch_effect"]
     assert effect["offset"].sum() > 0
@@ -129,7 +132,7 @@ def test_corrected_expression_is_counts_without_offset_and_factors(run, tmp_path
 
 
 def test_popari_has_a_random_field_and_no_batch_effect(run, tmp_path: Path) -> None:
-    result = run("--mode", "popari", "--metagenes", "6")
+    result = run(*QUICK, "--mode", "popari", "--metagenes", "6")
     assert result.exit_code == 0
     said = result.output
     fit = anndata.read_h5ad(tmp_path / "fit.h5ad")
@@ -152,7 +155,7 @@ def test_popari_takes_other_phases(run, phase: str) -> None:
 def test_the_same_seed_gives_the_same_fit(run, tmp_path: Path) -> None:
     fits = []
     for _ in range(2):
-        run("--metagenes", "6", "--seed", "3")
+        run(*QUICK, "--metagenes", "6", "--seed", "3")
         fits.append(anndata.read_h5ad(tmp_path / "fit.h5ad").obsm["X_batchblend"])
     np.testing.assert_array_equal(*fits)
 
@@ -178,11 +181,11 @@ def test_options_win_over_the_file_and_the_file_over_defaults(run, tmp_path: Pat
 
 def test_without_coordinates_there_is_no_spatial_phase(run, changed, tmp_path: Path) -> None:
     path = changed(lambda adata: adata.obsm.pop("spatial") is None or None)
-    assert run("--metagenes", "6", dataset=path).exit_code == 0
+    assert run(*QUICK, "--metagenes", "6", dataset=path).exit_code == 0
     about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
     assert about["params"]["spatial"] == "none"
     assert "spatial" not in about
-    result = run("--metagenes", "6", "--spatial", "linear", dataset=path)
+    result = run(*QUICK, "--metagenes", "6", "--spatial", "linear", dataset=path)
     assert result.exit_code == 99
     assert "obsm/spatial is missing" in result.output
 
@@ -203,7 +206,7 @@ def test_a_fit_that_needs_no_graph_goes_on_without_one(run, changed, tmp_path: P
 
 @pytest.mark.parametrize("options", [["--spatial", "linear"], ["--spatial", "hmrf"], ["--graph", "delaunay"]])
 def test_a_graph_that_was_asked_for_and_cannot_be_made_is_an_error(run, changed, options: list[str]) -> None:
-    result = run("--metagenes", "6", *options, dataset=changed(_stacked))
+    result = run(*QUICK, "--metagenes", "6", *options, dataset=changed(_stacked))
     assert result.exit_code == 2
     assert "changed.h5ad: obsm/spatial: section batch2: 99 of 100 cells" in result.output
 
@@ -227,7 +230,9 @@ def test_the_log_normalised_expression_is_not_read(run, changed) -> None:
 
 
 def test_one_batch_is_factorised_and_said_to_need_no_correction(run, changed, tmp_path: Path) -> None:
-    result = run("--metagenes", "6", dataset=changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy()))
+    result = run(
+        *QUICK, "--metagenes", "6", dataset=changed(lambda adata: adata[adata.obs["batch"] == "batch1"].copy())
+    )
     assert result.exit_code == 0
     assert "one batch: there is no batch effect to correct" in result.output
     assert not anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["batch_effect"]["offset"].any()
@@ -276,7 +281,7 @@ def test_a_batch_of_few_cells_is_not_compared_gene_by_gene(run, changed, tmp_pat
         second = np.flatnonzero(adata.obs["batch"] == "batch2")
         return adata[np.setdiff1d(np.arange(adata.n_obs), second[6:])].copy()
 
-    assert run("--metagenes", "5", "--spatial", "none", dataset=changed(few)).exit_code == 0
+    assert run(*QUICK, "--metagenes", "5", "--spatial", "none", dataset=changed(few)).exit_code == 0
     about = anndata.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]
     assert (about["batch_effect"]["factor"] == 1).all()
     last = {name: column[-1] for name, column in about["evidence"].items()}
@@ -288,7 +293,7 @@ def test_a_model_that_cannot_be_written_is_refused_before_the_fit(run, tmp_path:
     (tmp_path / "file").touch()
     (tmp_path / "folder" / "config.json").mkdir(parents=True)
     for folder, message in [("file/model", "file is not a folder"), ("folder", "config.json: cannot write the model")]:
-        result = run("--metagenes", "6", "--model", str(tmp_path / folder))
+        result = run(*QUICK, "--metagenes", "6", "--model", str(tmp_path / folder))
         assert result.exit_code == 2
         assert message in result.output
         assert "noise model" not in result.output
@@ -297,7 +302,7 @@ def test_a_model_that_cannot_be_written_is_refused_before_the_fit(run, tmp_path:
 
 def test_a_model_is_applied_only_to_its_own_genes(run, changed, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    run("--metagenes", "6", "--spatial", "none", "--model", str(folder))
+    run(*QUICK, "--metagenes", "6", "--spatial", "none", "--model", str(folder))
     result = run("--apply", str(folder), dataset=changed(lambda adata: adata[:, 3:].copy()))
     assert result.exit_code == 2
     assert "var_names lack 3 of the 60 genes of the model" in result.output
@@ -413,8 +418,8 @@ def _logarithmic(adata: anndata.AnnData) -> None:
 
 
 def test_logarithms_are_noticed(run, changed) -> None:
-    assert "look like logarithms" not in run("--metagenes", "6", "--spatial", "none").output
-    result = run("--metagenes", "6", "--spatial", "none", dataset=changed(_logarithmic))
+    assert "look like logarithms" not in run(*QUICK, "--metagenes", "6", "--spatial", "none").output
+    result = run(*QUICK, "--metagenes", "6", "--spatial", "none", dataset=changed(_logarithmic))
     assert "look like logarithms of counts" in result.output
 
 
@@ -438,49 +443,47 @@ def _no_position(adata: anndata.AnnData) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "message"),
+    ("change", "options", "named"),
     [
-        (_negative, [], "layers/counts holds -1, below 0"),
-        (_few_cells, [], "obs/batch: batch2 has 4 cells whose layers/counts sum to"),
-        (_empty_cells, [], "more than 2% of the mean cell's, 6 metagenes need as many or more in every batch"),
-        (_no_position, [], "obsm/spatial holds NaN"),
-        (None, ["--metagenes", "60"], "var/highly_variable marks 60 genes, 60 metagenes need more"),
-        (None, ["--graph", "radius"], "graph radius needs parameter radius"),
-        (None, ["--device", "cuda"], "no CUDA device is available"),
+        (_negative, [], ["layers/counts", "-1"]),
+        (_few_cells, [], ["obs/batch", "batch2"]),
+        (_empty_cells, [], ["obs/batch", "batch2"]),
+        (_no_position, [], ["obsm/spatial"]),
+        (None, ["--metagenes", "60"], ["var/highly_variable", "60 metagenes"]),
+        (None, ["--graph", "radius"], ["parameter radius"]),
+        (None, ["--device", "cuda"], ["CUDA"]),
     ],
 )
-def test_what_cannot_be_fitted_is_refused_in_one_sentence(
-    run, changed, tmp_path: Path, change, options, message
+def test_what_cannot_be_fitted_is_refused_by_the_name_of_its_place(
+    run, changed, tmp_path: Path, change, options, named
 ) -> None:
     dataset = {"dataset": changed(change)} if change else {}
     if "cuda" in options and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     result = run("--metagenes", "6", *options, **dataset)
     assert result.exit_code == 2, result.output
-    assert message in result.output
+    assert all(name in result.output for name in named)
     assert not (tmp_path / "fit.h5ad").exists()
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "named"),
     [
-        ({"metagene": 5}, "batchblend: no parameter 'metagene'"),
-        ({"metagenes": 2.5}, "parameter metagenes is 2.5, expected a whole number of 2 or more"),
-        ({"spatial": "yes"}, "parameter spatial is 'yes', expected one of auto, none, linear, hmrf"),
-        ({"sparsity": math.nan}, "parameter sparsity is nan, expected a number of 0 or more"),
-        ({"spatial_weight": math.inf}, "parameter spatial_weight is inf, expected a number of 0 or more"),
-        ({"radius": math.inf}, "parameter radius is inf, expected a number above 0"),
-        ({"radius": -1, "graph": "radius"}, "parameter radius is -1, expected a number above 0"),
-        ({"radius": "far"}, "parameter radius is 'far', expected a number above 0"),
-        (
-            {"graph": "radius", "radius": 1e-6, "metagenes": 6, "spatial": "none"},
-            "dataset.h5ad: obsm/spatial: section batch1: the radius graph of its 100 cells has no edge",
-        ),
+        ({"metagene": 5}, "metagene'"),
+        ({"metagenes": 2.5}, "metagenes"),
+        ({"spatial": "yes"}, "spatial"),
+        ({"sparsity": math.nan}, "sparsity"),
+        ({"spatial_weight": math.inf}, "spatial_weight"),
+        ({"radius": math.inf}, "radius"),
+        ({"radius": -1, "graph": "radius"}, "radius"),
+        ({"radius": "far"}, "radius"),
+        ({"graph": "radius", "radius": 1e-6, "metagenes": 6, "spatial": "none"}, "dataset.h5ad: obsm/spatial: section"),
     ],
 )
-def test_wrong_parameters_are_refused_in_one_sentence(run, tmp_path: Path, given, message) -> None:
+def test_wrong_parameters_are_refused_by_name(run, tmp_path: Path, given, named) -> None:
     params = tmp_path / "params.yml"
     params.write_text(yaml.safe_dump(given))
     result = run("--params", str(params))
     assert result.exit_code == 2, result.output
-    assert message in result.output
+    assert named in result.output
+    assert not (tmp_path / "fit.h5ad").exists()

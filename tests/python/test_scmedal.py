@@ -239,6 +239,26 @@ def test_counterfactuals_without_labels_beat_the_batch_mean():
     assert found < plain
 
 
+def test_a_projection_is_standardised_by_its_training_cells_alone():
+    data, first = simulated(cells=1500), projected(True)
+    train = data.parts.train
+    embedding = first.fixed.embed(data.X[train], data.batch[train])
+    np.testing.assert_allclose(first.centre.ravel(), embedding.mean(0), atol=1e-5)
+    np.testing.assert_allclose(first.spread.ravel(), np.sqrt(embedding.var(0, ddof=1).mean()), rtol=1e-4)
+
+
+def test_the_variance_of_a_shift_holds_the_misfit_of_both_batches():
+    data, first = simulated(cells=1500), projected(True)
+    weights = first.weights()
+    exact = scmedal.Projection.from_weights(first.config(), weights | {"misfit": np.zeros_like(weights["misfit"])})
+    cells = np.flatnonzero(data.batch == 1)[:20]
+    (found,), (without,) = (one.counterfactual(data.X[cells], data.batch[cells], 2) for one in (first, exact))
+    unit = float(first.network.range) ** 2
+    assert weights["misfit"].max() > 0
+    expected = np.broadcast_to(2 * weights["misfit"] * unit, found.sd.shape)
+    np.testing.assert_allclose(found.sd**2 - without.sd**2, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_the_own_batch_gives_the_own_reconstruction():
     data = simulated(cells=1500)
     cells = np.flatnonzero(data.batch == 1)[:50]
@@ -313,7 +333,7 @@ def test_bad_input_is_refused():
     refused("latent space of 200", replace(QUICK, latent=200))
     refused("code for each", batch=data.batch[:10])
     with pytest.raises(ValueError, match="counterfactual batch 3"):
-        next(trained("re").model and scmedal.shift_of_random_effects(trained("re").model, data.X, data.batch, 3))
+        next(scmedal.shift_of_random_effects(trained("re").model, data.X, data.batch, 3))
     with pytest.raises(ValueError, match="-1 to 2"):
         trained("re").model.embed(data.X, data.batch + 1)
 

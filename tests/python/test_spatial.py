@@ -164,6 +164,19 @@ def test_affinities_of_shuffled_cells_are_like_the_permuted_ones():
     assert score[1].median() > 4
 
 
+def test_permuted_affinities_of_a_batch_do_not_depend_on_other_batches():
+    problem, truth = stripes()
+    edges = problem.source, problem.target
+    batch = problem.batch
+    other = truth.clone()
+    other[batch == 1] = truth[batch == 1].roll(1, dims=1) ** 2
+    other /= other.sum(dim=1, keepdim=True)
+    one, two = (permuted_affinities(z, *edges, batch, shared=False, seed=0) for z in (truth, other))
+    torch.testing.assert_close(one.mean[0], two.mean[0])
+    torch.testing.assert_close(one.sd[0], two.sd[0])
+    assert not torch.allclose(one.mean[1], two.mean[1], atol=0.01)
+
+
 def test_affinities_are_the_minimum_of_the_pseudo_likelihood():
     z, graph = halves()
     found = affinities(z, *graph, shared=True)

@@ -144,6 +144,7 @@ def test_one_fit_says_nothing_of_a_method_but_of_itself():
     assert np.isnan(uncertainty.interval(Sample(np.array([0.5, 0.6]), None)).low)
 
 
+@pytest.mark.slow
 def test_shuffled_cells_are_not_called_left_and_the_error_of_a_probe_is_not_too_small():
     """200 cells, as in the run that called it so; the reference is chance alone, which is the harder case."""
     above, found, widths = 0, [], []
@@ -186,6 +187,7 @@ def mean_of(embeddings: list[np.ndarray], reference: np.ndarray, batch: np.ndarr
     return Sample(np.array(found)[:, 0], np.array(found)[:, 1:])
 
 
+@pytest.mark.slow
 def test_equal_methods_are_not_told_apart_on_200_cells_and_better_ones_are():
     told, label, batch = [], np.arange(200) % 4, np.arange(200) // 4 % 2
     for seed in range(10):

@@ -63,6 +63,9 @@ def lay_out(embedding: np.ndarray, seed: int) -> Layout:
         warnings.simplefilter("ignore")
         from umap import UMAP
 
+        from unbatch.report.compiled import keep_compiled
+
+        keep_compiled()
         embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         k = min(NEIGHBOURS, len(embedding) - 1)
         if embedding.shape[1] == 1:

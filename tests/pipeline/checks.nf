@@ -1,0 +1,16 @@
+// Writes what typedParameters makes of the parameters of each case in cases.json, and what is wrong with them; run
+// from a pipeline's folder. A case is name -> parameter -> value, over the defaults of the pipeline.
+
+include { sweepErrors } from './functions/grid'
+include { parameterErrors ; readSchema ; typedParameters } from './functions/parameters'
+
+workflow {
+    def schema = readSchema()
+    def cases = new groovy.json.JsonSlurper().parseText(file('cases.json').text)
+    def found = cases.collectEntries { name, values ->
+        def given = typedParameters(params + values, schema)
+        def types = given.collectEntries { parameter, value -> [parameter, value == null ? null : value.getClass().simpleName] }
+        [name, [values: given, types: types, errors: parameterErrors(given, schema) + sweepErrors(given, schema)]]
+    }
+    file('found.json').text = groovy.json.JsonOutput.toJson(found)
+}
