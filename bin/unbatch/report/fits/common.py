@@ -43,6 +43,7 @@ def shown_batches(batches: list[str], cells: Cells) -> tuple[list[int], list[str
 
 
 def lines(
+    title: str,
     terms: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
     step: str,
     marks: Mapping[str, Mapping[str, int]] | None = None,
@@ -51,6 +52,8 @@ def lines(
 
     Parameters
     ----------
+    title
+        Of the plot.
     terms
         By term and name of the line, both harmless in HTML: steps and values, which are NaN where there is none.
     step
@@ -73,14 +76,15 @@ def lines(
             {"value": int(at), "label": name, "color": draw.OKABE_ITO[1], "dash": "dash", "width": 1}
             for name, at in (marks or {}).get(term, {}).items()
         ]
-        labels.append({"name": term, "title": term, "ylab": term} | ({"x_lines": marked} if marked else {}))
+        # what stands behind the colon has no room on a button
+        labels.append({"name": term.split(":")[0], "ylab": term} | ({"x_lines": marked} if marked else {}))
     names = list(dict.fromkeys(name for several in drawn.values() for name in several))
     colours = draw.legend(names).colours
     return {
         "plot_type": "linegraph",
         "data": list(drawn.values()),
         "pconfig": {
-            "title": labels[0]["title"],
+            "title": title,
             "xlab": step,
             "ylab": labels[0]["ylab"],
             "colors": dict(zip(names, colours, strict=True)),

@@ -36,7 +36,7 @@ def _pages(view: View) -> Iterator[Page]:
         for effect, layout in zip(("fixed", "random"), pair, strict=True)
     ]
     cells = view.cells
-    for panels, title, key in ((every, "", ""), (both, "Fixed and random effects, ", "effects_")):
+    for panels, title, key in ((every, "By", ""), (both, "Fixed and random effects, by", "effects_")):
         for what, names, codes in (("batch", cells.batches, cells.batch), ("label", cells.labels, cells.label)):
             if not panels or codes is None:
                 continue
@@ -60,7 +60,7 @@ def _pages(view: View) -> Iterator[Page]:
                     for name, note, layout in panels
                 ],
             )
-            yield Page(f"{title}{'b' if title else 'B'}y {what}", content, f"{key}{what}")
+            yield Page(f"{title} {what}", content, f"{key}{what}")
 
 
 def _lay_out(inputs: list[np.ndarray], report: Report) -> list[np.ndarray]:

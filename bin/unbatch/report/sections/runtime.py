@@ -36,15 +36,13 @@ def _pages(view: View) -> Iterator[Page]:
         retried=sum((row.get("attempts") or 1) > 1 for row in result.rows),
         fits=len(result.rows),
     )
-    labels = [
-        {"name": title, "ylab": f"{title} ({unit})", "title": f"{title} of a fit"} for title, unit in measures.values()
-    ]
+    labels = [{"name": title, "xlab": f"{title} ({unit})"} for title, unit in measures.values()]
     plot = {
         "plot_type": "box",
         "data": [data[key] for key in measures],
         "pconfig": {
-            "title": labels[0]["title"],
-            "ylab": labels[0]["ylab"],
+            "title": "Cost of a fit",
+            "xlab": labels[0]["xlab"],
             "sort_samples": False,
             "boxpoints": "all",
             "xlog": True,

@@ -78,15 +78,15 @@ def scatter(entries: Sequence[Entry], weights: dict[str, float]) -> str:
 
 
 def _boxes(axes: "Axes", entries: Sequence[Entry]) -> list[Bbox]:
-    """Boxes around marks and bars, in pixels, which labels must not cover."""
+    """Boxes around marks and bars, which labels must not cover; in data's coordinates, with margins in pixels."""
     low, middle, high = (
         axes.transData.transform([[getattr(e.batch, end), getattr(e.bio, end)] for e in entries])
         for end in ("low", "mean", "high")
     )
     boxes = []
     for (x0, y0), (x, y), (x1, y1) in zip(low, middle, high, strict=True):
-        boxes += [Bbox([[x0 - 8, y - 6], [x1 + 8, y + 6]]), Bbox([[x - 6, y0 - 8], [x + 6, y1 + 8]])]
-    return boxes
+        boxes += [[(x0 - 8, y - 6), (x1 + 8, y + 6)], [(x - 6, y0 - 8), (x + 6, y1 + 8)]]
+    return [Bbox(axes.transData.inverted().transform(box)) for box in boxes]
 
 
 def _total_lines(axes: "Axes", weights: dict[str, float]) -> None:

@@ -66,7 +66,7 @@ def _pages(fit: Autoencoders, shown: Shown) -> Iterator[Page]:
                 line = f"{kinds[kind]}{', validation cells' if name in _WITH else ''}"
                 terms.setdefault(title, {})[line] = np.arange(1, len(values) + 1), values
                 marks.setdefault(title, {})[f"{kinds[kind]} kept"] = training.best
-    yield Page("Losses by epoch", content, "losses", lines(terms, "Epoch", marks))
+    yield Page("Losses by epoch", content, "losses", lines("Losses by epoch", terms, "Epoch", marks))
 
 
 def _title(term: str) -> str:
