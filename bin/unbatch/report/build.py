@@ -8,7 +8,7 @@ from typing import Any
 from unbatch import methods as registry
 from unbatch.errors import InputError
 from unbatch.report import read
-from unbatch.report.context import Report, View, take
+from unbatch.report.context import Report, View, sections_of, take
 from unbatch.report.scores import read_cards, read_scores
 from unbatch.report.section import FitSection, Section, Sections, Shown, multiqc
 from unbatch.report.sections import FITS, SECTIONS, SWEEP
@@ -80,7 +80,7 @@ def build(report: Report) -> list[dict[str, Any]]:
 def _of_fits(report: Report) -> list[dict[str, Any]]:
     """Pages that the methods of the fits declare, by section, in the order of the methods."""
     used = {entry.method for view in report.views for entry in view.entries}
-    declared = [registry.load(name).sections() for name in registry.names() if name in used]
+    declared = [sections_of(name) for name in registry.names() if name in used]
     by_section: dict[str, list[tuple[FitSection, Sections]]] = {}
     for own in dict.fromkeys(each for each in declared if each):
         for section in own.sections:

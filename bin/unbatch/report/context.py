@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,10 @@ class View:
         return plain(self.result.name) if self.report.several else ""
 
 
-def sections_of(entry: Entry) -> Sections | None:
-    """Sections that the method of an entry declares."""
-    return registry.load(entry.method).sections() if entry.method in registry.names() else None
+@cache
+def sections_of(method: str) -> Sections | None:
+    """Sections that a method declares; the same object at every call, under which is kept what they take."""
+    return registry.load(method).sections() if method in registry.names() else None
 
 
 def take(
@@ -136,7 +137,7 @@ def take(
             continue
         fit.require_cells(view.cells)
         view.params[entry.method, entry.params_id] = fit.params
-        own = sections_of(entry)
+        own = sections_of(entry.method)
         for taker in (*(section for section in sections if section.take), *([own] if own else [])):
             if len(view.taken[taker]) >= taker.most or budget[taker] >= taker.most_in_all:
                 view.omitted[taker.omitted] += 1

@@ -1,45 +1,39 @@
-"""The sections of the report, a file each; a line below is all that the report needs to know of one."""
+"""The sections of the report, a file each; its name below is all that the report needs to know of one."""
+
+from importlib import import_module
 
 from unbatch.report.section import Section
-from unbatch.report.sections import (
-    data,
-    embeddings,
-    leakage,
-    methods,
-    runtime,
-    scores,
-    summary,
-    sweep,
-    tissue,
-    tradeoff,
-    warnings,
-)
 
 FITS = Section("", "", "")
 """Stands where sections about single fits belong; the methods declare them (``sections`` of ``methods/NAME.py``)."""
 
-SECTIONS = (
-    summary.SECTION,
-    data.SECTION,
-    warnings.SECTION,
-    scores.SECTION,
-    tradeoff.SECTION,
-    leakage.SECTION,
-    embeddings.SECTION,
-    tissue.SECTION,
+
+def _sections(*names: str | Section) -> tuple[Section, ...]:
+    return tuple(each if each is FITS else import_module(f"{__name__}.{each}").SECTION for each in names)
+
+
+SECTIONS = _sections(
+    "summary",
+    "data",
+    "warnings",
+    "scores",
+    "tradeoff",
+    "leakage",
+    "embeddings",
+    "tissue",
     FITS,
-    runtime.SECTION,
-    methods.SECTION,
+    "runtime",
+    "methods",
 )
 """In the order of the page."""
 
-SWEEP = (
-    sweep.summary.SECTION,
-    sweep.data.SECTION,
-    sweep.warnings.SECTION,
-    sweep.maps.SECTION,
-    sweep.curves.SECTION,
-    sweep.means.SECTION,
-    methods.SECTION,
+SWEEP = _sections(
+    "sweep.summary",
+    "sweep.data",
+    "sweep.warnings",
+    "sweep.maps",
+    "sweep.curves",
+    "sweep.means",
+    "methods",
 )
 """The same of a sweep."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from unbatch.report.context import Report, View, sections_of
+from unbatch.report.context import Report, View
 from unbatch.report.scores import failures
-from unbatch.report.section import Page, Section, render
+from unbatch.report.section import Page, Section, Sections, render
 from unbatch.report.sections import leakage
 from unbatch.report.verdict import remarks
 
@@ -25,10 +25,9 @@ def _pages(report: Report) -> Iterator[Page]:
 def _remarks(view: View) -> list[str]:
     confined = view.cells.confined() if view.dataset else []
     found = leakage.warnings(view.result) + remarks(view.result, confined)
-    for entry in view.entries if confined else []:
-        own = sections_of(entry)
-        fit = next((fit for other, fit in view.taken[own] if other is entry), None)
-        found += [f"{entry.label}, {said}" for said in (own.warnings(fit, confined) if fit is not None else [])]
+    for own, taken in view.taken.items() if confined else ():
+        if isinstance(own, Sections):
+            found += [f"{entry.label}, {said}" for entry, fit in taken for said in own.warnings(fit, confined)]
     return found + [f"{what}, as they are too many: {count}." for what, count in view.omitted.items()]
 
 

@@ -223,7 +223,9 @@ def _course(fit: Factorisation) -> Page:
                 _PHASES.get(int(phase[start]), f"phase {int(phase[start])}"): (part + 1, values[part])
                 for start, part in zip(starts, parts, strict=True)
             }
-    return Page("Course of the fit", render("fits/batchblend/course"), "course", lines("Course of the fit", terms, "Iteration"))
+    return Page(
+        "Course of the fit", render("fits/batchblend/course"), "course", lines("Course of the fit", terms, "Iteration")
+    )
 
 
 SECTION = FitSection(

@@ -26,6 +26,7 @@ def _pages(report: Report) -> Iterator[Page]:
     ]
     columns = [f"{sweep.x.name} {parameter(value)}" for value in sweep.x.values]
     seeds = f"{len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else "one seed"
+    caption = render("sections/sweep/maps", seeds=seeds)
     for number, panel in enumerate(sweep.panels):
         for name in ("total", "batch", "bio"):
             values = found[name][:, number].reshape(-1, len(columns))
@@ -45,6 +46,7 @@ def _pages(report: Report) -> Iterator[Page]:
                     "colstops": _VIRIDIS,
                     "square": False,
                     "display_values": True,
+                    "angled_xticks": False,
                     "cluster_rows": False,
                     "cluster_cols": False,
                     "xcats_samples": False,
@@ -53,7 +55,8 @@ def _pages(report: Report) -> Iterator[Page]:
                     "height": 160 + 24 * len(rows),
                 },
             }
-            yield Page(title, render("sections/sweep/maps", seeds=seeds), f"{number}_{name}", plot)
+            yield Page(title, caption, f"{number}_{name}", plot)
+            caption = ""
 
 
 SECTION = Section("sweep", "Scores over the grid", "Every method at every setting of the simulation.", _pages)
