@@ -115,7 +115,12 @@ def signed(value: float) -> str:
     return f"{'+' if value > 0 else '−' if value < 0 else ''}{size}"
 
 
-def plus_minus(value: float, half: float | None, write: Callable[[float], str] = decimals) -> str:
-    """Write a number and half the width of its interval, where there is one."""
-    known = half is not None and np.isfinite(half) and half > 0
-    return f"{write(value)} ± {write(half)}" if known else write(value)
+def plus_minus(
+    value: float,
+    half: float | None,
+    write: Callable[[float], str] = decimals,
+    write_half: Callable[[float], str] | None = None,
+) -> str:
+    """Write a number and half the width of its interval, where there is one, as `write_half` does or else `write`."""
+    known = half is not None and np.isfinite(half)
+    return f"{write(value)} ± {(write_half or write)(half)}" if known else write(value)

@@ -293,7 +293,7 @@ def _number(value: Any) -> str:
 
 
 def _estimate(value: float, se: float) -> str:
-    return plus_minus(value, Z90 * se, amount)
+    return plus_minus(value, Z90 * se if se > 0 else None, amount, lambda half: amount(half, 2))
 
 
 def _bar(gene: str, zero: float, size: float, width: float, text: str, tick: float | None = None) -> dict[str, Any]:
