@@ -337,7 +337,7 @@ def test_every_page_has_what_multiqc_needs(written):
     pages = pages_of(written[0] / "report")
     assert len({page["id"] for page in pages.values()}) == len(pages)
     for page in pages.values():
-        assert page["plot_type"] in ("html", "table")
+        assert page["plot_type"] in ("html", "table", "box")
         assert page["data"]
         assert page["parent_id"] != page["id"]
         assert page["parent_name"]

@@ -307,6 +307,9 @@ def test_the_data_of_a_sweep_are_what_was_swept_and_what_was_fixed(tmp_path):
         "seed",
     ]
     assert "same, &lt;b&gt;shifted" in swept
+    # titles, too, name the settings
+    titles = [json.loads(path.read_text())["section_name"] for path in (tmp_path / "report").glob("*.json")]
+    assert "mix _b_shifted__b_: Total" in titles
     assert "gaussian" in fixed
 
 

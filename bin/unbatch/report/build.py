@@ -13,7 +13,7 @@ from unbatch.report.scores import read_cards, read_scores
 from unbatch.report.section import FitSection, Section, Sections, Shown, multiqc
 from unbatch.report.sections import FITS, SECTIONS, SWEEP
 from unbatch.report.sweep import collect
-from unbatch.report.text import plain
+from unbatch.report.text import cut
 
 
 def read_report(
@@ -90,7 +90,7 @@ def _of_fits(report: Report) -> list[dict[str, Any]]:
         for number, view in enumerate(report.views):
             for entry, fit in view.taken[own]:
                 shown = Shown(view.cells, report.seed, bool(view.result.evidence))
-                name = ": ".join(part for part in (view.name, plain(entry.label)) if part)
+                name = ": ".join(part for part in (view.name, cut(entry.label, 60)) if part)
                 suffix = f"{number}_{view.entries.index(entry)}"
                 pages += [multiqc(section, page, name, suffix) for page in section.pages(fit, shown)]
     return pages

@@ -13,7 +13,7 @@ from unbatch.report.read import Cells, Dataset, FitFile
 from unbatch.report.scores import Card, Entry, Result
 from unbatch.report.section import Section, Sections
 from unbatch.report.sweep import Sweep
-from unbatch.report.text import plain
+from unbatch.report.text import cut
 
 
 @dataclass
@@ -105,7 +105,7 @@ class View:
     @property
     def name(self) -> str:
         """What stands before the titles of its pages: its name, if there are several datasets."""
-        return plain(self.result.name) if self.report.several else ""
+        return cut(self.result.name, 60) if self.report.several else ""
 
 
 @cache

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
+from unbatch.report.text import plain
+
 if TYPE_CHECKING:
     from unbatch.report.context import Report, View
     from unbatch.report.read import Cells, Dataset, FitFile
@@ -33,7 +35,7 @@ class Page:
     Attributes
     ----------
     title
-        Its title, harmless in HTML; without one, that of the section.
+        Its title; without one, that of the section.
     content
         HTML; what stands above the plot if there is one, which needs a title.
     key
@@ -127,10 +129,11 @@ def multiqc(section: Section | FitSection, page: Page, name: str = "", suffix: s
     section, page
         Section and page.
     name
-        What stands before its title, harmless in HTML.
+        What stands before its title.
     suffix
         What tells its file from that of the same page of others.
     """
+    title = ": ".join(part for part in (name, page.title) if part) or section.title
     own = "_".join(part for part in (f"{PREFIX}{section.id}", suffix, page.key) if part)
     content: dict[str, Any] = {"plot_type": "html", "data": page.content}
     if page.plot is not None:
@@ -141,7 +144,7 @@ def multiqc(section: Section | FitSection, page: Page, name: str = "", suffix: s
         "parent_id": f"{PREFIX}{section.id}",
         "parent_name": section.title,
         "parent_description": section.about,
-        "section_name": ": ".join(part for part in (name, page.title) if part) or section.title,
+        "section_name": plain(title, 160),
         **content,
     }
 

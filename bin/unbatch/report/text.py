@@ -35,7 +35,7 @@ def cut(text: str, length: int) -> str:
 
 def plain(text: str, length: int = 60) -> str:
     """Make a name harmless where MultiQC or Plotly would show it as HTML, even after unescaping it."""
-    return cut(re.sub(r"[^\w .,:+()-]", "_", text), length)
+    return cut(re.sub(r"[^\w .,:+()…-]", "_", text), length)
 
 
 def distinct(names: Iterable[str]) -> list[str]:

@@ -46,20 +46,20 @@ def lines(
     title: str,
     terms: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
     step: str,
-    marks: Mapping[str, Mapping[str, int]] | None = None,
-) -> dict[str, Any]:
-    """Plot values by step as MultiQC's own lines, with a button for each term.
+    kept: Mapping[str, int] | None = None,
+) -> dict[str, Any] | None:
+    """Plot values by step as MultiQC's own lines, with a button for each term; None where there are no values.
 
     Parameters
     ----------
     title
-        Of the plot.
+        Title of the plot.
     terms
         By term and name of the line, both harmless in HTML: steps and values, which are NaN where there is none.
     step
         What the steps are.
-    marks
-        Steps to mark, by term and name of the mark.
+    kept
+        Steps whose fit was kept, by name of the line.
     """
     drawn = {
         term: {
@@ -70,27 +70,25 @@ def lines(
         for term, several in terms.items()
     }
     drawn = {term: several for term, several in drawn.items() if several}
-    labels = []
-    for term in drawn:
-        marked = [
-            {"value": int(at), "label": name, "color": draw.OKABE_ITO[1], "dash": "dash", "width": 1}
-            for name, at in (marks or {}).get(term, {}).items()
-        ]
-        # what stands behind the colon has no room on a button
-        labels.append({"name": term.split(":")[0], "ylab": term} | ({"x_lines": marked} if marked else {}))
+    if not drawn:
+        return None
     names = list(dict.fromkeys(name for several in drawn.values() for name in several))
-    colours = draw.legend(names).colours
+    colours = dict(zip(names, draw.legend(names).colours, strict=True))
     return {
         "plot_type": "linegraph",
         "data": list(drawn.values()),
         "pconfig": {
             "title": title,
             "xlab": step,
-            "ylab": labels[0]["ylab"],
-            "colors": dict(zip(names, colours, strict=True)),
+            "ylab": next(iter(drawn)),
+            "colors": colours,
             "showlegend": len(names) > 1,
             "series_label": False,
-            "data_labels": labels,
-            **({"x_lines": labels[0]["x_lines"]} if "x_lines" in labels[0] else {}),
+            # what stands behind the colon has no room on a button
+            "data_labels": [{"name": term.split(":")[0], "ylab": term} for term in drawn],
+            "x_lines": [
+                {"value": int(at), "label": f"{name} kept", "color": colours.get(name), "dash": "dash", "width": 1}
+                for name, at in (kept or {}).items()
+            ],
         },
     }

@@ -12,7 +12,7 @@ from unbatch.report.context import View
 from unbatch.report.names import info
 from unbatch.report.scores import SHUFFLED, Entry, Result, Spread, number
 from unbatch.report.section import Page, Section, render
-from unbatch.report.text import NONE, decimals, join, plain, plus_minus, signed
+from unbatch.report.text import NONE, cut, decimals, join, plus_minus, signed
 
 FEATURES = {
     "embedding": "Embedding",
@@ -31,7 +31,7 @@ def _pages(view: View) -> Iterator[Page]:
     if probes:
         yield Page("Probes", probes, "probes")
     for index, (name, target) in enumerate(result.evidence["targets"].items()):
-        title = "Prediction of " + ("the label" if name == "label" else f"a target, {plain(name)}")
+        title = "Prediction of " + ("the label" if name == "label" else f"a target, {cut(name, 60)}")
         yield Page(title, _prediction(result, name, target), f"target_{index}")
 
 

@@ -57,7 +57,6 @@ def _pages(fit: Autoencoders, shown: Shown) -> Iterator[Page]:
     present = dict.fromkeys(name for training in fit.models.values() for name in training.terms)
     order = [*(name for name in _TERMS if name in present), *(name for name in present if name not in _TERMS)]
     terms: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    marks: dict[str, dict[str, int]] = {}
     for name in order:
         title = plain(_title(_WITH.get(name, name)))
         for kind, training in fit.models.items():
@@ -65,8 +64,8 @@ def _pages(fit: Autoencoders, shown: Shown) -> Iterator[Page]:
                 values = np.asarray(training.terms[name], dtype=float)
                 line = f"{kinds[kind]}{', validation cells' if name in _WITH else ''}"
                 terms.setdefault(title, {})[line] = np.arange(1, len(values) + 1), values
-                marks.setdefault(title, {})[f"{kinds[kind]} kept"] = training.best
-    yield Page("Losses by epoch", content, "losses", lines("Losses by epoch", terms, "Epoch", marks))
+    kept = {kinds[kind]: training.best for kind, training in fit.models.items()}
+    yield Page("Losses by epoch", content, "losses", lines("Losses by epoch", terms, "Epoch", kept))
 
 
 def _title(term: str) -> str:
