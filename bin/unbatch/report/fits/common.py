@@ -74,6 +74,9 @@ def lines(
         return None
     names = list(dict.fromkeys(name for several in drawn.values() for name in several))
     colours = dict(zip(names, draw.legend(names).colours, strict=True))
+    by_step: dict[int, list[str]] = {}
+    for name, at in (kept or {}).items():
+        by_step.setdefault(int(at), []).append(name)
     return {
         "plot_type": "linegraph",
         "data": list(drawn.values()),
@@ -87,8 +90,14 @@ def lines(
             # what stands behind the colon has no room on a button
             "data_labels": [{"name": term.split(":")[0], "ylab": term} for term in drawn],
             "x_lines": [
-                {"value": int(at), "label": f"{name} kept", "color": colours.get(name), "dash": "dash", "width": 1}
-                for name, at in (kept or {}).items()
+                {
+                    "value": at,
+                    "label": f"{', '.join(own)} kept",
+                    "color": colours.get(own[0]) if len(own) == 1 else draw.FAINT,
+                    "dash": "dash",
+                    "width": 1,
+                }
+                for at, own in by_step.items()
             ],
         },
     }
