@@ -171,7 +171,7 @@ def tissue(
     colours
         n x 3 or n x 4.
     extent
-        Width and height of the largest section, so that all are drawn to one scale.
+        Width and height of the largest section; all are drawn to its scale.
     known
         The colours that can occur, if they are few.
     pixels

@@ -76,7 +76,7 @@ def _half(entry: Entry, score: str) -> float | None:
 
 
 def _tag(entry: Entry) -> str:
-    """Say what must be known of a method beside its scores."""
+    """Say what must be known of a method in addition to its scores."""
     if entry.supervised:
         return "has seen the labels"
     return "no correction" if entry.kind == "reference" else ""

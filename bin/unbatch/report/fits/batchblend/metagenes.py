@@ -174,7 +174,7 @@ def _matrices(estimate: np.ndarray, permuted: np.ndarray, marked: np.ndarray, na
     with draw.figure(9.2, 4.6) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         top = max(np.abs(estimate).max(), np.abs(permuted).max(), np.finfo(float).tiny)
-        # a panel is 3 inches wide: two digits fit beside one another at this size
+        # a panel is 3 inches wide: two digits fit next to one another at this size
         size = np.clip(160 / len(names), 5, 10)
         for axes, values, label in zip(panels, (estimate, permuted), ("Estimated", "Cells permuted"), strict=True):
             image = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")

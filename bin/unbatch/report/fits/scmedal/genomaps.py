@@ -20,7 +20,7 @@ TOP_GENES = 6
 LOW, HIGH = -1.0, 2.0
 """Standard deviations that have the first and the last colour, as in the scMEDAL paper."""
 FRAME = "#D55E00"
-"""Of images of cells in their own batch."""
+"""Colour around images of cells in their own batch."""
 
 
 def _pages(fit: Autoencoders, _shown: Shown) -> Iterator[Page]:

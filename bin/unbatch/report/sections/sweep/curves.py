@@ -76,7 +76,7 @@ def curves(
     with draw.figure(1.2 + 4.6 * len(columns), 1.4 + 2.9 * len(rows)) as figure:
         panels = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
         looks = _looks(kinds)
-        # side by side, so that no bar hides another
+        # side by side, or bars would hide one another
         shifts = (np.arange(len(labels)) - (len(labels) - 1) / 2) * min(0.07, 0.5 / len(labels))
         places = np.arange(len(x[1]))
         for (row, column), axes in np.ndenumerate(panels):
@@ -116,7 +116,7 @@ def whiskers(values: np.ndarray, halves: np.ndarray) -> np.ndarray:
 
 
 def _looks(kinds: Sequence[str]) -> list[dict[str, Any]]:
-    """Give every line colour, mark and dashes, so that lines differ without colour as well."""
+    """Give every line colour, mark and dashes: lines differ without colour as well."""
     looks, corrections, others = [], 0, 0
     for kind in kinds:
         if kind == "correction":
