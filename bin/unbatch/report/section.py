@@ -80,7 +80,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the pages of a fit may know in addition to it: cells, seed of drawing orders, whether the batch was probed."""
+    """What pages of a fit may know in addition to it: cells, seed of drawing orders, whether the batch was probed."""
 
     cells: "Cells"
     seed: int = 0
