@@ -16,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from unbatch.cli.report import main
+from unbatch.data.io import read_h5ad
 from unbatch.report import draw, embedding
 from unbatch.report.scores import failures, rank, read_cards, read_scores, scale
 from unbatch.report.sections import embeddings, tradeoff
@@ -576,6 +577,26 @@ def test_names_in_plots_of_multiqc_cannot_be_html_and_stay_apart(tmp_path):
     for name in times:
         assert not set(name) & set("<>&[]'\"")
     assert distinct(["a<b", "a>b", "a_b"]) == ["a_b", "a_b (2)", "a_b (3)"]
+
+
+def test_every_file_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("scmedal"), row("harmony"), row("none", bio=0.1)])))
+    obs = write_dataset(tmp_path / "d.h5ad")
+    given = [tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad"]
+    for method in ("scmedal", "harmony", "none"):
+        # called by no id: method and seed say which row it is of
+        given += ["--fit", tmp_path / f"{method}.h5ad"]
+        write_fit(given[-1], obs, method)
+    names = []
+
+    def read(path, slots):
+        names.append(path.name)
+        return read_h5ad(path, slots)
+
+    monkeypatch.setattr("unbatch.report.read.read_h5ad", read)
+    monkeypatch.setattr("unbatch.report.embedding.umap", lambda values, seed: values[:, :2])
+    assert run(*given, "-o", tmp_path / "out").exit_code == 0
+    assert sorted(names) == ["d.h5ad", "harmony.h5ad", "none.h5ad", "scmedal.h5ad"]
 
 
 # what is wrong is said in a sentence
