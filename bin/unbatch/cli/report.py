@@ -56,7 +56,7 @@ def main(
 
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: a file has the name of the output folder")
-    for path in (*datasets, *fits):
+    for path in (*scores, *datasets, *fits):
         require_file(path)
     if sweep:
         require_place(sweep, scores)
