@@ -20,8 +20,8 @@ from anndata import AnnData
 from unbatch.data.notes import Notes
 from unbatch.errors import InputError
 from unbatch.report import embedding
-from unbatch.report.names import join
 from unbatch.report.scores import Entry, Result
+from unbatch.report.text import join
 from unbatch.report.verdict import Code, judge, verdict
 
 if TYPE_CHECKING:

@@ -49,17 +49,13 @@ def found(cells: Cells, weights: dict) -> Fit:
 
 def sections():
     """Return the section of the report over its fits."""
-    from unbatch.data.io import read_h5ad
-    from unbatch.report.page import make_page
-    from unbatch.report.section import Sections
+    from unbatch.report.section import FitSection, Page, Sections
 
-    def read(path, _dataset, _cells):
-        return str(read_h5ad(path, ["uns/unbatch"]).uns["unbatch"]["gene"])
+    def pages(gene, _shown):
+        yield Page("First gene", f"<p>The toy saw {gene}.</p>")
 
-    def pages(gene, shown):
-        return [make_page("toys", f"{shown.name}, first gene", f"<p>The toy saw {gene}.</p>", shown.suffix)]
-
-    return Sections(read, pages, parts={"toys": ("Toys", "What the toy saw.")})
+    toys = FitSection("toys", "Toys", "What the toy saw.", pages)
+    return Sections(lambda fit, _dataset: str(fit.about["gene"]), (toys,))
 '''
 """All of a new model: this file, and a card."""
 

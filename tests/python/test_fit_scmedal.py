@@ -19,7 +19,8 @@ from unbatch.data import expression
 from unbatch.data.cells import read_cells
 from unbatch.models import scmedal
 from unbatch.models.scmedal import Model
-from unbatch.report.autoencoders import read_autoencoders
+from unbatch.report.fits.scmedal.read import read_autoencoders
+from unbatch.report.read import FitFile
 
 SMALL = ("--max-epochs", "2", "--threads", "1")
 
@@ -105,7 +106,7 @@ def test_cells_in_their_own_batch_are_not_shifted_and_in_another_one_are(run, la
     assert abs(found["shift"][0]).max() < 1e-5
     assert abs(found["shift"][1]).max() > 1e-3
     # what the report reads is what the program writes
-    read = read_autoencoders(tmp_path / "fit.h5ad")
+    read = read_autoencoders(FitFile(tmp_path / "fit.h5ad"))
     assert set(read.models) == {"fe", "re"}
     np.testing.assert_array_equal(read.counterfactual.shift, found["shift"])
 
@@ -146,7 +147,7 @@ def test_a_saved_model_gives_the_embedding_and_the_counterfactuals_of_its_fit(da
     for name in ("shift", "shift_se"):
         np.testing.assert_allclose(shifts[1][name], shifts[0][name], atol=1e-5)
     assert set(again.uns["unbatch"]["part"]) == {"applied"}
-    assert read_autoencoders(tmp_path / "fit.h5ad").models == {}
+    assert read_autoencoders(FitFile(tmp_path / "fit.h5ad")).models == {}
 
 
 def test_new_cells_of_another_depth_and_an_unknown_batch_are_embedded(dataset_path, saved, tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_groups_of_batches_are_tested_by_label_on_projections_and_observed_cells
     assert (found["observed_fdr"][large, 0] < 0.05).all()
     assert found["rank_p"][large, 0] == pytest.approx(0.1)
     assert (found["fdr"][large][:, 1:] < 0.05).mean() < 0.1
-    read = read_autoencoders(tmp_path / "fit.h5ad")
+    read = read_autoencoders(FitFile(tmp_path / "fit.h5ad"))
     np.testing.assert_array_equal(read.tests.tested["p"], found["p"])
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unbatch.report.fits.scmedal.genomaps import draw_panel
 from unbatch.report.genomap import fit_genomap, gene_distances, standardise, top_genes
-from unbatch.report.genomap_figures import panel
 
 
 def correlated(genes: int = 25, rows: int = 60, seed: int = 0) -> np.ndarray:
@@ -90,12 +90,12 @@ def test_the_panel_has_an_image_per_cell_and_column():
     found = fit_genomap(stack)
     names = [f"<b>gene{i}</b>" for i in range(24)]
     columns = ["input", "fixed", "as $a$", "as b", "as c"]
-    drawn = panel(found, stack[:, :3], columns, ["T", "B", "NK"], [3, 1], names)
-    assert drawn == panel(found, stack[:, :3], columns, ["T", "B", "NK"], [3, 1], names)
+    drawn = draw_panel(found, stack[:, :3], columns, ["T", "B", "NK"], [3, 1], names)
+    assert drawn == draw_panel(found, stack[:, :3], columns, ["T", "B", "NK"], [3, 1], names)
     image = Image.open(io.BytesIO(base64.b64decode(drawn.split(",")[1])))
     assert image.width > image.height > 400
     with pytest.raises(ValueError, match=r"\(5, 6, 24\), expected 5 columns x 3 cells"):
-        panel(found, stack, columns, ["T", "B", "NK"])
+        draw_panel(found, stack, columns, ["T", "B", "NK"])
 
 
 def test_bad_input_is_refused():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from unbatch.integrated import Reason, choose, take
-from unbatch.report.evidence import Told, findings
 from unbatch.report.scores import Result, rank, read_cards
+from unbatch.report.sections.leakage import Told, findings
 from unbatch.report.verdict import Code, judge, remarks, verdict
 
 CARDS = read_cards(Path(__file__).parents[2] / "assets" / "methods.yml")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,15 +12,17 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from unbatch.cli.report import main
-from unbatch.report import embedding, figures
-from unbatch.report.evidence import Told, findings
-from unbatch.report.page import plain
-from unbatch.report.paper import weights
-from unbatch.report.scores import rank, read_cards, read_scores, scale
-from unbatch.report.verdict import Code, judge, remarks, troubles, verdict
+from unbatch.data.io import read_h5ad
+from unbatch.report import draw, embedding
+from unbatch.report.scores import failures, rank, read_cards, read_scores, scale
+from unbatch.report.sections import embeddings, tradeoff
+from unbatch.report.sections.leakage import Told, findings
+from unbatch.report.text import distinct, plain
+from unbatch.report.verdict import Code, judge, remarks, verdict
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CARDS = read_cards(ASSETS / "methods.yml")
@@ -291,8 +294,8 @@ def test_no_result_at_all_is_reported_not_an_error(tmp_path):
 def test_the_weights_of_the_total_are_those_of_the_scores(result):
     other = METRICS | {"weights": {"batch": 0.3, "bio": 0.7}}
     found = result([row("harmony", batch=0.6), row("none", batch=0.2)], metrics=other)
-    assert weights(found) == "0.3 × batch + 0.7 × biology"
-    lines = [figures.trade_off(found.entries, by) for by in (found.weights, METRICS["weights"])]
+    assert found.formula == "0.3 × batch + 0.7 × biology"
+    lines = [tradeoff.scatter(found.entries, by) for by in (found.weights, METRICS["weights"])]
     assert lines[0] != lines[1]
 
 
@@ -320,9 +323,8 @@ def test_scores_between_controls_that_hardly_differ_are_not_scaled(result):
 
 
 def test_failures_come_before_what_is_not_applicable_and_alike_seeds_together(result):
-    found = troubles(
-        result([fallen("pca", 0, "not applicable", 99), fallen("harmony", 0), fallen("harmony", 1), row("none")])
-    )
+    rows = [fallen("pca", 0, "not applicable", 99), fallen("harmony", 0), fallen("harmony", 1), row("none")]
+    found = failures([result(rows)])
     assert [(t.label, t.seeds, t.status) for t in found] == [
         ("Harmony", [0, 1], "failed"),
         ("PCA (scaled)", [0], "not applicable"),
@@ -336,7 +338,7 @@ def test_every_page_has_what_multiqc_needs(written):
     pages = pages_of(written[0] / "report")
     assert len({page["id"] for page in pages.values()}) == len(pages)
     for page in pages.values():
-        assert page["plot_type"] in ("html", "table")
+        assert page["plot_type"] in ("html", "table", "box")
         assert page["data"]
         assert page["parent_id"] != page["id"]
         assert page["parent_name"]
@@ -393,7 +395,8 @@ def test_warnings_name_confined_labels_and_unlabelled_cells(written):
     text = pages_of(written[0] / "report")["unbatch_warnings_page_mqc.json"]["data"]
     assert "only in &lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "3 of 90 cells (3.3%) have no label" in text
-    assert "killed" in text
+    # of a fit that was killed: its code, attempts and memory
+    assert re.search(r">killed</td><td[^>]*>3</td><td[^>]*>640 MB</td>", text)
 
 
 def test_the_data_come_first_with_warnings_and_losses_by_sample(tmp_path):
@@ -505,7 +508,7 @@ def test_several_datasets_are_compared_in_one_table(tmp_path):
 
 
 def test_embeddings_beyond_the_limit_are_counted_not_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr("unbatch.cli.report.MAX_PANELS", 0)
+    monkeypatch.setattr(embeddings.SECTION, "most", 0)
     (tmp_path / "s.json").write_text(json.dumps(content([row("harmony")])))
     write_fit(tmp_path / "toy.harmony.default.s0.fit.h5ad", write_dataset(tmp_path / "d.h5ad"), "harmony")
     given = ("--dataset", tmp_path / "d.h5ad", "--fit", tmp_path / "toy.harmony.default.s0.fit.h5ad")
@@ -513,6 +516,87 @@ def test_embeddings_beyond_the_limit_are_counted_not_drawn(tmp_path, monkeypatch
     pages = pages_of(tmp_path / "out")
     assert "as they are too many: 1." in pages["unbatch_warnings_page_mqc.json"]["data"]
     assert not [name for name in pages if "umap" in name]
+
+
+TOY = """
+from unbatch.report.section import Page, Section, render
+
+SECTION = Section(
+    "toy",
+    "Toy",
+    "What a toy makes of it.",
+    each=lambda view: [Page("Fits", render("sections/toy", taken=view.taken[SECTION]), "fits")],
+    take=lambda view, entry, fit: fit.embedding.shape[1],
+    most=1,
+    omitted="Toys",
+)
+"""
+
+
+def test_a_section_is_a_file_with_its_template_and_a_line_which_is_its_place(tmp_path):
+    bin_ = shutil.copytree(ASSETS.parent / "bin", tmp_path / "bin")
+    sections = bin_ / "unbatch" / "report" / "sections"
+    (sections / "toy.py").write_text(TOY)
+    (sections / "toy.html.j2").write_text("{% for e, n in taken %}{{ e.label }}: {{ n }}{% endfor %}")
+    registry = sections / "__init__.py"
+    registry.write_text(registry.read_text().replace('    "tradeoff",\n', '    "toy",\n    "tradeoff",\n', 1))
+    (tmp_path / "s.json").write_text(json.dumps(content([row("harmony"), row("none", bio=0.1)])))
+    obs = write_dataset(tmp_path / "d.h5ad", positions=False)
+    fits = [tmp_path / f"toy.{name}.default.s0.h5ad" for name in ("harmony", "none")]
+    for path, name in zip(fits, ("harmony", "none"), strict=True):
+        write_fit(path, obs, name)
+    given = ["s.json", "--dataset", "d.h5ad", *(part for path in fits for part in ("--fit", str(path)))]
+    cards = ["--methods", str(ASSETS / "methods.yml"), "-o", "out"]
+    code = (
+        f"import sys; sys.path.insert(0, {str(bin_)!r}); sys.argv[0] = 'report'\n"
+        "from unbatch.report.sections import embeddings; embeddings.SECTION.most = 0\n"
+        "from unbatch.cli.report import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *given, *cards], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = pages_of(tmp_path / "out")
+    assert pages["unbatch_toy_0_fits_page_mqc.json"]["data"] == "Harmony: 5"
+    assert "Toys, as they are too many: 1." in pages["unbatch_warnings_page_mqc.json"]["data"]
+    order = yaml.safe_load((tmp_path / "out" / "multiqc_order.yml").read_text())
+    parts = order["custom_content"]["order"]
+    assert parts.index("unbatch_toy") == parts.index("unbatch_tradeoff") - 1 == parts.index("unbatch_scores") + 1
+    assert set(order["report_section_order"]) == {page["id"] for page in pages.values()}
+
+
+def test_names_in_plots_of_multiqc_cannot_be_html_and_stay_apart(tmp_path):
+    names = ["<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;", "[img src=x onerror=alert(1)]"]
+    methods = ("harmony", "combat", "none")
+    cards = {method: {"label": name, "kind": "correction"} for method, name in zip(methods, names, strict=True)}
+    (tmp_path / "methods.yml").write_text(json.dumps(cards))
+    (tmp_path / "s.json").write_text(json.dumps(content([row(methods[0]), row(methods[1]), fallen(methods[2])])))
+    given = (tmp_path / "s.json", "--methods", tmp_path / "methods.yml", "-o", tmp_path / "out")
+    assert CliRunner().invoke(main, [str(part) for part in given]).exit_code == 0
+    pages = pages_of(tmp_path / "out")
+    times, memory = pages["unbatch_cost_0_box_page_mqc.json"]["data"]
+    assert len(times) == len(memory) == 3
+    for name in times:
+        assert not set(name) & set("<>&[]'\"")
+    assert distinct(["a<b", "a>b", "a_b"]) == ["a_b", "a_b (2)", "a_b (3)"]
+
+
+def test_every_file_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("scmedal"), row("harmony"), row("none", bio=0.1)])))
+    obs = write_dataset(tmp_path / "d.h5ad")
+    given = [tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad"]
+    for method in ("scmedal", "harmony", "none"):
+        # called by no id: method and seed say which row it is of
+        given += ["--fit", tmp_path / f"{method}.h5ad"]
+        write_fit(given[-1], obs, method)
+    names = []
+
+    def read(path, slots):
+        names.append(path.name)
+        return read_h5ad(path, slots)
+
+    monkeypatch.setattr("unbatch.report.read.read_h5ad", read)
+    monkeypatch.setattr("unbatch.report.embedding.umap", lambda values, seed: values[:, :2])
+    assert run(*given, "-o", tmp_path / "out").exit_code == 0
+    assert sorted(names) == ["d.h5ad", "harmony.h5ad", "none.h5ad", "scmedal.h5ad"]
 
 
 # what is wrong is said in a sentence
@@ -598,11 +682,11 @@ def test_other_positions_are_left_as_they_are():
 
 @pytest.mark.parametrize("count", [1, 8, 9, 54, 150])
 def test_every_category_has_a_colour_and_few_have_colour_blind_safe_ones(count):
-    colours = figures.legend([str(i) for i in range(count)]).colours
+    colours = draw.legend([str(i) for i in range(count)]).colours
     assert len(colours) == count
     assert len(set(colours)) == min(count, 54)
     if count <= 8:
-        assert set(colours) <= set(figures.OKABE_ITO)
+        assert set(colours) <= set(draw.OKABE_ITO)
 
 
 def test_figures_hold_the_colours_of_the_legend():
@@ -612,18 +696,18 @@ def test_figures_hold_the_colours_of_the_legend():
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    legend = figures.legend(["a", "b", "c"])
+    legend = draw.legend(["a", "b", "c"])
     # the third category is rare
     codes = np.r_[np.zeros(500, int), np.ones(500, int), [2] * 5, [-1] * 5]
-    picture = figures.cells(rng.normal(size=(len(codes), 2)), codes, legend, seed=0)
+    picture = draw.cells(rng.normal(size=(len(codes), 2)), codes, legend, seed=0)
     image = Image.open(BytesIO(b64decode(picture.split(",")[1]))).convert("RGB")
     found = {"#{:02X}{:02X}{:02X}".format(*colour) for _, colour in image.getcolors(1000)}
-    assert {*legend.colours, figures.MISSING, "#FFFFFF"} == found
+    assert {*legend.colours, draw.MISSING, "#FFFFFF"} == found
 
 
 def test_shades_run_from_worst_to_best():
-    assert figures.shades([0.0, 1.0, None])[2] is None
-    assert figures.shades([0.0, 1.0]) == figures.shades([1.0, 0.0], lower_is_better=True)
+    assert draw.shades([0.0, 1.0, None])[2] is None
+    assert draw.shades([0.0, 1.0]) == draw.shades([1.0, 0.0], lower_is_better=True)
 
 
 @pytest.mark.parametrize("shape", [(30, 1), (3, 5), (2, 2)])
@@ -670,6 +754,9 @@ def test_multiqc_makes_one_page_of_it_that_asks_no_server(written, tmp_path):
     heads = re.findall(r'<h2 class="mb-0" id="(\w+)">', html)
     parts = ["summary", "warnings", "scores", "tradeoff", "umap", "tissue", "cost", "methods"]
     assert heads == [*(f"unbatch_{part}" for part in parts), "multiqc_software_versions"]
+    # pages go by the file of their order and not by their titles, among which Metrics would come first
+    found = re.findall(r'<h3 id="unbatch_methods_(\w+)_page', html)
+    assert found == ["compared", "metrics", "paper", "parameters"]
     remote = [
         (tag, attributes)
         for tag, attributes in Tags(html).found

@@ -1,7 +1,6 @@
 """The report's pages on fits of autoencoders: what is read off shifts, what is marked, what is refused."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -13,9 +12,11 @@ from test_report import Tags, content, pages_of, row
 
 from unbatch.cli.report import main
 from unbatch.errors import InputError
-from unbatch.report.autoencoders import pages, read_autoencoders
 from unbatch.report.fits.scmedal import SECTIONS
-from unbatch.report.inputs import read_cells, read_second
+from unbatch.report.fits.scmedal.read import read_autoencoders
+from unbatch.report.read import FitFile, read_dataset
+from unbatch.report.section import Page, Shown
+from unbatch.report.sections import embeddings
 
 CARDS = {"scmedal": {"label": "scMEDAL", "kind": "correction"}}
 GENES = ["up", "down", "wide", "still"]
@@ -64,18 +65,21 @@ def report(folder: Path, dataset: ad.AnnData, fit: ad.AnnData, panels: int = 0) 
     given = ("--dataset", folder / "d.h5ad", "--fit", folder / "f.h5ad", "--methods", folder / "methods.yml")
     with pytest.MonkeyPatch.context() as patch:
         # UMAPs take longest and are tested elsewhere
-        patch.setattr("unbatch.cli.report.MAX_PANELS", panels)
+        patch.setattr(embeddings.SECTION, "most", panels)
         outcome = CliRunner().invoke(main, [str(a) for a in (folder / "s.json", *given, "-o", folder / "out")])
     assert outcome.exit_code == 0, outcome.output
-    return {name.split("_")[1]: page["data"] for name, page in pages_of(folder / "out").items()}
+    return {name.split("_")[1]: json.dumps(page) for name, page in pages_of(folder / "out").items()}
 
 
-def made_of(folder: Path, dataset: ad.AnnData, fit: ad.AnnData, evidence: bool = False) -> dict[str, str]:
-    """The same without the rest of the report."""
+def made_of(folder: Path, dataset: ad.AnnData, fit: ad.AnnData, evidence: bool = False) -> dict[str, Page]:
+    """The pages on the fit, by key, without the rest of the report."""
     dataset.write_h5ad(folder / "d.h5ad")
     fit.write_h5ad(folder / "f.h5ad")
-    made = pages(read_autoencoders(folder / "f.h5ad"), read_cells(folder / "d.h5ad"), "scMEDAL", "0", evidence=evidence)
-    return {page["id"].split("_")[1]: page["data"] for page in made}
+    found, shown = (
+        read_autoencoders(FitFile(folder / "f.h5ad")),
+        Shown(read_dataset(folder / "d.h5ad").cells, 0, evidence),
+    )
+    return {page.key: page for section in SECTIONS.sections for page in section.pages(found, shown)}
 
 
 def images(page: str) -> list[str]:
@@ -83,7 +87,7 @@ def images(page: str) -> list[str]:
 
 
 def test_genes_whose_interval_stays_off_0_are_listed_the_surest_first(dataset, fit, tmp_path):
-    page = made_of(tmp_path, dataset, fit)["effect"]
+    page = made_of(tmp_path, dataset, fit)["shifts"].content
     first, second = page.split("<tr>")[2:]
     listed = [attributes["title"] for _, attributes in Tags(first).found if attributes.get("class") == "ub-cut"]
     # the label itself, then its genes: the largest shift is not sure at all, the next one less so than the last
@@ -96,36 +100,42 @@ def test_genes_whose_interval_stays_off_0_are_listed_the_surest_first(dataset, f
 
 
 def test_a_label_that_the_other_batch_lacks_is_marked(dataset, fit, tmp_path):
-    assert '<span class="ub-pill' not in made_of(tmp_path, dataset, fit)["effect"]
+    assert '<span class="ub-pill' not in made_of(tmp_path, dataset, fit)["shifts"].content
     label = dataset.obs["label"].cat.categories[0]
     alone = dataset[~((dataset.obs["label"] == label) & (dataset.obs["batch"] == "batch1"))].copy()
-    page = made_of(tmp_path, alone, fit[alone.obs_names].copy())["effect"]
+    page = made_of(tmp_path, alone, fit[alone.obs_names].copy())["shifts"].content
     assert page.count('<span class="ub-pill ub-refused">none in that batch</span>') == 1
 
 
 def test_the_epoch_that_was_kept_is_said_and_marked(dataset, fit, tmp_path):
-    made = made_of(tmp_path, dataset, fit)
-    assert "(FE) <small>epoch 2 of 3 kept</small>" in made["training"]
-    assert "(RE) <small>epoch 3 of 3 kept</small>" in made["training"]
+    fit.uns["unbatch"]["history"]["fe.batch"] = np.array([1.0, 2.0, 3.0])
+    page = made_of(tmp_path, dataset, fit)["losses"]
+    assert "(FE)</b>: epoch 2 of 3 kept; weights in the total: Batch: cross-entropy of guesses × 0.25." in page.content
+    assert "(RE)</b>: epoch 3 of 3 kept." in page.content
+    names = [label["name"] for label in page.plot["pconfig"]["data_labels"]]
+    lines = dict(zip(names, page.plot["data"], strict=True))
+    assert lines["Total (what is minimised)"] == {
+        "FE": [[1, 3.0], [2, 2.0], [3, 1.0]],
+        "RE": [[1, 1.0], [2, 0.5], [3, 0.2]],
+    }
     # only the model with an adversary has a probe to explain
-    assert made["training"].count("fresh") == 1
-    before = images(made["training"])
-    fit.uns["unbatch"]["best_epoch"]["fe"] = 1
-    after = images(made_of(tmp_path, dataset, fit)["training"])
-    assert len(before) == len(after) == 2
-    assert before[0] != after[0]
-    assert before[1] == after[1]
+    assert list(lines["Batch told from validation cells"]) == ["FE"]
+    assert "fresh" in page.content
+    assert [(mark["label"], mark["value"]) for mark in page.plot["pconfig"]["x_lines"]] == [
+        ("FE kept", 2),
+        ("RE kept", 3),
+    ]
 
 
 def test_nothing_is_said_of_what_is_not_there(dataset, fit, tmp_path):
     about = fit.uns["unbatch"]
-    with_random = [made_of(tmp_path, dataset, fit, evidence=there)["training"] for there in (True, False)]
+    with_random = [made_of(tmp_path, dataset, fit, evidence=there)["losses"].content for there in (True, False)]
     assert ["Random effects show" in page for page in with_random] == [True, True]
     assert ["Evidence and leakage" in page for page in with_random] == [True, False]
     del about["counterfactual"], about["best_epoch"]["re"]
     made = made_of(tmp_path, dataset, fit)
-    assert set(made) == {"training"}
-    assert "Random effects show" not in made["training"]
+    assert set(made) == {"losses"}
+    assert "Random effects show" not in made["losses"].content
     del about["best_epoch"]
     assert "training" not in report(tmp_path, dataset, fit)
 
@@ -168,7 +178,7 @@ def with_panel(dataset: ad.AnnData, fit: ad.AnnData) -> ad.AnnData:
 
 
 def test_genes_that_batches_change_are_listed_with_their_extremes(dataset, with_panel, tmp_path):
-    page = made_of(tmp_path, dataset, with_panel)["genomap"]
+    page = made_of(tmp_path, dataset, with_panel)[""].content
     first = page.split("<tr>")[2]
     # 1.29 in the cell where it changes, next to nothing in the other one of this label
     listed = [attributes["title"] for _, attributes in Tags(first).found if attributes.get("class") == "ub-cut"]
@@ -181,14 +191,11 @@ def test_genes_that_batches_change_are_listed_with_their_extremes(dataset, with_
     assert image.startswith("data:image/png")
     # the frame is around the cell's own batch: with another one the picture is another
     with_panel.uns["unbatch"]["panel"]["own"] = np.array(["b2", "new", "b4"])
-    assert images(made_of(tmp_path, dataset, with_panel)["genomap"]) != [image]
+    assert images(made_of(tmp_path, dataset, with_panel)[""].content) != [image]
 
 
 def test_tests_between_groups_are_counted_with_the_batches_as_the_unit(dataset, with_panel, tmp_path):
-    dataset.write_h5ad(tmp_path / "d.h5ad")
-    with_panel.write_h5ad(tmp_path / "f.h5ad")
-    made = pages(read_autoencoders(tmp_path / "f.h5ad"), read_cells(tmp_path / "d.h5ad"), "scMEDAL", "0", False)
-    page = next(page["data"] for page in made if "groups" in page["id"])
+    page = made_of(tmp_path, dataset, with_panel)["groups"].content
     assert "4 + 5 of them, however many cells" in page
     assert "no p-value below 0.016" in page
     first, second = page.split("<tr>")[2:]
@@ -224,7 +231,7 @@ def test_random_effects_are_laid_out_beside_fixed_ones(dataset, fit, tmp_path, m
     fit.obsm["X_scmedal_re"][0, 0] = np.nan
     fit.write_h5ad(tmp_path / "f.h5ad")
     with pytest.raises(InputError, match="X_scmedal_re is not a matrix of finite numbers"):
-        read_second(tmp_path / "f.h5ad", read_cells(tmp_path / "d.h5ad"))
+        assert FitFile(tmp_path / "f.h5ad").second is None
 
 
 def test_hostile_names_stay_text(dataset, fit, with_panel, tmp_path):
@@ -240,21 +247,21 @@ def test_hostile_names_stay_text(dataset, fit, with_panel, tmp_path):
     panel["labels"], panel["own"], panel["genes"] = np.array([bad] * 3), np.array([bad] * 3), np.array([bad] * 9)
     panel["batches"], panel["way"] = np.array([bad] * 4), bad
     groups = about.pop("groups")
-    made = report(tmp_path, dataset, fit)
     about["groups"] = groups | {"labels": np.array([bad] * 2), "names": np.array([bad] * 2), "column": bad, "way": bad}
-    made["groups"] = made_of(tmp_path, dataset, fit)["effect"]
-    for part in ("effect", "training", "genomap", "groups"):
-        for tag, attributes in Tags(made[part]).found:
+    made = made_of(tmp_path, dataset, fit)
+    assert set(made) == {"shifts", "groups", "", "losses"}
+    for page in made.values():
+        for tag, attributes in Tags(page.content + json.dumps(page.plot)).found:
             assert tag != "script"
             assert not [name for name in attributes if name.startswith("on")]
             assert tag != "img" or attributes["src"].startswith("data:image/")
     # batch, way, label and two genes; each shown and, but for the way, as a title
-    assert made["effect"].count("&lt;script&gt;alert(1)") == 9
-    assert "<h4>&lt;B&gt; <small>" in made["training"]
+    assert made["shifts"].content.count("&lt;script&gt;alert(1)") == 9
+    assert "<b>&lt;B&gt;</b>" in made["losses"].content
 
 
 def test_fits_beyond_the_limit_are_counted_not_shown(dataset, fit, tmp_path, monkeypatch):
-    monkeypatch.setattr("unbatch.report.fits.scmedal.SECTIONS", replace(SECTIONS, most=0))
+    monkeypatch.setattr(SECTIONS, "most", 0)
     made = report(tmp_path, dataset, fit)
     assert "training" not in made
     assert "training and counterfactuals are not shown, as they are too many: 1." in made["warnings"]
@@ -266,7 +273,7 @@ def test_fits_beyond_the_limit_are_counted_not_shown(dataset, fit, tmp_path, mon
         (lambda about: about["best_epoch"].update(fe=4), "best_epoch of fe is 4, expected one of the 3 in history"),
         (lambda about: about["history"].pop("re.total"), "best_epoch of re is 3, expected one of the 0"),
         (lambda about: about["history"].update({"fe.total": np.ones(2)}), "expected numbers"),
-        (lambda about: about["counterfactual"].pop("shift_se"), "shift_se is missing; a fit of autoencoders"),
+        (lambda about: about["counterfactual"].pop("shift_se"), "shift_se is missing; a fit of scmedal"),
         (lambda about: about["counterfactual"].update(shift=np.ones((1, 2, 3))), "expected numbers 1 x 2 x 4"),
         (lambda about: about["counterfactual"].update(shift_se=-np.ones((1, 2, 4))), "must be finite"),
         (lambda about: about["panel"].update(medoids=4), "panel: 3 batches and 4 medoids of 3 cells"),
@@ -280,4 +287,4 @@ def test_a_fit_that_breaks_the_contract_is_refused(with_panel, tmp_path, change,
     change(with_panel.uns["unbatch"])
     with_panel.write_h5ad(tmp_path / "f.h5ad")
     with pytest.raises(InputError, match=message):
-        read_autoencoders(tmp_path / "f.h5ad")
+        read_autoencoders(FitFile(tmp_path / "f.h5ad"))

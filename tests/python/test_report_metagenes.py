@@ -15,12 +15,14 @@ from test_report import Tags, content, pages_of, row
 from unbatch.cli.report import main
 from unbatch.errors import InputError
 from unbatch.models.verdicts import Verdict, sentence
-from unbatch.report import effect, metagenes
-from unbatch.report.effect import confounded, sentences
-from unbatch.report.factorisation import Affinity, Effect, Factorisation, read_factorisation
-from unbatch.report.fits.batchblend import SECTIONS
-from unbatch.report.inputs import Cells, read_cells
-from unbatch.report.metagenes import amount, gloss, share, telling, times
+from unbatch.report.fits.batchblend import SECTIONS, effect, metagenes
+from unbatch.report.fits.batchblend.effect import confounded, sentences
+from unbatch.report.fits.batchblend.metagenes import gloss, telling
+from unbatch.report.fits.batchblend.read import Affinity, Effect, Factorisation, read_factorisation
+from unbatch.report.read import Cells, FitFile, read_dataset
+from unbatch.report.section import Shown
+from unbatch.report.sections import embeddings
+from unbatch.report.text import amount, share, times
 
 CARDS = {"none": {"label": "None", "kind": "control"}, "batchblend": {"label": "BatchBlend", "kind": "correction"}}
 K = 12
@@ -96,6 +98,11 @@ def fit_of(dataset: ad.AnnData, spatial: bool = True, offset: bool = True) -> ad
     )
 
 
+def text_of(page: dict) -> str:
+    """All that a page shows: HTML, or what MultiQC makes a plot of."""
+    return page["data"] if page["plot_type"] == "html" else page["description"] + json.dumps(page)
+
+
 def report(folder: Path, dataset: ad.AnnData, fit: ad.AnnData) -> dict[str, str]:
     """Content of the pages, by the middle of their file's name."""
     (folder / "methods.yml").write_text(json.dumps(CARDS))
@@ -105,11 +112,11 @@ def report(folder: Path, dataset: ad.AnnData, fit: ad.AnnData) -> dict[str, str]
     given = ("--dataset", folder / "d.h5ad", "--fit", folder / "f.h5ad", "--methods", folder / "methods.yml")
     with pytest.MonkeyPatch.context() as patch:
         # UMAPs take longest and are tested elsewhere
-        patch.setattr("unbatch.cli.report.MAX_PANELS", 0)
+        patch.setattr(embeddings.SECTION, "most", 0)
         outcome = CliRunner().invoke(main, [str(a) for a in (folder / "s.json", *given, "-o", folder / "out")])
     assert outcome.exit_code == 0, outcome.output
     return {
-        name.removeprefix("unbatch_").removesuffix("_page_mqc.json"): page["data"]
+        name.removeprefix("unbatch_").removesuffix("_page_mqc.json"): text_of(page)
         for name, page in pages_of(folder / "out").items()
         if name.startswith(("unbatch_effect", "unbatch_metagenes", "unbatch_truth"))
     }
@@ -153,19 +160,19 @@ def cells_of(batches: int, each: int) -> Cells:
 
 def test_every_part_of_a_fit_has_a_page(found):
     assert set(found) == {
-        *(f"effect_0_0_{place}" for place in range(1, 5)),
-        *(f"metagenes_0_0_{place}" for place in range(1, 5)),
+        *(f"effect_0_0_{key}" for key in ("found", "metagenes", "offsets", "factors")),
+        *(f"metagenes_0_0_{key}" for key in ("genes", "maps", "affinities", "course")),
         "truth_0_0",
     }
-    assert found["metagenes_0_0_2"].count("<img") == (K - 1) * 2
+    assert found["metagenes_0_0_maps"].count("<img") == (K - 1) * 2
     assert found["truth_0_0"].count("<img") == 2 * 2
     assert sum(map(len, found.values())) < 1_000_000
 
 
 def test_a_dead_metagene_is_named_and_not_drawn(found):
-    assert f'<b>{K}</b></td>\n<td colspan="3"><span class="ub-pill ub-na">dead</span>' in found["metagenes_0_0_1"]
-    assert "1 of the metagenes is dead" in found["metagenes_0_0_1"]
-    assert f"Metagene {K}<" not in found["metagenes_0_0_2"]
+    assert f'<b>{K}</b></td>\n<td colspan="3"><span class="ub-pill ub-na">dead</span>' in found["metagenes_0_0_genes"]
+    assert "1 of the metagenes is dead" in found["metagenes_0_0_genes"]
+    assert f"Metagene {K}<" not in found["metagenes_0_0_maps"]
 
 
 def test_genes_that_set_a_metagene_apart_come_before_those_frequent_everywhere():
@@ -234,9 +241,9 @@ def test_a_refusal_is_plain_to_see(dataset, tmp_path):
     fit = fit_of(dataset, spatial=False, offset=False)
     del dataset.obsm["spatial"], dataset.uns["unbatch"]["truth"]
     pages = report(tmp_path, dataset, fit)
-    assert "2 of 4 steps refused" in pages["effect_0_0_1"]
-    assert f"No additive offset was accepted: {REASON}." in pages["effect_0_0_1"]
-    table = pages["effect_0_0_1"].split("<table")[1]
+    assert "2 of 4 steps refused" in pages["effect_0_0_found"]
+    assert f"No additive offset was accepted: {REASON}." in pages["effect_0_0_found"]
+    table = pages["effect_0_0_found"].split("<table")[1]
     assert table.index(">refused<") < table.index(">accepted<")
     # nothing is drawn of what was refused
     assert not any("floats free" in text for text in pages.values())
@@ -247,7 +254,7 @@ def test_nothing_found_is_no_refusal(dataset, tmp_path):
     evidence = fit.uns["unbatch"]["evidence"]
     evidence["verdict"] = np.array(["refused_se", "accepted", "nothing", "accepted"])
     evidence["threshold"] = np.full(4, 3.0)
-    page = report(tmp_path, dataset, fit)["effect_0_0_1"]
+    page = report(tmp_path, dataset, fit)["effect_0_0_found"]
     assert "1 of 4 steps refused" in page
     assert "2 of 4 steps accepted" in page
     assert page.count(">nothing found<") == 1
@@ -261,7 +268,7 @@ def test_a_verdict_that_is_none_is_refused(dataset, tmp_path):
     fit.write_h5ad(tmp_path / "fit.h5ad")
     dataset.write_h5ad(tmp_path / "dataset.h5ad")
     with pytest.raises(InputError, match=r"fit.h5ad: evidence has the verdict 'Accepted whole, though', expected one"):
-        read_factorisation(tmp_path / "fit.h5ad", tmp_path / "dataset.h5ad", read_cells(tmp_path / "dataset.h5ad"))
+        read_factorisation(FitFile(tmp_path / "fit.h5ad"), read_dataset(tmp_path / "dataset.h5ad"))
 
 
 def test_labels_of_one_batch_are_named_where_they_may_have_been_taken_for_its_effect():
@@ -286,9 +293,9 @@ def test_a_model_without_a_term_for_the_batch_says_so(dataset, tmp_path):
         about["batch_effect"][name][:] = 0
     about["batch_effect"]["factor"][:] = 1
     pages = report(tmp_path, dataset, fit)
-    assert "This model has no term for the batch" in pages["effect_0_0_1"]
-    assert "once the batch effect is taken off" not in pages["metagenes_0_0_1"]
-    assert "Evidence" not in pages["effect_0_0_1"]
+    assert "This model has no term for the batch" in pages["effect_0_0_found"]
+    assert "once the batch effect is taken off" not in pages["metagenes_0_0_genes"]
+    assert "Evidence" not in pages["effect_0_0_found"]
 
 
 def test_factors_refused_for_some_pairs_only_are_said_to_be(dataset):
@@ -309,13 +316,28 @@ def test_without_coordinates_space_or_truth_their_pages_are_left_out(dataset, tm
     fit = fit_of(dataset, spatial=False)
     del dataset.obsm["spatial"], dataset.uns["unbatch"]["truth"]
     pages = report(tmp_path, dataset, fit)
-    assert not any("<img" in text for name, text in pages.items() if name != "metagenes_0_0_2")
-    assert "Objective of the fit" in pages["metagenes_0_0_2"]
-    assert set(pages) == {*(f"effect_0_0_{i}" for i in range(1, 5)), "metagenes_0_0_1", "metagenes_0_0_2"}
+    assert not any("<img" in text for text in pages.values())
+    assert set(pages) == {
+        *(f"effect_0_0_{key}" for key in ("found", "metagenes", "offsets", "factors")),
+        *(f"metagenes_0_0_{key}" for key in ("genes", "course")),
+    }
+
+
+def test_the_course_of_a_fit_has_a_line_for_each_phase():
+    history = {
+        "objective": np.array([3.0, 2.0, -1.0]),
+        "spatial": np.array([0.0, 0.0, -2.0]),
+        "phase": np.array([0, 0, 1]),
+    }
+    *_, page = metagenes.SECTION.pages(small(history=history), Shown(replace(cells_of(2, 3), positions=None)))
+    objective, spatial = page.plot["data"]
+    assert list(objective.values()) == [[[1, 3.0], [2, 2.0]], [[3, -1.0]]]
+    # a term without a part in a phase has no line there
+    assert list(spatial.values()) == [[[3, -2.0]]]
 
 
 def test_hostile_names_of_genes_and_batches_stay_text(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("unbatch.report.metagenes.MAX_MAPS", K)
+    monkeypatch.setattr(metagenes, "MAX_MAPS", K)
     bad = "<script>alert(1)<"
     fit = fit_of(dataset)
     genes = [f"{bad}$x_{i}$\n" for i in range(dataset.n_vars)]
@@ -334,8 +356,8 @@ def test_hostile_names_of_genes_and_batches_stay_text(dataset, tmp_path, monkeyp
             assert tag != "script"
             assert not [name for name in attributes if name.startswith("on")]
             assert tag != "img" or attributes["src"].startswith("data:image/")
-    assert "&lt;script&gt;alert(1)&lt;" in pages["effect_0_0_3"]
-    assert "&lt;img src=x" in pages["effect_0_0_1"]
+    assert "&lt;script&gt;alert(1)&lt;" in pages["effect_0_0_offsets"]
+    assert "&lt;img src=x" in pages["effect_0_0_found"]
 
 
 def test_the_truth_of_a_simulation_is_compared_in_numbers(found, dataset):
@@ -352,13 +374,13 @@ def test_affinities_beyond_permutation_are_counted(found, dataset):
     spatial = fit_of(dataset).uns["unbatch"]["spatial"]
     living = np.abs(spatial["affinity"][0, : K - 1, : K - 1]) > 2
     pairs = np.triu_indices(K - 1)
-    assert f"{living[pairs].sum()} of {len(pairs[0])} pairs exceed permutation" in found["metagenes_0_0_3"]
+    assert f"{living[pairs].sum()} of {len(pairs[0])} pairs exceed permutation" in found["metagenes_0_0_affinities"]
 
 
 def test_many_metagenes_and_batches_keep_the_pages_small(monkeypatch):
-    for limit in ("MAX_SECTIONS", "OPEN_AFFINITIES"):
-        monkeypatch.setattr(f"unbatch.report.metagenes.{limit}", 2)
-    monkeypatch.setattr("unbatch.report.metagenes.MAX_MAPS", 13)
+    for limit in ("MAX_TISSUES", "OPEN_AFFINITIES"):
+        monkeypatch.setattr(metagenes, limit, 2)
+    monkeypatch.setattr(metagenes, "MAX_MAPS", 13)
     rng = np.random.default_rng(0)
     t, k, g = 40, 12, 500
     cells = cells_of(t, 20)
@@ -374,18 +396,18 @@ def test_many_metagenes_and_batches_keep_the_pages_small(monkeypatch):
         effect=Effect(rng.random((t, k)), positive, positive, np.ones(t), np.ones(t), positive, positive),
         affinity=Affinity(*rng.random((3, t, k, k))),
     )
-    pages = [*metagenes.pages(fit, cells, 0, "x", "0"), *effect.pages(fit, cells, "x", "0")]
-    text = {page["section_name"]: page["data"] for page in pages}
-    assert text["x, 2. On the tissue"].count("<img") == 12
-    assert "Shown are 1 of 40 sections." in text["x, 2. On the tissue"]
-    assert text["x, 3. Neighbours"].count("<img") == 2
-    assert "38 further batches are not drawn" in text["x, 3. Neighbours"]
-    assert "The first 12 of 40 batches." in text["x, 3. Added counts by gene"]
+    pages = [page for section in (metagenes, effect) for page in section.SECTION.pages(fit, Shown(cells))]
+    text = {page.title: page.content for page in pages}
+    assert text["On the tissue"].count("<img") == 12
+    assert "Shown are 1 of 40 sections." in text["On the tissue"]
+    assert text["Neighbours"].count("<img") == 2
+    assert "38 further batches are not drawn" in text["Neighbours"]
+    assert "The first 12 of 40 batches." in text["Added counts by gene"]
     assert sum(map(len, text.values())) < 3_000_000
 
 
 def test_fits_beyond_the_limit_are_counted_not_shown(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("unbatch.report.fits.batchblend.SECTIONS", replace(SECTIONS, most=0))
+    monkeypatch.setattr(SECTIONS, "most", 0)
     assert report(tmp_path, dataset, fit_of(dataset)) == {}
     warnings = pages_of(tmp_path / "out")["unbatch_warnings_page_mqc.json"]["data"]
     assert "batch effect are not shown, as they are too many: 1." in warnings
@@ -409,4 +431,4 @@ def test_a_fit_that_breaks_the_contract_is_refused(dataset, tmp_path, change, me
     fit.write_h5ad(path)
     dataset.write_h5ad(tmp_path / "d.h5ad")
     with pytest.raises(InputError, match=message):
-        read_factorisation(path, tmp_path / "d.h5ad", read_cells(tmp_path / "d.h5ad"))
+        read_factorisation(FitFile(path), read_dataset(tmp_path / "d.h5ad"))

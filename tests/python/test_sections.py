@@ -15,8 +15,8 @@ from unbatch.data.cells import Cells, read_cells
 from unbatch.data.notes import Notes, read_notes
 from unbatch.data.sections import choose_sections, warn_of_sections
 from unbatch.models import batchblend
-from unbatch.report import embedding, figures
-from unbatch.report import inputs as report
+from unbatch.report import draw, embedding
+from unbatch.report.read import read_dataset
 
 
 def table(**columns: object) -> pd.DataFrame:
@@ -104,7 +104,7 @@ def test_datasets_of_older_versions_have_their_batches_for_sections(dataset_path
     dataset.write_h5ad(tmp_path / "old.h5ad")
     cells = read_cells(tmp_path / "old.h5ad")
     np.testing.assert_array_equal(cells.section, cells.batch)
-    drawn = report.read_cells(tmp_path / "old.h5ad")
+    drawn = read_dataset(tmp_path / "old.h5ad").cells
     assert (drawn.sections, drawn.section.tolist()) == (drawn.batches, drawn.batch.tolist())
 
 
@@ -196,5 +196,5 @@ def test_maps_are_by_section_and_take_turns_among_batches():
     assert drawn.order == [0, 3, 1, 2]
     assert (drawn.shown, drawn.first(2)) == ([0, 1, 3], [0, 3])
     assert [len(cells) for cells in drawn.members] == [5] * 4
-    colours = figures.section_colours(["a", "b"], batches)
-    assert colours == [figures.OKABE_ITO[0], figures.OKABE_ITO[0], figures.FAINT, figures.OKABE_ITO[1]]
+    colours = draw.section_colours(["a", "b"], batches)
+    assert colours == [draw.OKABE_ITO[0], draw.OKABE_ITO[0], draw.FAINT, draw.OKABE_ITO[1]]

@@ -13,11 +13,11 @@ from unbatch.cli import each
 from unbatch.cli.report import main
 from unbatch.errors import InputError
 from unbatch.metrics.uncertainty import over_seeds
-from unbatch.report import sweep_figures
-from unbatch.report.model import parameters_of_fits
-from unbatch.report.scores import read_cards, read_scores
-from unbatch.report.sweep import collect, curve, failures, grid, leads, means, standings
-from unbatch.report.sweep_pages import ranked_first, verdict
+from unbatch.report.scores import failures, read_cards, read_scores
+from unbatch.report.sections.methods import parameters_of_fits
+from unbatch.report.sections.sweep.curves import whiskers
+from unbatch.report.sections.sweep.summary import ranked_first, verdict
+from unbatch.report.sweep import collect, curve, grid, leads, limits, means, standings
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CARDS = read_cards(ASSETS / "methods.yml")
@@ -216,7 +216,7 @@ def test_parameters_that_the_fits_chose_have_their_range(tmp_path):
 
 def test_bars_end_where_scores_do():
     values, halves = np.array([0.9, 0.1, np.nan]), np.array([0.3, np.nan, np.nan])
-    np.testing.assert_allclose(sweep_figures.whiskers(values, halves), [[0.3, 0, np.nan], [0.1, 0, np.nan]])
+    np.testing.assert_allclose(whiskers(values, halves), [[0.3, 0, np.nan], [0.1, 0, np.nan]])
 
 
 def test_the_table_has_a_row_for_every_setting_and_method(swept):
@@ -230,7 +230,7 @@ def test_the_table_has_a_row_for_every_setting_and_method(swept):
 def test_fits_that_failed_alike_are_one_line(tmp_path):
     results = read(write_scores(tmp_path, {"harmony": lambda s: None if s["sigma_beta"] else 0.5}))
     (row,) = failures(results)
-    assert (row["label"], row["fits"], len(row["datasets"])) == ("Harmony", 6, 6)
+    assert (row.label, len(row.rows), len(row.datasets)) == ("Harmony", 6, 6)
 
 
 # the report
@@ -254,6 +254,7 @@ def test_a_sweep_has_pages_of_its_own_and_none_per_dataset(tmp_path):
     }
     assert sorted(name.removeprefix("unbatch_") for name in pages) == [
         "curves",
+        "data",
         "means_file",
         "means_table",
         "methods_compared",
@@ -261,8 +262,7 @@ def test_a_sweep_has_pages_of_its_own_and_none_per_dataset(tmp_path):
         "methods_paper",
         "methods_parameters",
         "summary",
-        "sweep_0_maps",
-        "sweep_1_maps",
+        *(f"sweep_{panel}_{name}" for panel in (0, 1) for name in ("batch", "bio", "total")),
         "warnings",
     ]
     assert "it &lt;b&gt;broke&lt;/b&gt;" in pages["unbatch_warnings"]["data"]
@@ -277,6 +277,42 @@ def test_a_sweep_has_pages_of_its_own_and_none_per_dataset(tmp_path):
         assert json.loads(path.read_text()) == pages[path.name.removesuffix("_page_mqc.json")]
 
 
+def test_heat_maps_have_a_row_for_every_method_and_value(tmp_path):
+    bad = "<img src=x onerror=alert(1)>"
+    cards = {name: {"label": f"{bad}{end}", "kind": "correction"} for name, end in (("harmony", "<"), ("combat", ">"))}
+    (tmp_path / "methods.yml").write_text(json.dumps(cards))
+    paths = write_scores(
+        tmp_path, {"harmony": lambda s: None if s["share_beta"] == 1 else 0.7, "combat": lambda s: 0.5}
+    )
+    given = [*paths, "--methods", tmp_path / "methods.yml", "--sweep", tmp_path / "sweep.csv", "-o", tmp_path / "out"]
+    outcome = CliRunner().invoke(main, [str(a) for a in given])
+    assert outcome.exit_code == 0, outcome.output
+    page = json.loads((tmp_path / "out" / "unbatch_sweep_0_total_page_mqc.json").read_text())
+    assert page["data"] == [[0.7, 0.7], [None, None], [0.5, 0.5], [0.5, 0.5]]
+    assert page["xcats"] == ["sigma_beta 0", "sigma_beta 2"]
+    assert len(set(page["ycats"])) == 4
+    assert not set("".join(page["ycats"])) & set("<>&\"'")
+
+
+def test_the_data_of_a_sweep_are_what_was_swept_and_what_was_fixed(tmp_path):
+    paths = write_scores(tmp_path, {"none": lambda s: 0.5}, mix=("same", "<b>shifted</b>"))
+    assert report(tmp_path, paths, "--sweep", tmp_path / "sweep.csv").exit_code == 0
+    page = json.loads((tmp_path / "report" / "unbatch_data_page_mqc.json").read_text())["data"]
+    swept, fixed = page.split("<details>")
+    assert "24 datasets" in swept
+    assert [name for name in ("sigma_beta", "share_beta", "mix", "seed", "noise") if f"<code>{name}<" in swept] == [
+        "sigma_beta",
+        "share_beta",
+        "mix",
+        "seed",
+    ]
+    assert "same, &lt;b&gt;shifted" in swept
+    # titles, too, name the settings
+    titles = [json.loads(path.read_text())["section_name"] for path in (tmp_path / "report").glob("*.json")]
+    assert "mix _b_shifted__b_: Total" in titles
+    assert "gaussian" in fixed
+
+
 def test_a_sweep_without_any_result_is_reported_not_an_error(tmp_path):
     paths = write_scores(tmp_path, {"harmony": lambda s: None}, x=(1.0,), y=(0.5,), seeds=(0,))
     outcome = report(tmp_path, paths, "--sweep", tmp_path / "sweep.csv")
@@ -285,8 +321,8 @@ def test_a_sweep_without_any_result_is_reported_not_an_error(tmp_path):
 
 
 def test_one_colour_scale_holds_all_maps():
-    assert sweep_figures.limits([np.array([0.31, np.nan]), np.array([0.92])]) == (pytest.approx(0.3), pytest.approx(1))
-    assert sweep_figures.limits([np.array([np.nan])]) == (0, 1)
+    assert limits([np.array([0.31, np.nan]), np.array([0.92])]) == (pytest.approx(0.3), pytest.approx(1))
+    assert limits([np.array([np.nan])]) == (0, 1)
 
 
 # each

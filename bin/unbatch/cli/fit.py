@@ -185,26 +185,15 @@ def read_parameters(path: Path | None) -> dict[str, Any]:
     InputError
         If it is not YAML, not a mapping, or one that is meant for the pipeline.
     """
-    if path is None:
-        return {}
-    import yaml
+    from unbatch.data.io import read_mapping
 
-    from unbatch.data.io import require_file
-
-    try:
-        content = yaml.safe_load(require_file(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())[:200]})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found a {type(content).__name__}, expected 'name: value' pairs")
+    content = {} if path is None else read_mapping(path, "parameters of a method")
     if content and all(name in methods.names() and isinstance(value, dict) for name, value in content.items()):
         raise InputError(
             f"{path}: holds parameters below names of methods, as the pipeline's --method_params takes them; expected "
             "those of the method alone"
         )
-    return {str(name): value for name, value in content.items()}
+    return content
 
 
 def read_saved(folder: Path, known: list[str]) -> SavedModel:

@@ -52,7 +52,7 @@ def main(
     from unbatch import integrated
     from unbatch.data import as_zarr, io
     from unbatch.data.notes import Notes
-    from unbatch.report.inputs import match_fits
+    from unbatch.report.read import match_fits
     from unbatch.report.scores import read_cards, read_scores
 
     inputs = [dataset, *fits, scores, cards]
@@ -63,7 +63,7 @@ def main(
         as_zarr.require_store_place(store)
     result = read_scores(scores, read_cards(cards))
     choice = integrated.choose(result, use)
-    taken = integrated.take(result, match_fits([result], fits))
+    taken = integrated.take(result, {row: fit.path for row, fit in match_fits([result], fits).items()})
     chosen = next((each for each in taken if each.entry is choice.entry), None)
     if choice.entry is not None and chosen is None:
         raise InputError(

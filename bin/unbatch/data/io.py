@@ -56,6 +56,37 @@ def require_file(path: Path) -> Path:
     return path
 
 
+def read_mapping(path: str | Path, expected: str) -> dict[str, Any]:
+    """Read names and their values: JSON from a file with that ending, else YAML.
+
+    Parameters
+    ----------
+    path
+        The file.
+    expected
+        What it should be, for messages.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or holds something else.
+    """
+    import yaml
+
+    path = require_file(Path(path))
+    kind, read = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", yaml.safe_load)
+    try:
+        content = read(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: not {kind}, expected {expected} ({' '.join(str(error).split())[:200]})") from error
+    if content is None and kind == "YAML":
+        # comments only
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}, expected {expected}, 'name: value' pairs")
+    return {str(name): value for name, value in content.items()}
+
+
 @contextmanager
 def open_hdf5(
     path: str | Path, kind: str = "an h5ad file", needed: Iterable[str] = ("obs", "var")
@@ -458,12 +489,9 @@ def read_model(folder: str | Path) -> "tuple[dict[str, Any], dict[str, np.ndarra
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = require_file(Path(folder) / _CONFIG)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({_first_line(error)})") from error
-    if not isinstance(config, dict) or "method" not in config:
+    path = Path(folder) / _CONFIG
+    config = read_mapping(path, "the configuration of a model of unbatch")
+    if "method" not in config:
         raise InputError(f"{path}: method is missing, expected the configuration of a model of unbatch")
     path = require_file(Path(folder) / _WEIGHTS)
     try:

@@ -1,9 +1,6 @@
-"""How metrics are called and read, and lists of names."""
+"""How metrics are called and read."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -99,25 +96,3 @@ def info(name: str) -> MetricInfo:
 def title(name: str) -> str:
     """Return the title of a metric."""
     return info(name).title
-
-
-def join(words: Iterable[str]) -> str:
-    """Write a list as in ``a, b and c``."""
-    words = list(words)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def written(value: Any) -> str:
-    """Write a parameter for people."""
-    if hasattr(value, "tolist"):
-        # of numpy
-        value = value.tolist()
-    if isinstance(value, float):
-        return f"{value:g}" if math.isfinite(value) else str(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(written(item) for item in value)
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

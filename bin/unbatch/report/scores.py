@@ -1,6 +1,5 @@
 """Scores of the methods: read, averaged over seeds, ranked."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,13 +9,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-import yaml
 
 from unbatch import methods
-from unbatch.data.io import require_file
+from unbatch.data.io import read_mapping
 from unbatch.errors import InputError
 from unbatch.metrics.uncertainty import Sample
-from unbatch.report.names import join, title
+from unbatch.report.names import title
+from unbatch.report.text import join
 
 VERSION = 1
 """Version of scores.json that this code reads."""
@@ -65,7 +64,7 @@ class Spread:
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """One method with one set of parameters on one dataset, over its seeds.
 
@@ -107,6 +106,11 @@ class Entry:
     package: str | None = None
     supervised: bool = False
     shows: str | None = None
+
+    @property
+    def aside(self) -> str:
+        """How it is called where it stands among others, with what sets it apart."""
+        return self.label + (" (control)" if self.kind == "control" else "" if self.complete else " (fewer metrics)")
 
     @property
     def uncorrected(self) -> bool:
@@ -175,6 +179,11 @@ class Result:
         return self.metrics["weights"]
 
     @property
+    def formula(self) -> str:
+        """How the total is weighted."""
+        return f"{self.weights['batch']:g} × batch + {self.weights['bio']:g} × biology"
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """All rows, in the order of the entries."""
         return [row for entry in self.entries for row in entry.rows]
@@ -211,15 +220,13 @@ def read_cards(path: str | Path) -> dict[str, Card]:
     InputError
         If it is missing or is not a file of method cards.
     """
-    path = require_file(Path(path))
+    known = Card.__dataclass_fields__
+    cards = read_mapping(path, "method cards such as assets/methods.yml")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        known = Card.__dataclass_fields__
         return {
-            str(name): Card(name=str(name), **{key: card[key] for key in card if key in known})
-            for name, card in content.items()
+            name: Card(name=name, **{key: card[key] for key in card if key in known}) for name, card in cards.items()
         }
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+    except TypeError as error:
         raise InputError(f"{path}: not a file of method cards such as assets/methods.yml ({error})") from error
 
 
@@ -238,14 +245,10 @@ def read_scores(path: str | Path, cards: dict[str, Card]) -> Result:
     InputError
         If it is missing, not JSON, lacks a field or names a method without a card.
     """
-    path = require_file(Path(path))
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("schema") != VERSION:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path}: expected a scores.json of schema {VERSION}, found {found!r}")
+    path = Path(path)
+    content = read_mapping(path, "a scores.json")
+    if content.get("schema") != VERSION:
+        raise InputError(f"{path}: expected a scores.json of schema {VERSION}, found {content.get('schema')!r}")
     for key, kind in (("dataset", dict), ("metrics", dict), ("rows", list)):
         if not isinstance(content.get(key), kind):
             raise InputError(f"{path}: {key} is missing or not a {kind.__name__}; expected what `score` writes")
@@ -350,6 +353,49 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
     for position, entry in enumerate(ranked, 1):
         entry.rank = position
     return entries
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Fits of a method that ended alike without scores; of attempts, time and memory the largest."""
+
+    label: str
+    status: str
+    exit_code: str
+    message: str
+    rows: list[dict[str, Any]]
+    datasets: list[str]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Their seeds."""
+        return [row["seed"] for row in self.rows]
+
+    def largest(self, name: str) -> float | None:
+        """Largest number of that name; None where it is not known."""
+        return max(number(row.get(name)) or 0 for row in self.rows) or None
+
+
+def failures(results: Iterable[Result]) -> list[Failure]:
+    """List the fits without scores, those that ended alike together: first what failed, then what was not applicable.
+
+    Parameters
+    ----------
+    results
+        Scores of the datasets.
+    """
+    alike: dict[tuple[str, str, str, str], list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for result in results:
+        for entry in result.entries:
+            for row in entry.rows:
+                if row["status"] != "ok":
+                    code = "killed" if row.get("exit_code") is None else str(row["exit_code"])
+                    key = entry.label, row["status"], code, str(row.get("message") or "no message")
+                    alike[key].append((result.name, row))
+    found = [
+        Failure(*key, [row for _, row in pairs], sorted({name for name, _ in pairs})) for key, pairs in alike.items()
+    ]
+    return sorted(found, key=lambda each: (each.status != "failed", -len(each.rows)))
 
 
 LEAST_WIDTH = 0.02

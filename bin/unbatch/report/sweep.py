@@ -3,7 +3,7 @@
 import csv
 import io
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from unbatch.errors import InputError
-from unbatch.metrics.uncertainty import over_seeds
+from unbatch.metrics.uncertainty import LEVEL, over_seeds
 from unbatch.report.scores import Entry, Result, number
 
 SCORES = {"batch": "Batch mixing", "bio": "Biology kept", "total": "Total"}
 """The scores of a sweep and their titles."""
+
+INTERVAL = f"{LEVEL:.0%} t interval over the simulations' seeds"
+"""What bars and ends of means are."""
 
 _WITHOUT = {"sigma_beta": ("share_beta",), "sigma_condition": ("share_types", "share_genes")}
 """Parameters that change nothing where another one is 0."""
@@ -101,6 +104,11 @@ class Sweep:
         return list(found.values())
 
     @property
+    def totals(self) -> np.ndarray:
+        """Totals at the settings that differ, line x setting x seed."""
+        return self.values["total"].reshape(len(self.lines), -1, len(self.seeds))[:, self.distinct]
+
+    @property
     def swept(self) -> list[Axis]:
         """Those of the two axes that have more than one value."""
         return [axis for axis in (self.x, self.y) if len(axis.values) > 1]
@@ -109,6 +117,15 @@ class Sweep:
         """Return the parameters at a place of the grid: those of the panel, and the axes where they are swept."""
         places = ((self.x, x), (self.y, y))
         return {axis.name: axis.values[i] for axis, i in places if axis in self.swept} | self.panels[panel]
+
+
+def limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return the ends of a colour scale for all scores of a sweep, in tenths."""
+    known = np.concatenate([v[np.isfinite(v)] for v in values])
+    if not known.size:
+        return 0.0, 1.0
+    low, high = np.floor(known.min() * 10 + 1e-9) / 10, np.ceil(known.max() * 10 - 1e-9) / 10
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 0.1)
 
 
 def varied(simulations: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -277,7 +294,7 @@ def exceeds(one: np.ndarray, others: Sequence[np.ndarray]) -> bool:
 
 def standings(sweep: Sweep) -> list[Standing]:
     """Say of every method how it fares over the grid, in the order of the lines."""
-    by_seed = sweep.values["total"].reshape(len(sweep.lines), -1, len(sweep.seeds))[:, sweep.distinct]
+    by_seed = sweep.totals
     totals, _, _ = over_seeds(by_seed)
     places = [sweep.places[number] for number in sweep.distinct]
     corrections = [i for i, line in enumerate(sweep.lines) if line.kind == "correction"]
@@ -315,7 +332,7 @@ def leads(sweep: Sweep, one: Line, others: Sequence[Line]) -> bool:
     one, others
         Lines of the sweep.
     """
-    by_seed = sweep.values["total"].reshape(len(sweep.lines), -1, len(sweep.seeds))[:, sweep.distinct].mean(axis=1)
+    by_seed = sweep.totals.mean(axis=1)
     own, *rest = (by_seed[sweep.lines.index(line)] for line in (one, *others))
     return bool(rest) and exceeds(own, rest)
 
@@ -348,20 +365,3 @@ def table(sweep: Sweep) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
-
-
-def failures(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """List the fits without scores, those that ended alike together: label, status, code, message, fits, datasets."""
-    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for result in results:
-        for entry in result.entries:
-            for row in entry.rows:
-                if row["status"] != "ok":
-                    code = "killed" if row.get("exit_code") is None else str(row["exit_code"])
-                    alike[entry.label, row["status"], code, str(row.get("message") or "no message")].append(result.name)
-    keys = ("label", "status", "exit_code", "message")
-    found = [
-        {**dict(zip(keys, key, strict=True)), "fits": len(names), "datasets": sorted(set(names))}
-        for key, names in alike.items()
-    ]
-    return sorted(found, key=lambda row: (row["status"] != "failed", -row["fits"]))

@@ -7,11 +7,11 @@ is plain: escape it for HTML.
 from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from unbatch.metrics.uncertainty import LEVEL, MIN_SEEDS, Interval, difference
-from unbatch.report.names import join, title
-from unbatch.report.scores import SHUFFLED, UNCORRECTED, Entry, Result, Spread, number
+from unbatch.report.names import title
+from unbatch.report.scores import SHUFFLED, UNCORRECTED, Entry, Result, Spread
+from unbatch.report.text import cut, decimals, first, join, signed
 
 
 class Code(StrEnum):
@@ -300,63 +300,21 @@ def describe(spread: Spread) -> str:
     if spread.high - spread.low < 5e-4:
         return f"{spread.mean:.2f} (the same for {spread.n} seeds)"
     digits = 2 if spread.high - spread.low >= 0.01 else 3
-    mean, sd, low, high = (f"{value:.{digits}f}" for value in (spread.mean, spread.sd, spread.low, spread.high))
+    mean, sd, low, high = (decimals(value, digits) for value in (spread.mean, spread.sd, spread.low, spread.high))
     return f"{mean} ± {sd} ({spread.n} seeds, {low} to {high})"
 
 
 def _gain(gain: Interval) -> str:
     """Write a difference and its interval."""
     if not gain.low <= gain.high:
-        return f"a difference of {gain.mean:+.2f} without an interval"
-    return f"a difference of {gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
+        return f"a difference of {signed(gain.mean)} without an interval"
+    return f"a difference of {signed(gain.mean)} ({signed(gain.low)} to {signed(gain.high)})"
 
 
 def _change(gain: Interval) -> str:
     if not (gain.above or gain.below):
-        return f"that cannot be told from it ({gain.mean:+.2f})"
+        return f"that cannot be told from it ({signed(gain.mean)})"
     return f"{abs(gain.mean):.2f} {'higher' if gain.above else 'lower'}"
-
-
-def _shorten(name: str, length: int = 40) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Fits of a method that ended alike without scores; of attempts, time and memory the largest."""
-
-    label: str
-    seeds: list[int]
-    status: str
-    exit_code: str
-    message: str
-    attempts: int
-    wall_s: float | None
-    peak_mb: float | None
-
-
-def troubles(result: Result) -> list[Trouble]:
-    """List the fits that failed, then those that were not applicable."""
-    alike: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for entry in result.entries:
-        for row in entry.rows:
-            if row["status"] != "ok":
-                code = "killed" if row.get("exit_code") is None else str(row["exit_code"])
-                alike[entry.label, row["status"], code, str(row.get("message") or "no message")].append(row)
-    found = [
-        Trouble(
-            label,
-            [row["seed"] for row in rows],
-            status,
-            code,
-            message,
-            max(row.get("attempts") or 1 for row in rows),
-            max(number(row.get("wall_s")) or 0 for row in rows) or None,
-            max(number(row.get("peak_mb")) or 0 for row in rows) or None,
-        )
-        for (label, status, code, message), rows in alike.items()
-    ]
-    return sorted(found, key=lambda t: t.status != "failed")
 
 
 def remarks(result: Result, confined: list[tuple[str, str, int]]) -> list[str]:
@@ -380,13 +338,10 @@ def remarks(result: Result, confined: list[tuple[str, str, int]]) -> list[str]:
             f"{count:,} of {cells:,} cells ({count / cells:.1%}) have no label; scores that need labels leave them out."
         )
     if confined:
-        listed = "; ".join(
-            f"{_shorten(label)} only in {_shorten(batch)} ({cells:,} cells)" for label, batch, cells in confined[:10]
-        )
-        more = f"; and {len(confined) - 10} more" if len(confined) > 10 else ""
+        listed = [f"{cut(label, 40)} only in {cut(batch, 40)} ({cells:,} cells)" for label, batch, cells in confined]
         found.append(
             "Batch and biology cannot be told apart for labels that one batch alone has, and a method that merges them "
-            f"with others is not punished by the batch scores: {listed}{more}."
+            f"with others is not punished by the batch scores: {first(listed, 10, '; ')}."
         )
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in result.metrics.get("missing", {}).items():

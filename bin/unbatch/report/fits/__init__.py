@@ -1,1 +1,1 @@
-"""Sections of the report of our own methods, a file each; readers, figures and templates are in `unbatch.report`."""
+"""Sections of the report about single fits, a folder for each family of methods whose files declare them."""

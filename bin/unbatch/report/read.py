@@ -1,0 +1,324 @@
+"""Reading what is drawn: a dataset with its cells, and fits, each file once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from unbatch.data.io import read_h5ad
+from unbatch.data.notes import Note, read_notes
+from unbatch.errors import InputError
+from unbatch.report.scores import Result
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of a dataset.
+
+    Attributes
+    ----------
+    names
+        Of the cells.
+    batches, labels
+        Names of batches and labels; no labels at all is None.
+    batch, label
+        Codes into them; -1 for a cell without a label.
+    positions
+        Coordinates, or None.
+    sections, section
+        Names of the sections, each with coordinates of its own, and code of every cell; the batches if not given.
+    """
+
+    names: pd.Index
+    batches: list[str]
+    batch: np.ndarray
+    labels: list[str] | None
+    label: np.ndarray | None
+    positions: np.ndarray | None
+    sections: list[str] | None = None
+    section: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Take the batches for sections where there are no others."""
+        if self.section is None:
+            object.__setattr__(self, "sections", self.batches)
+            object.__setattr__(self, "section", self.batch)
+
+    def batches_of_sections(self) -> list[list[int]]:
+        """Codes of the batches that have cells in each section."""
+        pairs = np.unique(np.column_stack((self.section, self.batch)), axis=0).tolist()
+        found: list[list[int]] = [[] for _ in self.sections]
+        for section, batch in pairs:
+            found[section].append(batch)
+        return found
+
+    @property
+    def strata(self) -> np.ndarray:
+        """Code of batch and label together."""
+        if self.label is None:
+            return self.batch
+        return self.batch * (len(self.labels) + 1) + self.label + 1
+
+    def confined(self) -> list[tuple[str, str, int]]:
+        """List the labels that occur in one batch only: label, batch, number of cells."""
+        if self.label is None or len(self.batches) < 2:
+            return []
+        table = np.zeros((len(self.labels), len(self.batches)), dtype=int)
+        known = self.label >= 0
+        np.add.at(table, (self.label[known], self.batch[known]), 1)
+        return [
+            (self.labels[code], self.batches[int(np.argmax(table[code]))], int(table[code].sum()))
+            for code in np.flatnonzero((table > 0).sum(axis=1) == 1)
+        ]
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of how a dataset was made.
+
+    Attributes
+    ----------
+    notes
+        What `preprocess` had to say, warnings first.
+    losses
+        Genes and cells of each sample before and after, or None for a file of an older version.
+    parameters
+        Options of `preprocess`.
+    """
+
+    notes: list[Note] = field(default_factory=list)
+    losses: pd.DataFrame | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[Note]:
+        """Those notes that weaken what the report says."""
+        return [note for note in self.notes if note.severity == "warning"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: its cells, how it was made, and the file's other slots, such as the truth of a simulation."""
+
+    cells: Cells
+    about: About
+    data: "AnnData"
+
+
+def read_dataset(path: Path, result: Result | None = None) -> Dataset:
+    """Read what is shown of a dataset.
+
+    Parameters
+    ----------
+    path
+        A file that `preprocess` wrote.
+    result
+        Scores of it.
+
+    Raises
+    ------
+    InputError
+        If it is not a dataset.h5ad, or not the one that was scored.
+    """
+    data = read_h5ad(path, ["obsm/spatial", "obsm/X_true", "varm/metagenes_true", "uns/unbatch"])
+    if "batch" not in data.obs:
+        raise InputError(f"{path}: obs has no column batch; a dataset that `preprocess` wrote was expected")
+    if data.obs["batch"].isna().any():
+        raise InputError(f"{path}: obs/batch is missing in {int(data.obs['batch'].isna().sum())} cells")
+    positions = None
+    if "spatial" in data.obsm:
+        positions = np.asarray(data.obsm["spatial"], dtype=np.float64)
+        if positions.ndim != 2 or positions.shape[1] < 2 or not np.isfinite(positions).all():
+            raise InputError(f"{path}: obsm/spatial is not cells x 2 finite numbers")
+    labelled = "label" in data.obs and data.obs["label"].notna().any()
+    divided = "section" in data.obs and data.obs["section"].notna().all()
+    cells = Cells(
+        data.obs_names,
+        *_codes(data.obs["batch"]),
+        *(_codes(data.obs["label"]) if labelled else (None, None)),
+        positions,
+        *(_codes(data.obs["section"]) if divided else (None, None)),
+    )
+    if result is not None and data.n_obs != result.dataset["cells"]:
+        raise InputError(
+            f"{path}: holds {data.n_obs} cells, but the scores of {result.name!r} are of {result.dataset['cells']}"
+        )
+    return Dataset(cells, _about(data.uns.get("unbatch", {})), data)
+
+
+def _codes(column: pd.Series) -> tuple[list[str], np.ndarray]:
+    """Names of the categories that occur, and the code of every cell."""
+    column = column.astype("category").cat.remove_unused_categories()
+    return [str(name) for name in column.cat.categories], column.cat.codes.to_numpy().astype(int)
+
+
+def _about(about: dict[str, Any]) -> About:
+    """Take out how a dataset was made; what is not as it should be is left out."""
+    notes, losses, parameters = about.get("notes", ""), about.get("losses"), about.get("parameters")
+    whole = isinstance(losses, pd.DataFrame) and {"genes", "genes_not_shared", "cells", "cells_dropped"} <= set(losses)
+    return About(
+        read_notes(notes) if isinstance(notes, str) else [],
+        losses if whole else None,
+        dict(parameters) if isinstance(parameters, dict) else {},
+    )
+
+
+@dataclass
+class FitFile:
+    """A fit, read when something of it is asked for, and once."""
+
+    path: Path
+
+    @cached_property
+    def data(self) -> "AnnData":
+        """All but expression."""
+        return read_h5ad(self.path, ["obsm", "varm", "uns/unbatch"])
+
+    def close(self) -> None:
+        """Forget what was read."""
+        self.__dict__.pop("data", None)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What it says of itself: method, seed, parameters and so on."""
+        about = self.data.uns.get("unbatch", {})
+        absent = {"method", "seed"} - set(about)
+        if absent:
+            raise InputError(
+                f"{self.path}: uns/unbatch lacks {', '.join(sorted(absent))}; a fit of unbatch was expected"
+            )
+        return about
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameters of the fit."""
+        params = self.about.get("params")
+        return dict(params) if isinstance(params, dict) else {}
+
+    @property
+    def genes(self) -> list[str]:
+        """Names of its genes."""
+        return [str(name) for name in self.data.var_names]
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """Its embedding, n x d."""
+        return self.matrix(f"X_{self.about['method']}")
+
+    @property
+    def second(self) -> np.ndarray | None:
+        """A second embedding, such as random effects, n x d; None where it has one only."""
+        about = self.about
+        return self.matrix(str(about["second"])) if about.get("first") and about.get("second") else None
+
+    def require_cells(self, cells: Cells) -> None:
+        """Check that it is a fit of these cells.
+
+        Raises
+        ------
+        InputError
+            If it is not.
+        """
+        if not self.data.obs_names.equals(cells.names):
+            raise InputError(f"{self.path}: its cells are not those of the dataset in the same order")
+
+    def matrix(self, slot: str) -> np.ndarray:
+        """Take out an embedding, n x d.
+
+        Raises
+        ------
+        InputError
+            If it is missing, or no matrix of finite numbers.
+        """
+        if slot not in self.data.obsm:
+            raise InputError(f"{self.path}: obsm/{slot} is missing; a fit of unbatch was expected")
+        values = np.asarray(self.data.obsm[slot], dtype=np.float32)
+        if values.ndim != 2 or not np.isfinite(values).all():
+            raise InputError(f"{self.path}: obsm/{slot} is not a matrix of finite numbers")
+        return values
+
+    def numbers(self, group: Any, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        """Take out numbers of a shape, in which None is any size.
+
+        Raises
+        ------
+        InputError
+            If they are missing, no numbers, or of another shape.
+        """
+        if name not in group:
+            raise InputError(f"{self.path}: {name} is missing; a fit of {self.about['method']} has it")
+        values = np.asarray(group[name])
+        fits = values.ndim == len(shape) and all(
+            want in (None, found) for want, found in zip(shape, values.shape, strict=True)
+        )
+        if not fits or values.dtype.kind not in "biuf":
+            wanted = " x ".join("any" if size is None else str(size) for size in shape)
+            raise InputError(
+                f"{self.path}: {name} is {values.dtype} of shape {values.shape}, expected numbers {wanted}"
+            )
+        return values
+
+
+def names_in(group: dict[str, Any], key: str) -> list[str]:
+    """Take a list of names out of a mapping of a fit; an array of one may have been written as a single name."""
+    return [str(name) for name in np.atleast_1d(group.get(key, []))]
+
+
+def match_datasets(results: Sequence[Result], paths: Sequence[Path]) -> dict[str, Path]:
+    """Find the dataset file of every result: by name, or the only one.
+
+    Raises
+    ------
+    InputError
+        If several files are given and one of the results has none.
+    """
+    if not paths:
+        return {}
+    if len(results) == 1 and len(paths) == 1:
+        return {results[0].name: paths[0]}
+    by_name = {_stem(path): path for path in paths}
+    absent = [result.name for result in results if result.name not in by_name]
+    if absent:
+        raise InputError(
+            f"--dataset: no file for {', '.join(absent)}; with several datasets, files are found by name "
+            f"(<name>.h5ad or <name>.dataset.h5ad), given were {', '.join(path.name for path in paths)}"
+        )
+    return {result.name: by_name[result.name] for result in results}
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".h5ad")
+    return name.removesuffix(".dataset").removesuffix(".fit")
+
+
+def match_fits(results: Sequence[Result], paths: Sequence[Path]) -> dict[str, FitFile]:
+    """Find the fit of every row, by its id: by file name, else by the method and seed that the file holds.
+
+    Raises
+    ------
+    InputError
+        If a file belongs to no row, or to several.
+    """
+    rows = {row["id"]: row for result in results for row in result.rows}
+    found: dict[str, FitFile] = {}
+    for path in paths:
+        fit = FitFile(path)
+        if _stem(path) in rows:
+            found[_stem(path)] = fit
+            continue
+        method, seed = str(fit.about["method"]), int(fit.about["seed"])
+        fitting = [name for name, row in rows.items() if (row["method"], int(row["seed"])) == (method, seed)]
+        if len(fitting) != 1:
+            raise InputError(
+                f"{path}: holds method {method}, seed {seed}, which is "
+                f"{'no row' if not fitting else 'more than one row'} of the scores; name fits <id of the row>.h5ad"
+            )
+        found[fitting[0]] = fit
+    return found
