@@ -303,7 +303,8 @@ def _with_unique_names(file: "Sample", batch: "pd.Categorical", key: str, notes:
         require_unique_cells(file)
     notes.warn(
         "cells-renamed",
-        f"{int(file.obs.index.duplicated(keep=False).sum())} cells share their name with a cell of another batch: cells are named BATCH/NAME "
+        f"{int(file.obs.index.duplicated(keep=False).sum())} cells share their name with a cell of another "
+        "batch: cells are named BATCH/NAME "
         f"({key}).",
         cells=int(file.obs.index.duplicated(keep=False).sum()),
     )
@@ -336,7 +337,8 @@ def _tell_case(files: "list[Sample]", genes: "pd.Index", notes: "Notes") -> None
         listed = some((f"{count} of {name}" for name, count in found.items()), MOST_SAMPLES)
         notes.warn(
             "gene-case",
-            f"Genes that samples spell in different case are left out: {listed}. If all are of one species, spell them in one way; "
+            f"Genes that samples spell in different case are left out: {listed}. If all are of one species, "
+            "spell them in one way; "
             "symbols of mouse (Actb) and human (ACTB) are not the same genes.",
             samples=found,
         )
@@ -351,7 +353,8 @@ def _tell_counts(counts: "csr_matrix", group: "np.ndarray", notes: "Notes") -> N
         listed = some(f"{first} and {second} ({count} cells)" for first, second, count in pairs)
         notes.warn(
             "same-cells",
-            f"The same cells, with identical counts, are in two samples: {listed}. A copy of a file under another name is no other batch.",
+            f"The same cells, with identical counts, are in two samples: {listed}. A copy of a file under "
+            "another name is no other batch.",
             pairs=[list(pair) for pair in pairs],
         )
     if counts.nnz > 1000 and counts.data.max() <= 1 and counts.data.min() >= 1:
@@ -434,7 +437,8 @@ def _tell_losses(losses: "pd.DataFrame", files: "list[Sample]", genes: "pd.Index
         against = f", {other.name} has {some(theirs)}" if len(theirs) else ""
         notes.warn(
             "few-genes-shared" if few else "genes-not-shared",
-            f"{'MORE THAN HALF OF THE GENES of a sample' if few else 'Genes that'} are not in all samples{',' if few else ''} "
+            f"{'MORE THAN HALF OF THE GENES of a sample' if few else 'Genes that'} are not in all "
+            f"samples{',' if few else ''} "
             f"{'and are' if few else 'are'} left out: {text} (such as {some(absent)} of {worst.name}{against});"
             " check that all samples name genes in one way.",
             samples=each,

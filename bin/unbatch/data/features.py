@@ -38,13 +38,17 @@ _MISSING = frozenset(["", "na", "n a", "nan", "none", "null", "<na>", "?", "miss
 UNTYPED = "without a type"
 
 _UNLIKE = {
-    "antibody tags": re.compile(r".*[_\-. ](?:TotalSeq[\w-]*|adt|prot|protein|ab|ADT|Ab)\d*|(?:adt|ADT|prot|CITE|anti)[_\-.: ].+|"
-                                r"hashtag.*|hto[_\-. ]?\w*|Isotype.*|.*[_\-. ](?:IgG[\w.-]*[_\-. ]?(?:ctrl|control)|isotype.*)", re.I),
-    "guides": re.compile(r".*[_\-. ](?:sg|g)RNA[_\-.]?\w*|(?:sg|g)RNA[_\-.].+|(?:non[_\-. ]?targeting|safe[_\-. ]?target)[\w\-.]*|sg[A-Z0-9]+[_\-]\d+", re.I),
-    "peaks": re.compile(r"(?:chr)?[\dXYMTUnV_.A-Za-z]{1,25}[:_-]\d{3,}[-_:]\d{3,}|chr[\w.]+[:_-]\d+[-_:]\d+"),
-    "control probes": re.compile(r"(?:Neg(?:ative)?[_\-. ]?(?:Prb|Probe|Control)\w*|NegControl.*|BLANK[_\-. ]?\w*|Unassigned(?:Codeword)?[_\-. ]\w+|"
-                                 r"Deprecated(?:Codeword)?[_\-. ]\w+|SystemControl.*|antisense[_\-. ]\w+|Intergenic_Region.*)", re.I),
-}  # fmt: skip
+    what: re.compile(pattern, re.IGNORECASE)
+    for what, pattern in {
+        "antibody tags": r".*[_\-. ](?:TotalSeq[\w-]*|adt|prot|protein|ab)\d*|(?:adt|prot|CITE|anti)[_\-.: ].+|"
+        r"hashtag.*|hto[_\-. ]?\w*|Isotype.*|.*[_\-. ](?:IgG[\w.-]*[_\-. ]?(?:ctrl|control)|isotype.*)",
+        "guides": r".*[_\-. ](?:sg|g)RNA[_\-.]?\w*|(?:sg|g)RNA[_\-.].+|sg[A-Z0-9]+[_\-]\d+|"
+        r"(?:non[_\-. ]?targeting|safe[_\-. ]?target)[\w\-.]*",
+        "peaks": r"(?:chr)?[\w.]{1,25}[:_-]\d{3,}[-_:]\d{3,}|chr[\w.]+[:_-]\d+[-_:]\d+",
+        "control probes": r"Neg(?:ative)?[_\-. ]?(?:Prb|Probe|Control)\w*|BLANK[_\-. ]?\w*|SystemControl.*|"
+        r"(?:Unassigned|Deprecated)(?:Codeword)?[_\-. ]\w+|antisense[_\-. ]\w+|Intergenic_Region.*",
+    }.items()
+}
 """How features are named that are no genes."""
 
 

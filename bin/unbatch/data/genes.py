@@ -138,7 +138,7 @@ def mended(sample: "Sample", notes: "Mends") -> "Sample":
             notes.add("genome-prefix", sample.name, int(genome.notna().sum()), shares.index[0])
             text = text.str.replace(_GENOME, "", regex=True)
             sample = _with_prefix_gone(replace(sample, var=sample.var.set_axis(pd.Index(text, dtype=object))))
-        elif genome.nunique() > 1:
+        elif len(genome.dropna().unique()) > 1:
             listed = ", ".join(f"{count} of {name}" for name, count in genome.value_counts().items())
             notes.add("several-genomes", sample.name, len(text), listed)
     if text.str.contains(_DATE, regex=True).any():
@@ -232,7 +232,8 @@ def name_genes(samples: "list[Sample]", by: By, source: object, notes: Notes) ->
             about[number] = known(samples[number].var)
         elif found.own == "number" and len(samples) > 1:
             raise InputError(
-                f"{sample.path}: genes are named by their position alone ({some(sample.var.index, 3)}), which is no gene in "
+                f"{sample.path}: genes are named by their position alone ({some(sample.var.index, 3)}), which "
+                "is no gene in "
                 "another sample; expected symbols or ids as var_names, or in var['gene_ids']"
             )
     if by != "auto":
@@ -487,7 +488,7 @@ def _shown(
         return chosen, keys
     name_of: dict[str, str] = {}
     taken: dict[str, str] = {}
-    for sample, found, key in zip(samples, about, keys, strict=True):
+    for found, key in zip(about, keys, strict=True):
         values = found.of(chosen)
         if values is None:
             continue

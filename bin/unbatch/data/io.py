@@ -146,7 +146,8 @@ def unreadable(path: str | Path, kind: str, error: Exception) -> InputError:
     said = " ".join(str(each) for each in causes(error))
     if _FILTER.search(said):
         return InputError(
-            f"{path}: compressed in a way that is not read here ({_first_line(error)}), expected {kind} with gzip or lzf; "
+            f"{path}: compressed in a way that is not read here ({_first_line(error)}), expected {kind} with "
+            "gzip or lzf; "
             "read and write it anew where it was made"
         )
     own = isinstance(error, KeyError | AttributeError | TypeError | IndexError) or type(error).__name__.startswith(

@@ -67,7 +67,8 @@ def cells(samples: list[Sample], rows: list[Row], keys: dict[str, str], notes: N
                 continue
             if theirs not in sample.obs:
                 raise InputError(
-                    f"{sample.path}: the cells of {row.sample} have no column {theirs} ({place} in the samplesheet), found "
+                    f"{sample.path}: the cells of {row.sample} have no column {theirs} ({place} in the "
+                    "samplesheet), found "
                     f"{some(map(str, sample.obs), 20) or 'none'}"
                 )
             table[common] = sample.obs[theirs]
@@ -105,7 +106,8 @@ def _warn_of_shared(tables: list[pd.DataFrame], rows: list[Row], place: str, com
         what = place.removesuffix("_key")
         notes.warn(
             "values-shared",
-            f"The same {what} is in several files ({listed}) and counts as one; if these are different, name them differently.",
+            f"The same {what} is in several files ({listed}) and counts as one; if these are different, name "
+            "them differently.",
             what=what,
             values=len(shared),
         )
@@ -180,7 +182,7 @@ def same_cells(counts: "csr_matrix", group: np.ndarray, least_genes: int = 10) -
     codes, found = pd.factorize(group)
     if len(found) < 2:
         return []
-    # columns are in one order, so that equal rows have equal sums; unequal ones differ in float64 with all but certainty
+    # columns are in one order, so that equal rows have equal sums; others differ in float64, nearly surely
     marks = counts @ np.random.default_rng(0).standard_normal(counts.shape[1])
     large = np.flatnonzero(np.diff(counts.indptr) >= min(least_genes, max(1, counts.shape[1] // 2)))
     order = large[np.lexsort((codes[large], marks[large]))]

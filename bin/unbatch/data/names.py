@@ -18,13 +18,11 @@ from unbatch.text import some
 
 What = Literal["batch", "label", "section"]
 
-MISSING = frozenset(
-    [
-        "", "na", "n/a", "n.a.", "n.a", "nan", "nat", "none", "null", "nil", "<na>", "<nan>", "<none>", "#n/a", "#na", "#null!",
-        "#value!", "#ref!", "#name?", "#div/0!", "-", "--", "---", "–", "—", ".", "?", "missing", "not available",
-        "not applicable", "no data", "pd.na", "np.nan",
-    ]
-)  # fmt: skip
+_WORDS_OF_MISSING = (
+    "na n/a n.a. n.a nan nat none null nil <na> <nan> <none> #n/a #na #null! #value! #ref! #name? #div/0! "
+    "- -- --- – — . ? missing pd.na np.nan"
+)
+MISSING = frozenset(["", "not available", "not applicable", "no data", *_WORDS_OF_MISSING.split()])
 """Words, in lower case, that programs and people write where there is no value."""
 
 NO_LABEL = MISSING | frozenset(
@@ -51,7 +49,7 @@ class Settled:
 
     Attributes
     ----------
-    values
+    chosen
         Name of every cell, missing where it has none; shape (cells,).
     words
         Cells by word that stood for a missing value, as spelt; those without any value are not counted.
@@ -63,7 +61,7 @@ class Settled:
         Groups of names that may be one, and were left.
     """
 
-    values: pd.Categorical
+    chosen: pd.Categorical
     words: dict[str, int] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     cells: dict[str, int] = field(default_factory=dict)
@@ -206,8 +204,8 @@ def tell(found: Settled, key: str, what: What, notes: Notes) -> None:
             what=what,
             groups=found.alike,
         )
-    if what == "batch" and any(name.lower() in NO_LABEL for name in found.values.categories):
-        listed = some(repr(name) for name in found.values.categories if name.lower() in NO_LABEL)
+    if what == "batch" and any(name.lower() in NO_LABEL for name in found.chosen.categories):
+        listed = some(repr(name) for name in found.chosen.categories if name.lower() in NO_LABEL)
         notes.warn(
             "unknown-batch",
             f"{key} has a batch named {listed}: if these cells are of several batches, leave them out.",

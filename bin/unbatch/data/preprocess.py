@@ -57,7 +57,7 @@ def complete(obs: pd.DataFrame, key: str, source: Path, what: names.What, notes:
     found = {}
     for name in columns_of(obs, key):
         settled = names.settle(column(obs, name, source, f"{what}-key"), what)
-        lost = settled.values.isna()
+        lost = settled.chosen.isna()
         if lost.any():
             spelt = some(f"{count} {word!r}" for word, count in settled.words.items())
             words = f", {spelt} among them: rename these if they name a {what}" if spelt else ""
@@ -67,7 +67,7 @@ def complete(obs: pd.DataFrame, key: str, source: Path, what: names.What, notes:
             )
         if notes is not None:
             names.tell(settled, name, what, notes)
-        found[name] = settled.values
+        found[name] = settled.chosen
     if len(found) == 1:
         return next(iter(found.values()))
     try:
@@ -114,7 +114,7 @@ def labels(obs: pd.DataFrame, key: str, source: Path, notes: Notes | None = None
     """
     values = column(obs, key, source, "label-key")
     settled = names.settle(values, "label")
-    label = settled.values
+    label = settled.chosen
     known = int(label.notna().sum())
     if not known:
         raise InputError(f"{source}: {key} has no label in any cell, expected cell types or domains")
@@ -123,14 +123,16 @@ def labels(obs: pd.DataFrame, key: str, source: Path, notes: Notes | None = None
     if known >= _FEW_CELLS and count * 2 > known:
         what = "a measurement" if measured else "a name of each cell"
         raise InputError(
-            f"{source}: {key} (--label-key) has {count} values in {known} cells, {what} and no label; expected cell types or domains "
+            f"{source}: {key} (--label-key) has {count} values in {known} cells, {what} and no label; expected "
+            "cell types or domains "
             "of many cells each"
         )
     if notes is not None:
         if measured:
             notes.warn(
                 "label-measured",
-                f"{key} holds numbers with fractions ({some(label.categories, 3)}), {count} of them, each a label of its own: a "
+                f"{key} holds numbers with fractions ({some(label.categories, 3)}), {count} of them, each a "
+                "label of its own: a "
                 "measurement is no cell type or domain.",
                 labels=count,
             )
@@ -198,7 +200,7 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def renamed_columns(table: pd.DataFrame) -> dict[str, str]:
-    """New names by old ones of the columns that `tidy` renames."""
+    """Return the new names, by the old ones, of columns that `tidy` renames."""
     new = tidy(table.iloc[:0]).columns
     return {str(old): name for old, name in zip(table.columns, new, strict=True) if str(old) != name}
 

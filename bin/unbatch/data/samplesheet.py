@@ -124,10 +124,7 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
 
 def _decoded(sheet: Path) -> str:
     content = sheet.read_bytes()
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding = "utf-16"
-    else:
-        encoding = "utf-8-sig"
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -204,7 +201,8 @@ def _located(sheet: Path, path: str) -> Path:
         path = re.sub(r"^file://(localhost)?", "", path)
     if "://" in path:
         raise InputError(
-            f"{sheet}: {path} is a URL, which the pipeline (nextflow run) fetches and this program does not; expected a file on this machine"
+            f"{sheet}: {path} is a URL, which the pipeline (nextflow run) fetches and this program does not; "
+            "expected a file on this machine"
         )
     if path.startswith("~"):
         return Path(os.path.expanduser(path))  # noqa: PTH111 - of a name without a home folder it leaves the text

@@ -67,7 +67,7 @@ def choose_sections(
     """
     if key is None and not from_sheet:
         for name in DEFAULT_COLUMNS:
-            section = settle(obs[name], "section").values if name in obs else None
+            section = settle(obs[name], "section").chosen if name in obs else None
             if section is not None and _is_division(section, batch):
                 return section, name
         return batch, batch_key

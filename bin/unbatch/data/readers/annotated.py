@@ -72,7 +72,7 @@ def read(found: Found, name: str, wanted: Wanted) -> Sample:
         shape,
         functools.partial(io.read_csr, found.place, slot, inner),
         kind,
-        at.values,
+        at.found,
         at.place,
         at.lacks,
         store=opened,
@@ -138,7 +138,8 @@ def _inner(found: Found) -> tuple[str, str]:
                     return f"{parent}/{listed[0]}", "SpatialData"
                 if listed:
                     raise InputError(
-                        f"{found.path}: a SpatialData store with {len(listed)} tables ({some(listed)}), expected one; give the path "
+                        f"{found.path}: a SpatialData store with {len(listed)} tables ({some(listed)}), "
+                        "expected one; give the path "
                         f"of one, {found.place.name}/{parent}/{listed[0]}"
                     )
         raise InputError(
@@ -163,7 +164,8 @@ def _modality(path: Path) -> str:
         if len(chosen) == 1:
             return f"mod/{chosen[0]}"
     raise InputError(
-        f"{path}: a MuData of the modalities {some(modalities) or '(none)'}, of which none is named rna; expected one with genes: "
+        f"{path}: a MuData of the modalities {some(modalities) or '(none)'}, of which none is named rna; "
+        "expected one with genes: "
         "write it alone, mdata.mod[NAME].write_h5ad(...)"
     )
 
@@ -215,7 +217,10 @@ def _counts(file: Any, path: Any, asked: str | None) -> tuple[str, str]:
         passed = present[: present.index(slot)] if slot in present else present
         remark = ""
         if passed:
-            remark = f"{' and '.join(passed)} hold{'s' if len(passed) == 1 else ''} other values than counts, which are taken from {slot}"
+            remark = (
+                f"{' and '.join(passed)} hold{'s' if len(passed) == 1 else ''} other values than counts, "
+                f"which are taken from {slot}"
+            )
         if slot.lower() == "layers/spliced":
             remark = "counts are those of spliced reads alone (layers/spliced), as there are no others"
         return slot, remark
@@ -291,7 +296,8 @@ def _without_index(stored: Any, where: str) -> tuple[pd.DataFrame, str]:
     index = next((key for key in _INDICES if key in keys), None)
     if index is None:
         raise InputError(
-            f"{where} has no attribute _index, and none of {', '.join(_INDICES[:4])} to name its rows; found {some(keys)}"
+            f"{where} has no attribute _index, and none of {', '.join(_INDICES[:4])} to name its rows; found "
+            f"{some(keys)}"
         )
     table = pd.DataFrame(index=pd.Index(np.asarray(read_elem(stored[index]), dtype=object)))
     for key in keys:

@@ -17,22 +17,24 @@ _OTHER = re.compile(
     r"umap|tsne|pca|phate|diffmap|draw_graph|harmony|scvi|embedding|neighbo|connect|latent|lsi", re.IGNORECASE
 )
 
-PAIRS = (
-    ("xcentroid", "ycentroid"), ("centerx", "centery"), ("centerxglobalpx", "centeryglobalpx"), ("centroidx", "centroidy"),
-    ("spatialx", "spatialy"), ("spatial1", "spatial2"), ("xcoord", "ycoord"), ("coordx", "coordy"), ("xcoordinate", "ycoordinate"),
-    ("xcoords", "ycoords"), ("coordinatex", "coordinatey"), ("xlocation", "ylocation"), ("xposition", "yposition"),
-    ("positionx", "positiony"), ("posx", "posy"), ("xpos", "ypos"), ("xum", "yum"), ("xpx", "ypx"), ("xpixel", "ypixel"),
-    ("pixelx", "pixely"), ("globalx", "globaly"), ("xglobal", "yglobal"), ("centroidxum", "centroidyum"), ("xglobalpx", "yglobalpx"),
-    ("pxlcolinfullres", "pxlrowinfullres"), ("imagecol", "imagerow"), ("x", "y"), ("arraycol", "arrayrow"),
-)  # fmt: skip
-"""Columns of obs with both coordinates, in lower case and without what joins words, the best first."""
+_WORDS_OF_PAIRS = (
+    "xcentroid/ycentroid centerx/centery centerxglobalpx/centeryglobalpx centroidx/centroidy "
+    "spatialx/spatialy spatial1/spatial2 xcoord/ycoord coordx/coordy xcoordinate/ycoordinate "
+    "xcoords/ycoords coordinatex/coordinatey xlocation/ylocation xposition/yposition positionx/positiony "
+    "posx/posy xpos/ypos xum/yum xpx/ypx xpixel/ypixel pixelx/pixely globalx/globaly xglobal/yglobal "
+    "centroidxum/centroidyum xglobalpx/yglobalpx pxlcolinfullres/pxlrowinfullres imagecol/imagerow x/y "
+    "arraycol/arrayrow"
+)
+PAIRS = tuple(tuple(pair.split("/")) for pair in _WORDS_OF_PAIRS.split())
+"""Columns of obs with both coordinates, in lower case and without what joins words, the best "
+"first."""
 
 
 @dataclass(frozen=True)
 class Located:
     """Coordinates, where they are from, why there are none, and what to know about them."""
 
-    values: np.ndarray | None
+    found: np.ndarray | None
     place: str
     lacks: str
     remarks: tuple[str, ...] = ()
@@ -81,7 +83,8 @@ def locate(file: Any, obs: pd.DataFrame, wanted: str | None, path: str) -> Locat
     if len(found) > 1:
         return Located(
             None, "", f"{lacks}, but {' and '.join(f'obsm/{key}' for key in found)}",
-            (f"coordinates may be in {' or '.join(f'obsm/{key}' for key in found)}, and are not read; name one by spatial_key in the samplesheet",),
+            (f"coordinates may be in {' or '.join(f'obsm/{key}' for key in found)}, and are not read; name one "
+            "by spatial_key in the samplesheet",),
         )  # fmt: skip
     return of_columns(obs, lacks)
 
@@ -126,6 +129,7 @@ def _asked(file: Any, obs: pd.DataFrame, keys: list[str], wanted: str, path: str
             raise InputError(f"{path} {lacks}, though spatial_key names it")
         return Located(values, f"obs/{columns[0]}", "")
     raise InputError(
-        f"{path}: spatial_key is {wanted}, expected a key of obsm ({some(keys) or 'there are none'}) or two columns of obs "
+        f"{path}: spatial_key is {wanted}, expected a key of obsm ({some(keys) or 'there are none'}) or two "
+        "columns of obs "
         f"({some(obs) or 'there are none'})"
     )

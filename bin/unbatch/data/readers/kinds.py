@@ -11,7 +11,8 @@ from unbatch.errors import InputError
 from unbatch.text import some
 
 READ = (
-    "h5ad, h5mu or loom files, AnnData and SpatialData zarr stores, 10x HDF5 files and matrix.mtx folders, Space Ranger, "
+    "h5ad, h5mu or loom files, AnnData and SpatialData zarr stores, 10x HDF5 files and matrix.mtx folders, "
+    "Space Ranger, "
     "Xenium and MERSCOPE folders, tables of counts (CSV, TSV)"
 )
 """What is read, for messages."""
@@ -22,16 +23,18 @@ BIN = "square_008um"
 _DEPTH = 4
 """Folders below the one that is given that are looked at."""
 
+_WORDS_OF_MATRICES = (
+    "analysis spatial raw_feature_bc_matrix raw_gene_bc_matrices raw_probe_bc_matrix web_summary "
+    "deconvolution segmented_outputs crispr_analysis vdj_t vdj_b vdj_reference morphology_focus "
+    "aux_outputs images"
+)
 _MATRICES = re.compile(
     r"(?P<prefix>.*?)(?:sample_)?(?:filtered_feature_bc_matrix|filtered_gene_bc_matrices_h5|cell_feature_matrix)\.h5$"
 )
 _RAW = re.compile(r".*(?:raw_feature_bc_matrix|raw_gene_bc_matrices)")
 _POSITIONS = re.compile(r".*tissue_positions(?:_list)?\.(?:csv|parquet)(?:\.gz)?$")
 _MTX = re.compile(r".*\.mtx(?:\.gz)?$", re.IGNORECASE)
-_SKIPPED = frozenset(
-    ["analysis", "spatial", "raw_feature_bc_matrix", "raw_gene_bc_matrices", "raw_probe_bc_matrix", "web_summary", "deconvolution",
-     "segmented_outputs", "crispr_analysis", "vdj_t", "vdj_b", "vdj_reference", "morphology_focus", "aux_outputs", "images"]
-)  # fmt: skip
+_SKIPPED = frozenset(_WORDS_OF_MATRICES.split())
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,8 @@ def _refuse_foreign(path: Path, name: str, inner: bytes, start: bytes, packed: b
     plain = name.removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
     if inner[:5] in (b"RDX2\n", b"RDX3\n", b"RDA2\n", b"RDA3\n") or plain.endswith((".rdata", ".rda")):
         what = "an R workspace; in R: load() it, then write its object as h5ad (zellkonverter::writeH5AD)"
-    elif (
-        inner[:2] in (b"X\n", b"A\n", b"B\n")
-        and (packed or plain.endswith(".rds"))
-        or plain.endswith((".rds", ".qs", ".qs2"))
+    elif (inner[:2] in (b"X\n", b"A\n", b"B\n") and (packed or plain.endswith(".rds"))) or plain.endswith(
+        (".rds", ".qs", ".qs2")
     ):
         what = f"an R object; {_RDS}"
     elif start.startswith(b"BZh") or start.startswith(b"\xfd7zXZ") or start.startswith(b"\x28\xb5\x2f\xfd"):
@@ -144,7 +145,7 @@ def _refuse_foreign(path: Path, name: str, inner: bytes, start: bytes, packed: b
         what = "a parquet file alone; expected the folder that it belongs to (Space Ranger, Xenium)"
     elif inner.startswith((b"BAM\x01", b"CRAM", b"@HD\t", b"@SQ\t")):
         what = "an alignment of reads; expected counts, as Cell Ranger or STARsolo make them"
-    elif inner[:1] == b"@" and inner.count(b"\n+") or plain.endswith((".fastq", ".fq")):
+    elif (inner[:1] == b"@" and inner.count(b"\n+")) or plain.endswith((".fastq", ".fq")):
         what = "raw reads (FASTQ); expected counts, as Cell Ranger or STARsolo make them"
     elif inner.lstrip()[:1] == b"<" or inner.lstrip()[:9].lower() == b"<!doctype":
         what = "a web page or XML, perhaps an error page that was downloaded in place of the file; download it again"
@@ -259,7 +260,7 @@ def _folder(path: Path) -> Found:
 
 
 def _below(given: Path, folder: Path, depth: int) -> Found | None:
-    """What a folder is; where it is nothing itself, the one thing below it."""
+    """Tell what a folder is; where it is nothing itself, find the one thing below it."""
     own = _itself(given, folder)
     if own is not None or depth > _DEPTH:
         return own
@@ -280,7 +281,8 @@ def _below(given: Path, folder: Path, depth: int) -> Found | None:
                 errors.append(error)
     if len(found) > 1:
         raise InputError(
-            f"{given}: this folder holds several things that are read ({some((str(each.place.relative_to(given)) for each in found), 8)}), "
+            f"{given}: this folder holds several things that are read "
+            f"({some((str(each.place.relative_to(given)) for each in found), 8)}), "
             "expected one; a samplesheet takes a line for each"
         )
     if not found and errors:
@@ -289,7 +291,7 @@ def _below(given: Path, folder: Path, depth: int) -> Found | None:
 
 
 def _itself(given: Path, folder: Path) -> Found | None:
-    """What a folder is, without a look below it other than for its own parts."""
+    """Tell what a folder is, without a look below it other than for its own parts."""
     entries = {each.name: each for each in sorted(folder.iterdir())}
     if ".zgroup" in entries or "zarr.json" in entries or ".zattrs" in entries:
         return Found("zarr", given, folder, {})
@@ -329,7 +331,10 @@ def _bins(given: Path, folder: Path) -> Found:
     found = _itself(given, chosen)
     if found is None:
         raise InputError(f"{chosen}: bins of Visium HD without filtered_feature_bc_matrix.h5")
-    text = f"of {len(bins)} sizes of Visium HD's bins {chosen.name} are read; name another folder for {some(each.name for each in bins if each != chosen)}"
+    text = (
+        f"of {len(bins)} sizes of Visium HD's bins {chosen.name} are read; name another folder for "
+        f"{some(each.name for each in bins if each != chosen)}"
+    )
     return Found(found.kind, given, chosen, found.files, ((text, "warning"),) if len(bins) > 1 else ())
 
 
@@ -353,7 +358,8 @@ def _tenx_folder(given: Path, folder: Path, files: dict[str, Path], entries: dic
         matrices = [each for name, each in files.items() if _RAW.match(name) and name.endswith(".h5")]
     if len(matrices) > 1:
         raise InputError(
-            f"{folder}: several matrices ({some(each.name for each in matrices)}), expected one; put each into a folder of its own"
+            f"{folder}: several matrices ({some(each.name for each in matrices)}), expected one; put each into "
+            "a folder of its own"
         )
     about: dict[str, Path] = {}
     if matrices:
@@ -366,13 +372,15 @@ def _tenx_folder(given: Path, folder: Path, files: dict[str, Path], entries: dic
     if not about:
         if positions or spatial:
             raise InputError(
-                f"{folder}: positions of spots without counts: no filtered_feature_bc_matrix.h5 and no folder with matrix.mtx in "
+                f"{folder}: positions of spots without counts: no filtered_feature_bc_matrix.h5 and no folder "
+                "with matrix.mtx in "
                 f"it; found {some(entries)}"
             )
         return None
     if spatial is not None and not positions:
         raise InputError(
-            f"{spatial}: tissue_positions.csv: no such file (nor tissue_positions_list.csv, tissue_positions.parquet); found "
+            f"{spatial}: tissue_positions.csv: no such file (nor tissue_positions_list.csv, "
+            "tissue_positions.parquet); found "
             f"{some(sorted(each.name for each in spatial.iterdir())) or 'nothing'}"
         )
     if positions:
@@ -392,7 +400,8 @@ def _trio(folder: Path) -> dict[str, Path] | None:
         matrices = list(plain.values())
     if len(matrices) > 1:
         raise InputError(
-            f"{folder}: several matrices ({some(sorted(each.name for each in matrices))}), expected one; a samplesheet takes a line "
+            f"{folder}: several matrices ({some(sorted(each.name for each in matrices))}), expected one; a "
+            "samplesheet takes a line "
             "for each, with the .mtx file as path"
         )
     if not matrices:
@@ -404,7 +413,8 @@ def _trio(folder: Path) -> dict[str, Path] | None:
     found = _companions(matrices[0], files)
     if found is None:
         raise InputError(
-            f"{matrices[0]}: a matrix.mtx without its names: expected barcodes.tsv and features.tsv (or genes.tsv) in {folder}, "
+            f"{matrices[0]}: a matrix.mtx without its names: expected barcodes.tsv and features.tsv (or "
+            f"genes.tsv) in {folder}, "
             f"found {some(each.name for each in files)}"
         )
     return {"matrix": matrices[0], **found}

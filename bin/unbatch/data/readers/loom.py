@@ -46,7 +46,7 @@ def read(found: Found, name: str, wanted: Wanted) -> Sample:
         shape,
         functools.partial(_read, found.place, slot),
         "loom",
-        at.values,
+        at.found,
         at.place,
         at.lacks,
     )
@@ -72,7 +72,8 @@ def _table(group: Any, usual: tuple[str, ...], path: Path, what: str) -> pd.Data
     index = next((key for key in usual if key in columns), None)
     if index is None:
         raise InputError(
-            f"{path}: the {what} of the loom file have no names ({', '.join(usual[:3])}); found {some(columns) or 'nothing'}"
+            f"{path}: the {what} of the loom file have no names ({', '.join(usual[:3])}); found "
+            f"{some(columns) or 'nothing'}"
         )
     table = pd.DataFrame(columns)
     return table.set_index(index).pipe(lambda found: found.set_axis(names.text_index(found.index)))

@@ -120,7 +120,7 @@ def read_merscope(found: Found, name: str, wanted: Wanted) -> Sample:
     return _placed(sample, _cells(cells, ("EntityID", "cell", "cell_id", "")), cells, "MERSCOPE")
 
 
-def read_cosmx(found: Found, name: str, wanted: Wanted) -> Sample:  # noqa: ARG001
+def read_cosmx(found: Found, name: str, wanted: Wanted) -> Sample:
     """Read the expression matrix and metadata of CosMx; cell 0 of a field of view is what lies outside of cells."""
     sample = tables.read_cells_by_genes(found, found.files["matrix"], name, "CosMx", key=("fov", "cell_ID"))
     cells = found.files["cells"]
@@ -139,7 +139,7 @@ def _cells(path: Path, keys: tuple[str, ...]) -> pd.DataFrame:
         table = (
             pd.read_parquet(path)
             if path.suffix == ".parquet"
-            else pd.read_csv(path, encoding="utf-8-sig", dtype={key: str for key in keys})
+            else pd.read_csv(path, encoding="utf-8-sig", dtype=dict.fromkeys(keys, str))
         )
     except MemoryError:
         raise
@@ -167,7 +167,7 @@ def _placed(sample: Sample, table: pd.DataFrame, path: Path, kind: str) -> Sampl
         )
     table = table.loc[sample.obs.index]
     at = of_columns(table, f"has none in {path.name}")
-    if at.values is None:
+    if at.found is None:
         raise InputError(
             f"{path}: no coordinates (x_centroid and y_centroid, center_x and center_y), found {some(table.columns, 8)}"
         )
@@ -176,7 +176,7 @@ def _placed(sample: Sample, table: pd.DataFrame, path: Path, kind: str) -> Sampl
         sample,
         obs=sample.obs.join(table.drop(columns=unnamed)),
         kind=kind,
-        coordinates=at.values,
+        coordinates=at.found,
         place=at.place.replace("obs/", f"{path.name}: "),
         lacks="",
     )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _VALUES = 2e7
 """Values of a table that are held dense at once."""
 
+_WORDS_OF_GENE_WORDS = (
+    "cell cells cell_id cellid cell_barcode barcode barcodes spot spots spot_id cellname cell_name entityid bin"
+)
 _GENE_WORDS = frozenset(
     [
         *ID_COLUMNS,
@@ -37,16 +40,17 @@ _GENE_WORDS = frozenset(
         "gene symbol",
     ]
 )
-_CELL_WORDS = frozenset(
-    ["cell", "cells", "cell_id", "cellid", "cell_barcode", "barcode", "barcodes", "spot", "spots", "spot_id", "cellname", "cell_name", "entityid", "bin"]
-)  # fmt: skip
+_CELL_WORDS = frozenset(_WORDS_OF_GENE_WORDS.split())
 
-_COMMON = frozenset(
-    "actb gapdh malat1 b2m eef1a1 tmsb4x tmsb10 ftl fth1 ptprc cd3e cd3d cd4 cd8a ms4a1 cd19 lyz nkg7 gnly epcam vim pecam1 col1a1 col1a2 "
-    "col3a1 krt8 krt18 mki67 top2a pcna xist apoe gfap snap25 mbp plp1 cd74 hla-a hla-b hla-c hla-dra s100a8 s100a9 ubc hspa1a fos jun egr1 "
-    "tp53 myc mt-co1 mt-co2 mt-nd1 mt-nd4 mt-cyb mt-atp6 rpl13 rps27 rplp0 neat1 igkc ighm hba1 hbb alb ins gcg sst pou5f1 nanog sox2 acta2 "
-    "tagln cd14 fcgr3a il7r ccr7 foxp3 cd68 cd163 c1qa slc17a7 gad1 gad2 aif1 olig1 olig2 pdgfra cldn5 eef2 tubb tuba1b calm1 calm2 cd9 cd63".split()
+_WORDS_OF_COMMON = (
+    "actb gapdh malat1 b2m eef1a1 tmsb4x tmsb10 ftl fth1 ptprc cd3e cd3d cd4 cd8a ms4a1 cd19 lyz nkg7 gnly "
+    "epcam vim pecam1 col1a1 col1a2 col3a1 krt8 krt18 mki67 top2a pcna xist apoe gfap snap25 mbp plp1 cd74 "
+    "hla-a hla-b hla-c hla-dra s100a8 s100a9 ubc hspa1a fos jun egr1 tp53 myc mt-co1 mt-co2 mt-nd1 mt-nd4 "
+    "mt-cyb mt-atp6 rpl13 rps27 rplp0 neat1 igkc ighm hba1 hbb alb ins gcg sst pou5f1 nanog sox2 acta2 "
+    "tagln cd14 fcgr3a il7r ccr7 foxp3 cd68 cd163 c1qa slc17a7 gad1 gad2 aif1 olig1 olig2 pdgfra cldn5 "
+    "eef2 tubb tuba1b calm1 calm2 cd9 cd63"
 )
+_COMMON = frozenset(_WORDS_OF_COMMON.split())
 """Symbols that nearly every list of genes has some of, in lower case."""
 
 _GENE = re.compile(
@@ -66,7 +70,7 @@ _MEASURED = re.compile(
 """Columns of numbers that tables of cells have and that are no genes."""
 
 
-def read(found: Found, name: str, wanted: Wanted) -> Sample:  # noqa: ARG001
+def read(found: Found, name: str, wanted: Wanted) -> Sample:
     """Read a table of counts; genes are told from cells by their names.
 
     Raises
@@ -84,7 +88,8 @@ def read(found: Found, name: str, wanted: Wanted) -> Sample:  # noqa: ARG001
         raise InputError(f"{path}: this is itself a samplesheet, expected the file of one sample")
     if len(columns) < 2:
         raise InputError(
-            f"{table_kind}: its first line has {len(head)} column{'s' if len(head) > 1 else ''} ({some(head, 3)}), expected {READ}"
+            f"{table_kind}: its first line has {len(head)} column{'s' if len(head) > 1 else ''} "
+            f"({some(head, 3)}), expected {READ}"
         )
     index, numeric, other = _read_text(path, sep, len(head) == len(row), columns)
     if not numeric.columns:
@@ -105,9 +110,10 @@ def read(found: Found, name: str, wanted: Wanted) -> Sample:  # noqa: ARG001
         counts = numeric.matrix[:, kept]
     at = of_columns(obs, "is a table of counts")
     sample = Sample(
-        name, found.path, "table", obs, var, counts.shape, counts.copy, "table of counts", at.values, at.place, at.lacks
+        name, found.path, "table", obs, var, counts.shape, counts.copy, "table of counts", at.found, at.place, at.lacks
     )
-    said = f"a table with {'genes in rows and cells in columns' if genes_in_rows else 'cells in rows and genes in columns'}"
+    layout = "genes in rows and cells in columns" if genes_in_rows else "cells in rows and genes in columns"
+    said = f"a table with {layout}"
     sample = sample.remark("table", said, "info")
     if not genes_in_rows and moved:
         sample = sample.remark(
@@ -181,15 +187,22 @@ def _read_text(path: Path, sep: str, cornered: bool, columns: list[str]) -> tupl
     try:
         with _open(path) as file:
             reader = pd.read_csv(
-                file, sep=sep, header=None, skiprows=1, chunksize=max(100, int(_VALUES / max(1, len(columns)))), encoding="utf-8",
-                low_memory=False, dtype={0: str}, keep_default_na=True,
-            )  # fmt: skip
+                file,
+                sep=sep,
+                header=None,
+                skiprows=1,
+                chunksize=max(100, int(_VALUES / max(1, len(columns)))),
+                encoding="utf-8",
+                low_memory=False,
+                dtype={0: str},
+            )
             for block in reader:
                 if block.shape[1] != len(columns) + 1:
                     raise InputError(
-                        f"{path}: lines have {block.shape[1]} columns, the first one {len(columns) + cornered}, expected as many"
+                        f"{path}: lines have {block.shape[1]} columns, the first one {len(columns) + cornered}, "
+                        "expected as many"
                     )
-                index += ["" if value is None or value != value else str(value) for value in block[0]]  # noqa: PLR0124
+                index += ["" if value is None or value != value else str(value) for value in block[0]]
                 values = block.iloc[:, 1:]
                 if numeric is None:
                     numeric = np.array([dtype.kind in "biuf" for dtype in values.dtypes])
@@ -198,7 +211,8 @@ def _read_text(path: Path, sep: str, cornered: bool, columns: list[str]) -> tupl
                     at = np.flatnonzero(numeric & ~now)[0]
                     bad = pd.to_numeric(values.iloc[:, at], errors="coerce").isna() & values.iloc[:, at].notna()
                     raise InputError(
-                        f"{path}: column {columns[at]} holds {values.iloc[:, at][bad].iloc[0]!r}, expected numbers as above it"
+                        f"{path}: column {columns[at]} holds {values.iloc[:, at][bad].iloc[0]!r}, expected "
+                        "numbers as above it"
                     )
                 parts.append(csr_matrix(values.loc[:, numeric].to_numpy(dtype=np.float64)))
                 blocks.append(values.loc[:, ~numeric])
@@ -214,7 +228,8 @@ def _read_text(path: Path, sep: str, cornered: bool, columns: list[str]) -> tupl
     if odd and len(columns) > 3:
         first = other.columns[0]
         raise InputError(
-            f"{path}: most columns are no numbers (such as {first}: {str(other.iloc[0, 0])[:40]!r}), expected a table of counts"
+            f"{path}: most columns are no numbers (such as {first}: {str(other.iloc[0, 0])[:40]!r}), expected a "
+            "table of counts"
         )
     return (
         index,
@@ -245,7 +260,8 @@ def _orientation(path: Path, corner: str, rows: list[str], columns: list[str]) -
         if cell[place] > 0.8 and cell[other] < 0.1:
             return place == 1
     raise InputError(
-        f"{path}: it is not clear whether genes are in the rows ({some(rows, 3)}) or in the columns ({some(columns, 3)}); write gene or "
+        f"{path}: it is not clear whether genes are in the rows ({some(rows, 3)}) or in the columns "
+        f"({some(columns, 3)}); write gene or "
         "cell into the first cell of the table, for what the rows are"
     )
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SEVERAL = re.compile(r"^.+-(\d+)$")
 
 
-def read_hdf5(found: Found, name: str, wanted: Wanted) -> Sample:  # noqa: ARG001
+def read_hdf5(found: Found, name: str, wanted: Wanted) -> Sample:
     """Read all but the counts of an HDF5 file of 10x Genomics."""
     matrix = found.files.get("matrix", found.place)
     with _open(matrix) as file:
@@ -62,7 +62,8 @@ def _newer(found: Found, matrix: Path, file: "h5py.File", name: str) -> tuple[Sa
     shape = tuple(int(value) for value in file["matrix/shape"][:2][::-1])
     if shape != (len(barcodes), len(var)):
         raise InputError(
-            f"{matrix}: matrix/shape is {shape[1]} x {shape[0]}, expected {len(var)} features x {len(barcodes)} barcodes"
+            f"{matrix}: matrix/shape is {shape[1]} x {shape[0]}, expected {len(var)} features x {len(barcodes)} "
+            "barcodes"
         )
     obs = pd.DataFrame(index=barcodes)
     read = functools.partial(_read_groups, matrix, {"matrix": None}, shape)
@@ -105,7 +106,8 @@ def _older(found: Found, matrix: Path, file: "h5py.File", name: str) -> tuple[Sa
     if any(positions is not None for positions in rows.values()):
         sample = sample.remark(
             "several-genomes",
-            f"of the {len(genomes)} genomes ({some(genomes)}) each has cells of its own, which have no counts of the others",
+            f"of the {len(genomes)} genomes ({some(genomes)}) each has cells of its own, which have no counts "
+            "of the others",
         )
     return sample, None
 
@@ -142,7 +144,8 @@ def _raw(sample: Sample, matrix: Path) -> Sample:
     if re.search(r"raw_(?:feature|gene|probe)_bc_matri", str(matrix)):
         return sample.remark(
             "raw-matrix",
-            "this is a raw matrix, with all barcodes that were seen: most hold no cell; filtered_feature_bc_matrix has the cells alone",
+            "this is a raw matrix, with all barcodes that were seen: most hold no cell; "
+            "filtered_feature_bc_matrix has the cells alone",
         )
     return sample
 
@@ -167,7 +170,10 @@ def with_libraries(sample: Sample) -> Sample:
         and "gem_group" not in sample.obs
     ):
         obs = sample.obs.assign(gem_group=ends.to_numpy(dtype=object))
-        text = "barcodes end in several numbers, of libraries that were joined: they are in the column gem_group (--batch-key gem_group)"
+        text = (
+            "barcodes end in several numbers, of libraries that were joined: they are in the column "
+            "gem_group (--batch-key gem_group)"
+        )
         from dataclasses import replace
 
         return replace(sample, obs=obs).remark("gem-groups", text)
@@ -177,7 +183,7 @@ def with_libraries(sample: Sample) -> Sample:
 # Matrix Market --------------------------------------------------------------------------------------------------------
 
 
-def read_mtx(found: Found, name: str, wanted: Wanted) -> Sample:  # noqa: ARG001
+def read_mtx(found: Found, name: str, wanted: Wanted) -> Sample:
     """Read all but the counts of a matrix.mtx with its names of cells and features."""
     matrix, barcodes_file, features_file = (found.files[key] for key in ("matrix", "barcodes", "features"))
     shape = _mtx_shape(matrix)
@@ -191,7 +197,8 @@ def read_mtx(found: Found, name: str, wanted: Wanted) -> Sample:  # noqa: ARG001
     exact = [order for order, sizes in orders.items() if sizes == shape]
     if not fitting:
         raise InputError(
-            f"{matrix}: has {shape[0]} x {shape[1]} values, but {barcodes_file.name} has {len(cells)} names and {features_file.name} "
+            f"{matrix}: has {shape[0]} x {shape[1]} values, but {barcodes_file.name} has {len(cells)} names and "
+            f"{features_file.name} "
             f"{len(genes)}; expected one for every row and column"
         )
     order = (exact or fitting)[0]
@@ -234,10 +241,7 @@ def read_mtx(found: Found, name: str, wanted: Wanted) -> Sample:  # noqa: ARG001
 def _lines(path: Path) -> list[list[str]]:
     """Read a table of names, without blank lines at its end."""
     try:
-        opened = (
-            gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
-        )
-        with opened as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: truncated or damaged, expected names, a line each ({error})") from error
