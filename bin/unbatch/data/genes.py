@@ -130,7 +130,7 @@ def mended(sample: "Sample", notes: "Mends") -> "Sample":
         notes.add("genes-unnamed", sample.name, int(nameless.sum()))
         sample = sample.only(~nameless.to_numpy())
         text = text[~nameless.to_numpy()].reset_index(drop=True)
-    first = text.iloc[:: max(1, len(text) // 50)].str.contains(_GENOME, regex=True)
+    first = text.iloc[:: max(1, len(text) // 50)].str.match(_GENOME)
     if first.any():
         genome = text.str.extract(_GENOME, expand=False)
         shares = genome.value_counts(normalize=True, dropna=False)
@@ -141,8 +141,8 @@ def mended(sample: "Sample", notes: "Mends") -> "Sample":
         elif len(genome.dropna().unique()) > 1:
             listed = ", ".join(f"{count} of {name}" for name, count in genome.value_counts().items())
             notes.add("several-genomes", sample.name, len(text), listed)
-    if text.str.contains(_DATE, regex=True).any():
-        notes.add("gene-dates", sample.name, int(text.str.contains(_DATE, regex=True).sum()))
+    if text.str.match(_DATE).any():
+        notes.add("gene-dates", sample.name, int(text.str.match(_DATE).sum()))
     return sample
 
 

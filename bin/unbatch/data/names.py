@@ -280,8 +280,8 @@ def _alike(names: list[str], most: int = 5000) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
         key = re.sub(r"(?<=\w)[\s_.\-]+(?=\w)", " ", name.casefold())
-        # T cell and Tcell; not L1-2 and L12
-        key = re.sub(r"(?<=[^\W\d]) (?=[^\W\d])", "", key.replace("_", " "))
+        # T cell and Tcell, T_1 and T1; not L1-2 and L12
+        key = re.sub(r"(?<=[^\W\d]) (?=\w)|(?<=\w) (?=[^\W\d])", "", key.replace("_", " "))
         key = re.sub(r"(?<=[^\W\d]{3})s\b", "", key)
         key = re.sub(r"(?<!\d)0+(?=\d)", "", key)
         groups.setdefault(key, []).append(name)
