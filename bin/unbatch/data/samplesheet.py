@@ -143,6 +143,8 @@ def _lines(sheet: Path) -> list[tuple[int, list[str]]]:
     heads = {sep: [cell.strip().strip('"').strip().lower() for cell in start.split(sep)] for sep in _SEPARATORS}
     best = max(_SEPARATORS, key=lambda sep: (len({"sample", "path"} & set(heads[sep])), sep == ","))
     sep = stated[1] if stated else best
+    # a blank behind a quote means nothing, where csv takes it for text
+    body = re.sub(rf'" +(?={re.escape(sep)}|\r?$)', '"', body, flags=re.MULTILINE)
     reader = csv.reader(text_io.StringIO(body, newline=""), delimiter=sep, strict=True, skipinitialspace=True)
     try:
         lines = [(reader.line_num + skipped, line) for line in reader if any(cell.strip() for cell in line)]
