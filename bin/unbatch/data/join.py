@@ -182,7 +182,7 @@ def same_cells(counts: "csr_matrix", group: np.ndarray, least_genes: int = 10) -
     codes, found = pd.factorize(group)
     if len(found) < 2:
         return []
-    # columns are in one order, so that equal rows have equal sums; others differ in float64, nearly surely
+    # columns are in one order: equal rows have equal sums, and others differ in float64, nearly surely
     marks = counts @ np.random.default_rng(0).standard_normal(counts.shape[1])
     large = np.flatnonzero(np.diff(counts.indptr) >= min(least_genes, max(1, counts.shape[1] // 2)))
     order = large[np.lexsort((codes[large], marks[large]))]

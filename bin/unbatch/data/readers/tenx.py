@@ -33,7 +33,7 @@ def read_hdf5(found: Found, name: str, wanted: Wanted) -> Sample:
         else:
             sample, types = _older(found, matrix, file, name)
     sample = with_libraries(only_genes(sample, types, "matrix/features/feature_type"))
-    return _beside(_raw(sample, matrix), matrix)
+    return _without_positions(_raw(sample, matrix), matrix)
 
 
 def _open(path: Path) -> "AbstractContextManager[h5py.File]":
@@ -117,7 +117,7 @@ def _prefixed(text: np.ndarray, genome: str) -> np.ndarray:
 
 
 def _read_groups(path: Path, rows: dict[str, np.ndarray | None], shape: tuple[int, int]) -> "csr_matrix":
-    """Read groups of a file, each with features of its own, beside each other; `rows` are the cells of each."""
+    """Read groups of a file, each with features of its own, into one matrix; `rows` are the cells of each."""
     from scipy.sparse import csr_matrix, hstack
 
     parts = []
@@ -150,11 +150,11 @@ def _raw(sample: Sample, matrix: Path) -> Sample:
     return sample
 
 
-def _beside(sample: Sample, matrix: Path) -> Sample:
+def _without_positions(sample: Sample, matrix: Path) -> Sample:
     """Warn where a folder above has coordinates that this matrix goes with."""
     if sample.path == matrix and any((matrix.parent / "spatial").glob("*tissue_positions*")):
         return sample.remark(
-            "no-coordinates-beside",
+            "positions-not-read",
             f"{matrix.name} is read without coordinates, which are in the folder spatial: give the folder of both",
         )
     return sample
