@@ -70,26 +70,87 @@ def imageOf(card, common) {
     card.image && !(common ==~ /.*@.*|.*\.(sif|img)/) ? common.replaceFirst(/[^\/:]+(?=(:[^\/:]*)?$)/, card.image) : common
 }
 
+// The lines of a samplesheet that are not blank, as lists of texts: separated by what finds the columns sample and path,
+// as unbatch.data.samplesheet reads them
+def sheetLines(sheet) {
+    def bytes = sheet.bytes
+    // marks of UTF-16
+    def wide = bytes.length > 1 && [[-1, -2], [-2, -1]].contains([bytes[0] as int, bytes[1] as int])
+    def text = new String(bytes, wide ? 'UTF-16' : 'UTF-8').replace('\uFEFF', '')
+    def stated = text =~ /^sep=(.)\r?\n/
+    def given = stated.find() ? stated.group(1) : null
+    def body = given ? text.substring(stated.end()) : text
+    def start = body.readLines().find { line -> line.replaceAll(/[\s,;|"]/, '') } ?: ''
+    def seps = [',', ';', '\t', '|']
+    def sep = given ?: seps.max { one ->
+        def cells = start.split(java.util.regex.Pattern.quote(one)).collect { cell -> unquoted(cell).toLowerCase() }
+        ['sample', 'path'].count { name -> cells.contains(name) }
+    }
+    body.readLines().collect { line -> sheetCells(line, sep) }.findAll { cells -> cells.any { cell -> cell.trim() } }
+}
+
+// The cells of a line; within double quotes a separator is text, and two quotes are one
+def sheetCells(line, sep) {
+    def end = line.toList().inject([cells: [''], quoted: false, open: false]) { state, letter ->
+        def last = state.cells.last()
+        if (letter == '"' && (state.quoted || !last.trim() || state.open)) {
+            // a second quote in a row, after one that seemed to close the text
+            def doubled = !state.quoted && state.open && last
+            [cells: state.cells.init() + [doubled ? last + '"' : state.quoted ? last : last.trim()], quoted: !state.quoted, open: true]
+        }
+        else if (letter == sep && !state.quoted) {
+            [cells: state.cells + [''], quoted: false, open: false]
+        }
+        else {
+            [cells: state.cells.init() + [last + letter], quoted: state.quoted, open: state.quoted]
+        }
+    }
+    end.cells
+}
+
+// A cell without blanks at its ends and quotes around it
+def unquoted(cell) {
+    def text = (cell ?: '').replaceAll(/^[\s\u00A0\u200B]+|[\s\u00A0\u200B]+$/, '')
+    def inner = text =~ /^(?:"(.*)"|'(.*)'|\u201C(.*)\u201D|\u201E(.*)\u201C|\u2018(.*)\u2019|\u00AB(.*)\u00BB)$/
+    inner.matches() ? ((1..6).collect { number -> inner.group(number) }.find { found -> found != null }).trim() : text
+}
+
+// Whether the input is a samplesheet and not counts: text whose header has a column sample or path, or no numbers below it
+def isSheet(source) {
+    if (!source.isFile() || !(source.extension.toLowerCase() in ['csv', 'tsv', 'txt'])) {
+        return false
+    }
+    def lines = sheetLines(source).take(5)
+    def head = lines ? lines[0].collect { cell -> unquoted(cell).toLowerCase() } : []
+    def below = lines ? lines.last().drop(1) : []
+    def numbers = below.count { cell -> (cell ?: '').trim() ==~ /[+-]?\d+\.?\d*([eE][+-]?\d+)?/ }
+    head.contains('sample') || head.contains('path') || !below || numbers < 0.5 * below.size()
+}
+
 // The files that a samplesheet names, in the order of its rows; its own checks are preprocess's, before any reading
 def sampleFiles(sheet) {
-    def rows = sheet.splitCsv(header: true, strip: true, quote: '"')
-        .collect { row -> row.collectEntries { column, value -> [column.replace('\uFEFF', ''), value] } }
-        .findAll { row -> row.values().any() }
-    if (!rows) {
+    def lines = sheetLines(sheet)
+    if (lines.size() < 2) {
         stop("${sheet}: the samplesheet has no rows")
     }
-    def absent = ['sample', 'path'].findAll { column -> !rows[0].containsKey(column) }
+    def header = lines[0].collect { cell -> unquoted(cell) }
+    def absent = ['sample', 'path'].findAll { column -> !header.any { name -> name.equalsIgnoreCase(column) } }
     if (absent) {
-        stop("${sheet}: column ${absent.join(' and ')} missing in the samplesheet; found ${rows[0].keySet().join(', ')}")
+        stop("${sheet}: column ${absent.join(' and ')} missing in the samplesheet; found ${header.findAll { name -> name }.join(', ')}")
     }
-    rows.collect { row ->
-        if (!row.path) {
-            stop("${sheet}: sample '${row.sample}' has no path")
+    def place = ['sample', 'path'].collectEntries { column -> [column, header.findIndexOf { name -> name.equalsIgnoreCase(column) }] }
+    lines.drop(1).collect { cells ->
+        def sample = unquoted(cells[place.sample])
+        def path = unquoted(cells[place.path])
+        if (!path) {
+            stop("${sheet}: sample '${sample}' has no path")
         }
-        def name = row.path.startsWith('/') || row.path.contains('://') ? row.path : "${sheet.parent}/${row.path}"
+        def home = path == '~' || path.startsWith('~/') ? System.getProperty('user.home') + path.drop(1) : path
+        // what has a scheme is fetched by Nextflow
+        def name = home.startsWith('/') || home.contains('://') ? home : "${sheet.parent}/${home}"
         def found = file(name, glob: false)
         if (!found.exists()) {
-            stop("${sheet}: sample '${row.sample}': ${found}: no such file")
+            stop("${sheet}: sample '${sample}': ${found.toUriString()}: no such file")
         }
         found
     }
@@ -124,7 +185,7 @@ def inputPoint(given, options, code) {
         names: [name],
         simulate: options.simulate ? [options.simulate] : null,
         source: source,
-        samples: source && source.extension == 'csv' ? sampleFiles(source) : [],
+        samples: source && isSheet(source) ? sampleFiles(source) : [],
         preprocess: options.preprocess,
     ]
 }
@@ -135,7 +196,7 @@ def stepOptions(given) {
     [
         outdir: given.outdir,
         simulate: simulates(given) ? simulation : null,
-        preprocess: given.subMap(['batch_key', 'section_key', 'counts_from', 'min_counts', 'min_genes', 'min_cells', 'n_top_genes']) + [
+        preprocess: given.subMap(['batch_key', 'section_key', 'counts_from', 'gene_names', 'min_counts', 'min_genes', 'min_cells', 'n_top_genes']) + [
             label_key: given.label_key ?: (simulates(given) ? 'cell_type' : null),
             allow_continuous: given.allow_continuous || (simulates(given) && isContinuous(simulation)),
         ],

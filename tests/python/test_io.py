@@ -124,6 +124,19 @@ def test_damage_inside_of_the_data_is_told(small: Path):
         io.read_h5ad(small)
 
 
+def test_a_file_that_lacks_a_part_is_not_called_damaged(small: Path):
+    with h5py.File(small, "r+") as file:
+        del file["obs"].attrs["_index"]
+    with pytest.raises(InputError, match="a part is missing or of an unknown form"):
+        io.read_h5ad(small)
+
+
+def test_numbers_of_half_precision_are_read(tmp_path: Path):
+    values = np.arange(6).reshape(3, 2)
+    ad.AnnData(values.astype("float16")).write_h5ad(tmp_path / "half.h5ad")
+    np.testing.assert_array_equal(io.read_csr(tmp_path / "half.h5ad", "X").toarray(), values)
+
+
 def test_hdf5_that_is_not_h5ad_is_refused(tmp_path: Path):
     with h5py.File(tmp_path / "other.h5ad", "w") as file:
         file["data"] = [1]

@@ -20,7 +20,7 @@ _OTHER = frozenset(
         "multiplexing capture", "hto", "hashtag", "hashtags", "custom", "crispr guide capture", "crispr", "guide",
         "grna", "sgrna", "peaks", "peak", "atac", "chromatin accessibility", "vdj", "vdj t", "vdj b", "spike in",
         "negative control probe", "negative control codeword", "unassigned codeword", "deprecated codeword",
-        "blank codeword", "genomic control",
+        "blank codeword", "genomic control", "control probe", "control probes",
     ]
 )  # fmt: skip
 """Types that are known to be something else."""
@@ -32,9 +32,24 @@ _BIOTYPE = re.compile(
 )
 """Biotypes of genes, which CELLxGENE's files have in a column of that name."""
 
-_MISSING = frozenset(["", "na", "n a", "nan", "none", "null", "<na>"])
+# as `_plain` makes them
+_MISSING = frozenset(["", "na", "n a", "nan", "none", "null", "<na>", "?", "missing"])
 
 UNTYPED = "without a type"
+
+_UNLIKE = {
+    what: re.compile(pattern, re.IGNORECASE)
+    for what, pattern in {
+        "antibody tags": r".*[_\-. ](?:TotalSeq[\w-]*|adt|prot|protein|ab)\d*|(?:adt|prot|CITE|anti)[_\-.: ].+|"
+        r"hashtag.*|hto[_\-. ]?\w*|Isotype.*|.*[_\-. ](?:IgG[\w.-]*[_\-. ]?(?:ctrl|control)|isotype.*)",
+        "guides": r".*[_\-. ](?:sg|g)RNA[_\-.]?\w*|(?:sg|g)RNA[_\-.].+|sg[A-Z0-9]+[_\-]\d+|"
+        r"(?:non[_\-. ]?targeting|safe[_\-. ]?target)[\w\-.]*",
+        "peaks": r"(?:chr)?[\w.]{1,25}[:_-]\d{3,}[-_:]\d{3,}|chr[\w.]+[:_-]\d+[-_:]\d+",
+        "control probes": r"Neg(?:ative)?[_\-. ]?(?:Prb|Probe|Control)\w*|BLANK[_\-. ]?\w*|SystemControl.*|"
+        r"(?:Unassigned|Deprecated)(?:Codeword)?[_\-. ]\w+|antisense[_\-. ]\w+|Intergenic_Region.*",
+    }.items()
+}
+"""How features are named that are no genes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +129,27 @@ def genes_among(types: pd.Series, where: str) -> Found:
         )
     rest = _tally(spelt, codes[~genes])
     return Found(genes, rest, int((genes & absent).sum()))
+
+
+def any_named_gene(types: pd.Series) -> bool:
+    """Tell whether a type is that of genes."""
+    return any(_plain(value) in _GENES for value in types.unique())
+
+
+def any_known_type(types: set[str]) -> bool:
+    """Tell whether a type is one of 10x Genomics, of genes or other features."""
+    return any(_plain(value) in _GENES | _OTHER for value in types)
+
+
+def unlike_genes(names: pd.Index) -> dict[str, list[str]]:
+    """Find, by what they seem to be, features that are not named like genes."""
+    text = pd.Series(names, dtype=object)
+    found = {}
+    for what, pattern in _UNLIKE.items():
+        matched = text[text.str.fullmatch(pattern)]
+        if len(matched):
+            found[what] = matched.tolist()
+    return found
 
 
 def counted(left_out: dict[str, int], most: int = 5) -> str:

@@ -121,8 +121,72 @@ def open_hdf5(
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        # h5py and anndata raise OSError, RuntimeError, KeyError and their own types, depending on where the damage is
-        raise InputError(f"{path}: truncated or damaged, expected {kind} ({_first_line(error)})") from error
+        raise unreadable(path, kind, error) from error
+
+
+@contextmanager
+def open_annotated(path: str | Path, inner: str = "") -> "Iterator[Any]":
+    """Open an HDF5 file or a zarr store with annotated data, to read parts of it in the block.
+
+    Parameters
+    ----------
+    path
+        A file, or the folder or zip archive of a zarr store.
+    inner
+        Place of the data in it, such as ``mod/rna``; none for the whole.
+
+    Yields
+    ------
+    h5py.Group or zarr.Group
+        Which are used alike.
+
+    Raises
+    ------
+    InputError
+        If what the block reads of it cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        import zarr
+
+        try:
+            group = zarr.open_group(path if path.is_dir() else zarr.storage.ZipStore(path, mode="r"), mode="r")
+            yield group[inner] if inner else group
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:
+            raise unreadable(path, "a zarr store of annotated data", error) from error
+        return
+    with open_hdf5(path, "an h5ad file" if not inner else "an HDF5 file", ()) as file:
+        yield file[inner] if inner else file
+
+
+_ABSENT = re.compile(
+    r"doesn't exist|not found|can't locate attribute|no such|unknown|does not support|unsupported", re.IGNORECASE
+)
+_FILTER = re.compile(
+    r"filter.*(not registered|not available|not found)|required filter|can't open directory", re.IGNORECASE
+)
+
+
+def unreadable(path: str | Path, kind: str, error: Exception) -> InputError:
+    """Say why a file could not be read: what it lacks, or that it is damaged.
+
+    h5py and anndata raise OSError, RuntimeError, KeyError and their own types, depending on where the fault is.
+    """
+    said = " ".join(str(each) for each in causes(error))
+    if _FILTER.search(said):
+        return InputError(
+            f"{path}: compressed in a way that is not read here ({_first_line(error)}), expected {kind} with "
+            "gzip or lzf; "
+            "read and write it anew where it was made"
+        )
+    own = isinstance(error, KeyError | AttributeError | TypeError | IndexError) or type(error).__name__.startswith(
+        "IORegistry"
+    )
+    if own and (_ABSENT.search(said) or not isinstance(error, KeyError) or "Unable to" not in said):
+        return InputError(f"{path}: a part is missing or of an unknown form, expected {kind} ({_first_line(error)})")
+    return InputError(f"{path}: truncated or damaged, expected {kind} ({_first_line(error)})")
 
 
 def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData":
@@ -163,35 +227,64 @@ def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData"
         raise InputError(f"{path}: the slots do not fit together ({_first_line(error)})") from error
 
 
-def read_csr(path: str | Path, slot: str) -> "csr_matrix":
-    """Read a matrix of an h5ad file as CSR; a dense one is read some rows at a time.
+def read_csr(path: str | Path, slot: str, inner: str = "") -> "csr_matrix":
+    """Read a matrix of an h5ad file or a zarr store as CSR; a dense one is read some rows at a time.
+
+    Parameters
+    ----------
+    path
+        The file or store.
+    slot
+        Place of the matrix.
+    inner
+        Place of the annotated data, as of `open_annotated`.
 
     Raises
     ------
     InputError
         If the file or the matrix is damaged, or the matrix does not hold real numbers.
     """
-    import h5py
-    import numpy as np
     from anndata.io import read_elem
-    from scipy.sparse import csr_matrix, vstack
+    from scipy.sparse import csr_matrix
 
-    with open_hdf5(path) as file:
+    with open_annotated(path, inner) as file:
         stored = file[slot]
-        dtype = stored["data"].dtype if isinstance(stored, h5py.Group) else stored.dtype
+        group = hasattr(stored, "keys")
+        dtype = stored["data"].dtype if group else stored.dtype
         if dtype.kind not in "biuf":
             raise InputError(f"{path}: {slot} holds {dtype}, expected real numbers")
-        if isinstance(stored, h5py.Group):
-            matrix = read_elem(stored)
-            # scipy trusts the indices of a file and reads outside of the arrays if they are wrong
-            matrix.check_format(full_check=True)
-            matrix = csr_matrix(matrix)
-        else:
-            rows = max(1, _DENSE_BLOCK // max(1, stored.shape[1]))
-            starts = range(0, stored.shape[0], rows)
-            matrix = vstack([csr_matrix(stored[start : start + rows]) for start in starts], format="csr")
+        if not group:
+            return small_indices(dense_to_csr(stored))
+        matrix = read_elem(stored)
+        # scipy trusts the indices of a file and reads outside of the arrays if they are wrong
+        matrix.check_format(full_check=True)
+        return small_indices(csr_matrix(matrix))
+
+
+def dense_to_csr(stored: Any) -> "csr_matrix":
+    """Make a CSR matrix of a stored dense one, some rows at a time."""
+    import numpy as np
+    from scipy.sparse import csr_matrix, vstack
+
+    rows = max(1, _DENSE_BLOCK // max(1, stored.shape[1]))
+    starts = range(0, stored.shape[0], rows)
+
+    def block(start: int) -> "csr_matrix":
+        values = stored[start : start + rows]
+        # scipy has no sparse matrices of half precision
+        return csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)
+
+    if not starts:
+        return csr_matrix(stored.shape, dtype=np.float32)
+    return vstack([block(start) for start in starts], format="csr")
+
+
+def small_indices(matrix: "csr_matrix") -> "csr_matrix":
+    """Give a matrix 32-bit indices where they suffice; files often have 64-bit ones, which take twice the memory."""
+    import numpy as np
+    from scipy.sparse import csr_matrix
+
     if matrix.indices.dtype != np.int32 and max(matrix.nnz, *matrix.shape) <= _MAX_INT32:
-        # files often have 64-bit indices without need, which take twice the memory
         indices, indptr = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)
         matrix = csr_matrix((matrix.data, indices, indptr), shape=matrix.shape)
     return matrix

@@ -1,13 +1,13 @@
 """Joining samples: shared genes, cells below each other."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from unbatch.data.genes import case_differs
 from unbatch.data.notes import Notes
 from unbatch.data.samples import Sample, read_counts
 from unbatch.data.samplesheet import Row
@@ -16,27 +16,6 @@ from unbatch.text import some
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-
-
-def name_genes(samples: list[Sample], notes: Notes) -> list[Sample]:
-    """Name the genes of 10x files by symbol if that is unique in every one of them, and by gene id otherwise.
-
-    The choice is one for all files, as they are joined by these names; h5ad files keep theirs.
-    """
-    tenx = [sample for sample in samples if sample.slot == "matrix"]
-    if not tenx:
-        return samples
-    unique = all(sample.var["gene_symbol"].is_unique for sample in tenx)
-    named = "symbol" if unique else "gene id, as several genes share a symbol"
-    notes.tell("gene-names", f"Genes of 10x files are named by {named}.", by="symbol" if unique else "id")
-    if not unique:
-        return samples
-
-    def by_symbol(sample: Sample) -> Sample:
-        var = sample.var.rename_axis("gene_id").reset_index().set_index("gene_symbol").rename_axis(None)
-        return replace(sample, var=var)
-
-    return [by_symbol(sample) if sample.slot == "matrix" else sample for sample in samples]
 
 
 def shared_genes(samples: list[Sample], source: Path) -> pd.Index:
@@ -52,21 +31,51 @@ def shared_genes(samples: list[Sample], source: Path) -> pd.Index:
         genes = genes[genes.isin(sample.var.index)]
     if not len(genes):
         found = "; ".join(f"{sample.name} has {some(sample.var.index, 2)}" for sample in samples)
-        raise InputError(f"{source}: no gene is in all samples ({found}), expected the same gene names")
+        case = case_differs(samples, genes)
+        hint = ", which differ in case: of two species, they cannot be joined" if case else ""
+        hint = hint or "; ids can stand in var['gene_ids'], symbols in var['feature_name']"
+        raise InputError(f"{source}: no gene is in all samples ({found}), expected the same gene names{hint}")
     return genes
 
 
-def cells(samples: list[Sample], rows: list[Row], notes: Notes) -> pd.DataFrame:
+def cells(samples: list[Sample], rows: list[Row], keys: dict[str, str], notes: Notes) -> pd.DataFrame:
     """Put the tables of the cells below each other.
 
     Cells are renamed ``<sample>/<name>``, which is unique, as names of samples have no ``/``. The samplesheet's
-    columns win over those of the same name in a file; columns that a file lacks are missing for its cells.
+    columns win over those of the same name in a file, but an empty cell of it leaves the file's values; columns that a
+    file lacks are missing for its cells.
+
+    Parameters
+    ----------
+    samples, rows
+        All samples, and their lines of the samplesheet.
+    keys
+        Columns that batch, label and section are taken from: a line of the sheet may name another one for its file
+        (`unbatch.data.samplesheet.PLACES`), whose values are then in this one.
+    notes
+        Takes what was replaced.
     """
     tables = []
+    used = {place for row in rows for place in row.places}
     for sample, row in zip(samples, rows, strict=True):
         table = sample.obs.copy()
+        for place, common in keys.items():
+            theirs = row.places.get(place)
+            if theirs is None:
+                if place in used and common in ("batch", "section"):
+                    table[common] = row.sample
+                continue
+            if theirs not in sample.obs:
+                raise InputError(
+                    f"{sample.path}: the cells of {row.sample} have no column {theirs} ({place} in the "
+                    "samplesheet), found "
+                    f"{some(map(str, sample.obs), 20) or 'none'}"
+                )
+            table[common] = sample.obs[theirs]
         table.index = row.sample + "/" + table.index
         for key, value in {"sample": row.sample, **row.extra}.items():
+            if key in table and not value:
+                continue
             theirs = table[key].astype(str) if key in table else None
             if theirs is not None and (theirs != value).any():
                 values = theirs.unique()
@@ -77,7 +86,31 @@ def cells(samples: list[Sample], rows: list[Row], notes: Notes) -> pd.DataFrame:
                 add("column-replaced", text, sample=row.sample, column=key, values=len(values))
             table[key] = value or np.nan
         tables.append(table)
+    for place in used & set(keys):
+        _warn_of_shared(tables, rows, place, keys[place], notes)
     return pd.concat(tables)
+
+
+def _warn_of_shared(tables: list[pd.DataFrame], rows: list[Row], place: str, common: str, notes: Notes) -> None:
+    """Warn where batches or sections of several files have one name: a number, say, that each file starts with."""
+    if place == "label_key":
+        return
+    of: dict[str, list[str]] = {}
+    for table, row in zip(tables, rows, strict=True):
+        if place in row.places:
+            for value in pd.unique(table[common].dropna()):
+                of.setdefault(str(value), []).append(row.sample)
+    shared = {value: names for value, names in of.items() if len(names) > 1}
+    if shared:
+        listed = some((f"{value} in {some(names, 3)}" for value, names in shared.items()), 3)
+        what = place.removesuffix("_key")
+        notes.warn(
+            "values-shared",
+            f"The same {what} is in several files ({listed}) and counts as one; if these are different, name "
+            "them differently.",
+            what=what,
+            values=len(shared),
+        )
 
 
 def coordinates(samples: list[Sample], group: np.ndarray, notes: Notes) -> np.ndarray | None:
@@ -127,3 +160,38 @@ def counts(samples: Iterable[Sample], genes: pd.Index, continuous: bool = False)
 
     parts = [read_counts(sample, genes, continuous) for sample in samples]
     return parts[0] if len(parts) == 1 else vstack(parts, format="csr")
+
+
+def same_cells(counts: "csr_matrix", group: np.ndarray, least_genes: int = 10) -> list[tuple[str, str, int]]:
+    """Find samples that hold the same cells, by their counts.
+
+    Parameters
+    ----------
+    counts
+        Counts of all cells, n x g.
+    group
+        Sample of each cell, n.
+    least_genes
+        Genes that a cell must have: of small cells some are the same by chance.
+
+    Returns
+    -------
+    list of tuple
+        Two samples and how many cells they share, for pairs that share more than a twentieth of the smaller one.
+    """
+    codes, found = pd.factorize(group)
+    if len(found) < 2:
+        return []
+    # columns are in one order: equal rows have equal sums, and others differ in float64, nearly surely
+    marks = counts @ np.random.default_rng(0).standard_normal(counts.shape[1])
+    large = np.flatnonzero(np.diff(counts.indptr) >= min(least_genes, max(1, counts.shape[1] // 2)))
+    order = large[np.lexsort((codes[large], marks[large]))]
+    same = (marks[order[1:]] == marks[order[:-1]]) & (codes[order[1:]] != codes[order[:-1]])
+    met = pd.DataFrame({"first": codes[order[:-1]][same], "second": codes[order[1:]][same]})
+    pairs = met.groupby(["first", "second"]).size()
+    sizes = np.bincount(codes)
+    return [
+        (str(found[first]), str(found[second]), count)
+        for (first, second), count in pairs.items()
+        if count > max(1, 0.05 * min(sizes[first], sizes[second]))
+    ]

@@ -2,14 +2,17 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from unbatch.data import names
+from unbatch.data.notes import Notes
 from unbatch.data.portable import categories_of_text
 from unbatch.data.sparse import cells_per_gene, genes_per_cell, log_normalise, subset, totals
 from unbatch.errors import InputError
+from unbatch.text import some
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,42 +21,61 @@ if TYPE_CHECKING:
 MIN_BATCH = 3
 """Cells that a batch needs; with fewer, no spread within a batch can be told."""
 
-NO_LABEL = frozenset(["", "na", "nan", "none", "unknown"])
-"""Labels, in lower case, that mean that a cell has none."""
+_FEW_CELLS = 20
+"""Labelled cells from which on a label for nearly each is none."""
 
 RESERVED = ("batch", "label", "section", "size_factor", "split")
 """Columns that preprocess writes; those of the input are renamed to end in ``_input``."""
 
 
-def batches(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
-    """Take the batch of every cell from a column.
+def batches(obs: pd.DataFrame, key: str, source: Path, notes: Notes | None = None) -> pd.Categorical:
+    """Take the batch of every cell from a column, or from several that are separated by commas.
 
     Raises
     ------
     InputError
-        If the column or the batch of a cell is missing, or a batch has too few cells.
+        If a column or the batch of a cell is missing, or a batch has too few cells.
     """
-    batch = complete(obs, key, source, "batch")
+    batch = complete(obs, key, source, "batch", notes)
     require_batches(batch, key, source)
     return batch
 
 
-def complete(obs: pd.DataFrame, key: str, source: Path, what: str) -> pd.Categorical:
-    """Take the batch or the section (`what`) of every cell from a column.
+def columns_of(obs: pd.DataFrame, key: str) -> list[str]:
+    """Columns that a key names: one, or several separated by commas."""
+    return [key] if key in obs else [name.strip() for name in key.split(",") if name.strip()] or [key]
+
+
+def complete(obs: pd.DataFrame, key: str, source: Path, what: names.What, notes: Notes | None = None) -> pd.Categorical:
+    """Take the batch or the section (`what`) of every cell from a column, or from several separated by commas.
 
     Raises
     ------
     InputError
-        If the column or a cell's value is missing.
+        If a column or a cell's value is missing.
     """
-    found = without(categories_of_text(column(obs, key, source, f"{what}-key")), [""])
-    lost = found.isna()
-    if lost.any():
+    found = {}
+    for name in columns_of(obs, key):
+        settled = names.settle(column(obs, name, source, f"{what}-key"), what)
+        lost = settled.chosen.isna()
+        if lost.any():
+            spelt = some(f"{count} {word!r}" for word, count in settled.words.items())
+            words = f", {spelt} among them: rename these if they name a {what}" if spelt else ""
+            raise InputError(
+                f"{source}: {name} (--{what}-key) is missing in {lost.sum()} cells (the first is "
+                f"{obs.index[lost.argmax()]}{words}), expected the {what} of every cell"
+            )
+        if notes is not None:
+            names.tell(settled, name, what, notes)
+        found[name] = settled.chosen
+    if len(found) == 1:
+        return next(iter(found.values()))
+    try:
+        return names.combine(found)
+    except ValueError as error:
         raise InputError(
-            f"{source}: {key} (--{what}-key) is missing in {lost.sum()} cells (the first is "
-            f"{obs.index[lost.argmax()]}), expected the {what} of every cell"
-        )
-    return found
+            f"{source}: {key} (--{what}-key): {error}, expected columns without ' | ' in their values"
+        ) from error
 
 
 def require_batches(batch: pd.Categorical, key: str, source: Path, dropped: str = "") -> None:
@@ -82,18 +104,39 @@ def require_batches(batch: pd.Categorical, key: str, source: Path, dropped: str 
         )
 
 
-def labels(obs: pd.DataFrame, key: str, source: Path) -> pd.Categorical:
-    """Take the label of every cell from a column; cells without one (`NO_LABEL`) are missing in the result.
+def labels(obs: pd.DataFrame, key: str, source: Path, notes: Notes | None = None) -> pd.Categorical:
+    """Take the label of every cell from a column; cells without one (`names.NO_LABEL`) are missing in the result.
 
     Raises
     ------
     InputError
-        If the column is missing or no cell has a label.
+        If the column is missing, no cell has a label, or it is a measurement or a name of each cell.
     """
-    label = categories_of_text(column(obs, key, source, "label-key"))
-    label = without(label, [name for name in label.categories if name.strip().lower() in NO_LABEL])
-    if label.isna().all():
+    values = column(obs, key, source, "label-key")
+    settled = names.settle(values, "label")
+    label = settled.chosen
+    known = int(label.notna().sum())
+    if not known:
         raise InputError(f"{source}: {key} has no label in any cell, expected cell types or domains")
+    count = len(label.categories)
+    measured = values.dtype.kind == "f" and bool((values.dropna() % 1 != 0).any())
+    if known >= _FEW_CELLS and count * 2 > known:
+        what = "a measurement" if measured else "a name of each cell"
+        raise InputError(
+            f"{source}: {key} (--label-key) has {count} values in {known} cells, {what} and no label; expected "
+            "cell types or domains "
+            "of many cells each"
+        )
+    if notes is not None:
+        if measured:
+            notes.warn(
+                "label-measured",
+                f"{key} holds numbers with fractions ({some(label.categories, 3)}), {count} of them, each a "
+                "label of its own: a "
+                "measurement is no cell type or domain.",
+                labels=count,
+            )
+        names.tell(settled, key, "label", notes)
     return label
 
 
@@ -139,13 +182,27 @@ def free_reserved(obs: pd.DataFrame, sources: dict[str, str | None]) -> tuple[pd
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Make a table that h5ad can hold: what is neither number nor truth value becomes categories of text.
 
-    A ``/`` in the name of a column, which anndata used to allow, becomes ``_``.
+    A ``/`` in the name of a column, which anndata used to allow, becomes ``_``, with a number where there is such a
+    column already; so do columns of one name.
     """
-    columns = {
-        str(name).replace("/", "_"): values if values.dtype.kind in "biuf" else categories_of_text(values)
-        for name, values in table.items()
-    }
+    columns: dict[str, Any] = {}
+    taken = {str(name) for name in table if "/" not in str(name)}
+    for position, name in enumerate(map(str, table.columns)):
+        new = name if name not in columns else f"{name}_2"
+        if "/" in name:
+            new = name.replace("/", "_")
+        number = 2
+        while new in columns or (new in taken and new != name):
+            new, number = f"{name.replace('/', '_')}_{number}", number + 1
+        values = table.iloc[:, position]
+        columns[new] = values if values.dtype.kind in "biuf" else categories_of_text(values)
     return pd.DataFrame(columns, index=table.index.rename(None))
+
+
+def renamed_columns(table: pd.DataFrame) -> dict[str, str]:
+    """Return the new names, by the old ones, of columns that `tidy` renames."""
+    new = tidy(table.iloc[:0]).columns
+    return {str(old): name for old, name in zip(table.columns, new, strict=True) if str(old) != name}
 
 
 def filters(

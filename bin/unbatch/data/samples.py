@@ -1,6 +1,6 @@
 """Reading samples: first the names in each file, which is fast and finds most mistakes, then the counts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,21 +8,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from unbatch.data import features, io
+from unbatch.data import features
 from unbatch.data.sparse import first_wrong
 from unbatch.errors import InputError
 from unbatch.text import some
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    import h5py
     from scipy.sparse import csr_matrix
 
 COUNT_SLOTS = ("layers/counts", "raw/X", "X")
 """Where an h5ad may keep its counts, the best place first."""
 
-_COORDINATE_SLOTS = ("obsm/spatial", "obsm/X_spatial")
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Where the parts of a file are, as the user says; None chooses by itself.
+
+    Attributes
+    ----------
+    counts
+        Slot with the counts, such as ``layers/counts``.
+    spatial
+        Key of obsm with coordinates, or two columns of obs, separated by a comma.
+    """
+
+    counts: str | None = None
+    spatial: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What a reader found in a file that the user must know.
+
+    Attributes
+    ----------
+    code
+        As of a note.
+    text
+        A sentence without its subject and full stop; samples with the same one are listed behind it.
+    severity
+        As of a note.
+    """
+
+    code: str
+    text: str
+    severity: str = "warning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +65,22 @@ class Sample:
         The sample, as named in messages.
     path
         The file, as named in messages.
-    matrix
-        The file that has the counts, which is another one for a folder.
     slot
         The place of the counts in that file.
     obs
         Table of the cells.
     var
-        Table of the genes.
+        Table of the genes, named as in the file.
+    shape
+        Cells and features of the matrix in the file.
+    read
+        Reads that matrix, cells x features.
+    kind
+        What the file is, in words.
     coordinates
         Positions of the cells, shape (cells, 2 or 3), or None. Some may be NaN.
+    place
+        Where the coordinates are from.
     lacks
         Why there are no coordinates.
     rows, columns
@@ -55,29 +91,44 @@ class Sample:
         How many features are no genes, by type.
     untyped
         How many of the genes have no type, where other features have one.
+    remarks
+        What else to know.
+    store
+        Opens the place with obs, var and other slots, where the file has them (`unbatch.data.io.open_annotated`).
     """
 
     name: str
     path: Path
-    matrix: Path
     slot: str
     obs: pd.DataFrame
     var: pd.DataFrame
+    shape: tuple[int, int]
+    read: "Callable[[], csr_matrix]"
+    kind: str = ""
     coordinates: np.ndarray | None = None
+    place: str = ""
     lacks: str = ""
     rows: np.ndarray | None = None
     columns: np.ndarray | None = None
     typed_by: str = ""
     left_out: dict[str, int] = field(default_factory=dict)
     untyped: int = 0
+    remarks: tuple[Remark, ...] = ()
+    store: Callable[[], Any] | None = None
 
-    @property
-    def features(self) -> int:
-        """How many features the file has, genes or not."""
-        return len(self.var) + sum(self.left_out.values())
+    def only(self, genes: np.ndarray) -> "Sample":
+        """Keep some genes, given as truth values of shape (genes,)."""
+        if genes.all():
+            return self
+        kept = np.flatnonzero(genes) if self.columns is None else self.columns[genes]
+        return replace(self, var=self.var[genes], columns=kept)
+
+    def remark(self, code: str, text: str, severity: str = "warning") -> "Sample":
+        """Add what to know about the file."""
+        return replace(self, remarks=(*self.remarks, Remark(code, text, severity)))
 
 
-def inspect(path: Path, name: str, counts_from: str | None = None) -> Sample:
+def inspect(path: Path, name: str, wanted: Wanted | None = None) -> Sample:
     """Read the names of cells and genes, and all that is known of the cells, but not the counts.
 
     Features that are no genes (`unbatch.data.features.genes_among`) are left out.
@@ -85,35 +136,43 @@ def inspect(path: Path, name: str, counts_from: str | None = None) -> Sample:
     Parameters
     ----------
     path
-        An h5ad file, a 10x HDF5 file (``.h5``, Cell Ranger 3 or newer) or a Space Ranger folder.
+        A file or a folder of a kind that `unbatch.data.readers` knows, or a folder above one.
     name
         What to call the sample.
-    counts_from
-        Slot of the h5ad that holds the counts; None takes the first of `COUNT_SLOTS` that it has.
+    wanted
+        Where its parts are, where the user says so.
 
     Raises
     ------
     InputError
-        If the file is missing, of another kind, damaged, without cells or genes, or names one of them twice.
+        If the file is missing, of another kind, damaged, or without cells or genes.
     """
-    if path.is_dir():
-        sample = _inspect_space_ranger(path, name)
-    elif path.suffix.lower() == ".h5":
-        sample = _inspect_10x(path, name)
-    elif path.suffix.lower() == ".h5ad":
-        sample = _inspect_h5ad(path, name, counts_from)
-    else:
-        io.require_file(path)
-        raise InputError(f"{path}: expected an h5ad file, a 10x HDF5 file (.h5) or a Space Ranger folder")
-    for what, names in (("cell", sample.obs.index), ("gene", sample.var.index)):
-        if not len(names):
+    from unbatch.data import readers
+
+    sample = readers.read(path, name, wanted or Wanted())
+    for what, table in (("cell", sample.obs), ("gene", sample.var)):
+        if not len(table):
             raise InputError(f"{path}: there are 0 {what}s")
-        twice = names[names.duplicated()].unique()
-        if len(twice):
-            raise InputError(
-                f"{path}: {len(twice)} {what} names are there more than once ({some(twice)}), expected unique ones"
-            )
     return sample
+
+
+def require_unique_cells(sample: Sample) -> None:
+    """Check that every cell has a name of its own.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    index = sample.obs.index
+    twice = index[index.duplicated()].unique()
+    if len(twice):
+        raise InputError(
+            f"{sample.path}: {len(twice)} cell names are there more than once ({some(twice)}), expected unique "
+            "ones; if "
+            "the file joins several samples, give it in place of a samplesheet with --batch-key, or make names unique "
+            "(adata.obs_names_make_unique())"
+        )
 
 
 def read_counts(sample: Sample, genes: pd.Index, continuous: bool = False) -> "csr_matrix":
@@ -138,13 +197,11 @@ def read_counts(sample: Sample, genes: pd.Index, continuous: bool = False) -> "c
     InputError
         If the values are not counts: negative, not finite, or not whole.
     """
-    counts = _read_10x_matrix(sample) if sample.slot == "matrix" else io.read_csr(sample.matrix, sample.slot)
-    rows = len(sample.obs) if sample.rows is None else counts.shape[0]
-    columns = sample.features
-    if counts.shape != (rows, columns):
+    counts = sample.read()
+    if counts.shape != sample.shape:
         raise InputError(
-            f"{sample.path}: {sample.slot} has {counts.shape[0]} x {counts.shape[1]} values, expected {rows} cells x "
-            f"{columns} features"
+            f"{sample.path}: {sample.slot} has {counts.shape[0]} x {counts.shape[1]} values, expected "
+            f"{sample.shape[0]} cells x {sample.shape[1]} features"
         )
     if sample.rows is not None:
         counts = counts[sample.rows]
@@ -169,7 +226,9 @@ def read_truth(sample: Sample) -> dict[str, dict[str, Any]]:
     """
     from anndata.io import read_elem
 
-    with io.open_hdf5(sample.path) as file:
+    if sample.store is None:
+        return {"obsm": {}, "varm": {}, "uns": {}}
+    with sample.store() as file:
         truth = {
             axis: {key: read_elem(file[axis][key]) for key in file.get(axis, ()) if key.endswith("_true")}
             for axis in ("obsm", "varm")
@@ -181,9 +240,67 @@ def read_truth(sample: Sample) -> dict[str, dict[str, Any]]:
     if sample.columns is not None:
         truth["varm"] = {key: value[sample.columns] for key, value in truth["varm"].items()}
         about = truth["uns"].get("truth", {})
-        if np.shape(about.get("gene_factors"))[1:] == (sample.features,):
+        if np.shape(about.get("gene_factors"))[1:] == (sample.shape[1],):
             about["gene_factors"] = about["gene_factors"][:, sample.columns]
     return truth
+
+
+def only_genes(sample: Sample, types: pd.Series | None, place: str) -> Sample:
+    """Leave out the features that are no genes.
+
+    Parameters
+    ----------
+    sample
+        A file with all its features.
+    types
+        Type of each feature, in the order of `var` or by name; None where the file has none: then features whose names
+        are those of tags, guides, peaks or control probes are warned of.
+    place
+        Where the file has the types.
+    """
+    names = sample.var.index
+    if types is None:
+        return _suspected(sample)
+    # what a table of other features does not know is kept: the table is there to say what is no gene
+    own = len(types) == len(names) and types.index.equals(names)
+    known = np.ones(len(names), dtype=bool) if own else names.isin(types.index)
+    found = features.genes_among(types if own else types.loc[names[known]], f"{sample.path}: {place}")
+    genes = np.ones(len(names), dtype=bool)
+    genes[known] = found.genes
+    return replace(
+        sample.only(genes),
+        typed_by=place,
+        left_out=found.left_out,
+        untyped=found.untyped,
+    )
+
+
+def _suspected(sample: Sample) -> Sample:
+    odd = features.unlike_genes(sample.var.index)
+    for what, examples in odd.items():
+        sample = sample.remark(
+            "features-suspected",
+            f"{len(examples)} features without a type are named like {what} ({some(examples, 3)}) and count as genes; "
+            "give types in var['feature_types'] to leave them out",
+        )
+    return sample
+
+
+def usable(coordinates: Any, cells: int, place: str) -> tuple[np.ndarray | None, str]:
+    """Coordinates as a float array, or None and why they are not usable."""
+    if coordinates is None:
+        return None, "has no obsm/spatial"
+    if hasattr(coordinates, "to_numpy") and not isinstance(coordinates, np.ndarray):
+        coordinates = coordinates.to_numpy()
+    values = np.asarray(coordinates.toarray() if hasattr(coordinates, "indptr") else coordinates)
+    if values.ndim != 2 or values.shape[0] != cells or values.shape[1] not in (2, 3):
+        return None, f"has {place} of shape {values.shape}, not {cells} x 2 (or 3)"
+    if values.dtype.kind not in "iuf":
+        return None, f"has {place} of {values.dtype}, not numbers"
+    values = values.astype(np.float64, copy=False)
+    if cells > 1 and (values == values[0]).all():
+        return None, f"has {place} with all cells in one place"
+    return values, ""
 
 
 def _check_counts(counts: "csr_matrix", sample: Sample, genes: pd.Index, continuous: bool) -> None:
@@ -193,147 +310,30 @@ def _check_counts(counts: "csr_matrix", sample: Sample, genes: pd.Index, continu
     at, kind = wrong
     cell = sample.obs.index[np.searchsorted(counts.indptr, at, side="right") - 1]
     gene = genes[counts.indices[at]]
-    hint = "; choose others by --counts-from, or give --allow-continuous" if kind == "not whole" else ""
+    hint = ""
+    if kind == "not whole" or sample.store is not None:
+        others = _other_counts(sample)
+        options = " or ".join(f"--counts-from {other}" for other in others)
+        hint = f"; {options} has whole numbers" if others else ""
+        if kind == "not whole":
+            hint += ", or" if others else "; choose others by --counts-from, or"
+            hint += " give --allow-continuous"
     raise InputError(
         f"{sample.path}: {sample.slot} holds {counts.data[at]:g} (cell {cell}, gene {gene}), which is {kind}, expected "
         f"raw counts{hint}"
     )
 
 
-# h5ad -----------------------------------------------------------------------------------------------------------------
+def _other_counts(sample: Sample) -> list[str]:
+    """Places of a file that hold whole numbers, as --counts-from names them."""
+    from unbatch.data.readers.annotated import count_places
 
-
-def _inspect_h5ad(path: Path, name: str, counts_from: str | None) -> Sample:
-    from anndata.io import read_elem
-
-    with io.open_hdf5(path) as file:
-        slot = counts_from or next((slot for slot in COUNT_SLOTS if slot in file), None)
-        if slot is None or slot not in file:
-            places = ("X", "raw/X", *(f"layers/{key}" for key in file.get("layers", ())))
-            found = ", ".join(place for place in places if place in file) or "no matrix"
-            raise InputError(f"{path}: no counts in {counts_from or ', '.join(COUNT_SLOTS)}; found {found}")
-        obs = read_elem(file["obs"])
-        var = read_elem(file["raw/var" if slot == "raw/X" else "var"])
-        coordinates = next((read_elem(file[key]) for key in _COORDINATE_SLOTS if key in file), None)
-        other = "var" if slot == "raw/X" else "raw/var"
-        if not (isinstance(obs, pd.DataFrame) and isinstance(var, pd.DataFrame)):
-            raise InputError(
-                f"{path}: obs and var are of a format before anndata 0.7, expected a file of a newer version"
-            )
-        obs.index, var.index = obs.index.astype(str), var.index.astype(str)
-        # raw often has no table of its own, or has the only one that is whole
-        borrowed = features.type_column(var) is None and isinstance(file.get(other), Mapping)
-        types = _types_by_name(read_elem(file[other])) if borrowed else None
-    coordinates, lacks = _usable(coordinates, len(obs))
-    sample = Sample(name, path, path, slot, obs, var, coordinates, lacks)
-    if types is not None:
-        return _only_genes(sample, types, f"{other}/{types.name}")
-    column = features.type_column(var)
-    table = "raw/var" if slot == "raw/X" else "var"
-    return _only_genes(sample, None if column is None else var[column], f"{table}/{column}")
-
-
-def _types_by_name(table: Any) -> pd.Series | None:
-    """Types of the features of another table of the file, by their names."""
-    column = features.type_column(table) if isinstance(table, pd.DataFrame) else None
-    if column is None:
-        return None
-    types = table[column].astype(object).set_axis(table.index.astype(str))
-    return types[~types.index.duplicated()]
-
-
-def _only_genes(sample: Sample, types: pd.Series | None, place: str) -> Sample:
-    """Leave out the features that are no genes; `types` has them by name, `place` is where the file has them."""
-    if types is None:
-        return sample
-    names = sample.var.index
-    # what a table of other features does not know is kept: the table is there to say what is no gene
-    own = types.index.equals(names)
-    known = np.ones(len(names), dtype=bool) if own else names.isin(types.index)
-    found = features.genes_among(types if own else types.loc[names[known]], f"{sample.matrix}: {place}")
-    genes = np.ones(len(names), dtype=bool)
-    genes[known] = found.genes
-    return replace(
-        sample,
-        var=sample.var[genes],
-        columns=None if genes.all() else np.flatnonzero(genes),
-        typed_by=place,
-        left_out=found.left_out,
-        untyped=found.untyped,
-    )
-
-
-def _usable(coordinates: Any, cells: int) -> tuple[np.ndarray | None, str]:
-    """Coordinates as a float array, or None and why they are not usable."""
-    if coordinates is None:
-        return None, "has no obsm/spatial"
-    values = np.asarray(coordinates)
-    if values.ndim != 2 or values.shape[0] != cells or values.shape[1] not in (2, 3):
-        return None, f"has obsm/spatial of shape {values.shape}, not {cells} x 2 (or 3)"
-    if values.dtype.kind not in "iuf":
-        return None, f"has obsm/spatial of {values.dtype}, not numbers"
-    return values.astype(np.float64, copy=False), ""
-
-
-# 10x and Space Ranger -------------------------------------------------------------------------------------------------
-
-
-def _open_10x(path: Path) -> "AbstractContextManager[h5py.File]":
-    return io.open_hdf5(path, "a 10x HDF5 file of Cell Ranger 3 or newer", ["matrix/features"])
-
-
-def _inspect_10x(path: Path, name: str) -> Sample:
-    with _open_10x(path) as file:
-        barcodes = file["matrix/barcodes"].asstr()[:]
-        about = file["matrix/features"]
-        var = pd.DataFrame({"gene_symbol": about["name"].asstr()[:]}, index=about["id"].asstr()[:])
-        # CellBender writes none where the matrix that it was given had none
-        types = pd.Series(about["feature_type"].asstr()[:], var.index) if "feature_type" in about else None
-    sample = Sample(name, path, path, "matrix", pd.DataFrame(index=barcodes), var, lacks="is a 10x matrix")
-    return _only_genes(sample, types, "matrix/features/feature_type")
-
-
-def _read_10x_matrix(sample: Sample) -> "csr_matrix":
-    from scipy.sparse import csr_matrix
-
-    with _open_10x(sample.matrix) as file:
-        genes, cells = file["matrix/shape"][:]
-        parts = tuple(file["matrix"][key][:] for key in ("data", "indices", "indptr"))
-        # genes x cells by column is cells x genes by row
-        counts = csr_matrix(parts, shape=(cells, genes))
-        counts.check_format(full_check=True)
-    return counts
-
-
-def _inspect_space_ranger(folder: Path, name: str) -> Sample:
-    matrix = folder / "filtered_feature_bc_matrix.h5"
-    named, unnamed = folder / "spatial" / "tissue_positions.csv", folder / "spatial" / "tissue_positions_list.csv"
-    positions = unnamed if unnamed.exists() and not named.exists() else named
-    io.require_file(matrix)
-    io.require_file(positions)
-    sample = _inspect_10x(matrix, name)
-    columns = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
-    try:
-        table = pd.read_csv(positions, names=columns, header=0 if positions == named else None, index_col="barcode")
-        table = table.astype(float)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{positions}: expected the columns {', '.join(columns)} ({error})") from error
-    unknown = sample.obs.index.difference(table.index)
-    if len(unknown):
-        raise InputError(f"{positions}: {len(unknown)} barcodes of {matrix.name} are missing ({some(unknown)})")
-    if table.index.has_duplicates:
-        raise InputError(
-            f"{positions}: barcodes are there more than once ({some(table.index[table.index.duplicated()])})"
-        )
-    table = table.loc[sample.obs.index]
-    rows = np.flatnonzero(table["in_tissue"] == 1)
-    table = table.iloc[rows]
-    coordinates, lacks = _usable(table[["pxl_col_in_fullres", "pxl_row_in_fullres"]], len(table))
-    return replace(
-        sample,
-        path=folder,
-        obs=table[["array_row", "array_col"]].rename_axis(None),
-        coordinates=coordinates,
-        lacks=lacks,
-        rows=rows,
-    )
+    if sample.store is None:
+        return []
+    with sample.store() as file:
+        places = count_places(file)
+    return [
+        place.replace("layers/", "layer:") if place.startswith("layers/") else place.removesuffix("/X")
+        for place in places
+        if place != sample.slot
+    ]

@@ -1,13 +1,24 @@
 """Reading a samplesheet: which sample is in which file, and what else is known about it."""
 
 import csv
+import io as text_io
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from unbatch.errors import InputError
 
 _FORBIDDEN = frozenset("/\\'\"` ")
+
+_SEPARATORS = ",;\t|"
+
+_QUOTES = (("“", "”"), ("„", "“"), ("‘", "’"), ("«", "»"), ("'", "'"), ('"', '"'))
+
+PLACES = ("counts_from", "label_key", "batch_key", "section_key", "spatial_key")
+"""Columns that say where the parts of a sample's file are; they are not copied to the cells."""
+
+_ALIASES = {"counts_layer": "counts_from"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +33,46 @@ class Row:
         Its file or folder.
     extra
         The other columns; an empty text means that the value is missing.
+    places
+        Where parts of its file are, by the names of `PLACES`; without those that the sheet leaves empty.
     """
 
     sample: str
     path: Path
     extra: dict[str, str]
+    places: dict[str, str]
+
+
+def is_samplesheet(source: Path) -> bool:
+    """Tell whether a file is text with a header that has a column sample or path."""
+    if not source.is_file() or source.suffix.lower() in (".gz", ".h5ad", ".h5", ".h5mu", ".loom", ".zip", ".mtx"):
+        return False
+    try:
+        text = _decoded(source)
+    except InputError:
+        return source.suffix.lower() in (".csv", ".tsv", ".txt")
+    lines = [line for line in text.splitlines()[:5] if line.strip()]
+    heads = {cell.strip().strip('"').lower() for line in lines for cell in re.split(r"[,;\t|]", line)}
+    if {"sample", "path"} & heads or not lines:
+        return True
+    # a table of counts has numbers below its header; anything else with this ending is a sheet with a wrong header
+    below = [cell.strip() for cell in re.split(r"[,;\t|]", lines[-1])][1:]
+    numbers = sum(bool(re.fullmatch(r"[+-]?\d+\.?\d*(?:[eE][+-]?\d+)?", cell)) for cell in below)
+    return source.suffix.lower() in (".csv", ".tsv", ".txt") and (not below or numbers < 0.5 * len(below))
 
 
 def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
-    """Read a CSV samplesheet with the columns ``sample`` and ``path`` and any others.
+    """Read a samplesheet with the columns ``sample`` and ``path`` and any others, as spreadsheets write it.
 
     Parameters
     ----------
     sheet
-        UTF-8 text, with a header line; blank lines are skipped.
+        UTF-8 text, or UTF-16 with its mark, with a header line; columns are separated by commas, semicolons, tabs or |.
+        Blank lines, empty columns at the end, blanks around cells and quotes around them mean nothing.
     staged
         A folder in which the only entry of ``1/`` is the file of the first row, that of ``2/`` of the second one, and
-        so on. None takes the column ``path``, in which relative paths start at the folder of the sheet.
+        so on. None takes the column ``path``, in which relative paths start at the folder of the sheet and ``~`` is the
+        home folder.
 
     Returns
     -------
@@ -51,31 +85,21 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
         If the sheet is not such a text, a sample's name is empty, used twice or not safe as part of a file name, or two
         samples have one file.
     """
-    try:
-        with sheet.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{sheet}: not a UTF-8 text (byte {error.start}), expected a CSV samplesheet") from error
-    except csv.Error as error:
-        raise InputError(f"{sheet}: not a valid CSV file, line {reader.line_num}: {error}") from error
-    if not lines:
-        raise InputError(f"{sheet}: the samplesheet is empty, expected a header line with sample,path")
-    header = _header(sheet, lines[0][1])
+    lines = _lines(sheet)
+    header = _header(sheet, lines[0][1], [cells for _, cells in lines[1:]])
     rows: list[Row] = []
     places: dict[str, str] = {}
-    for number, (line, cells) in enumerate(lines[1:], 1):
+    for number, (line, found) in enumerate(lines[1:], 1):
         where = f"{sheet}: line {line}"
-        if len(cells) != len(header):
-            raise InputError(f"{where} has {len(cells)} columns, the header has {len(header)} ({','.join(header)})")
-        values = dict(zip(header, cells, strict=True))
-        sample, path = values.pop("sample"), values.pop("path").strip()
+        cells = _fitted(found, header, where)
+        values = {name: _unquoted(cell) for name, cell in zip(header, cells, strict=True) if name}
+        sample, path = values.pop("sample"), values.pop("path")
         _check_name(sample, where)
         if sample in {row.sample for row in rows}:
             raise InputError(f"{where}: sample {sample} is there twice, expected one line for each sample")
         if not path:
             raise InputError(f"{where}: path is empty, expected the file of sample {sample}")
-        location = _staged(staged / str(number), sample) if staged else sheet.parent / path
+        location = _staged(staged / str(number), sample) if staged else _located(sheet, path)
         # no file has such a name, and resolving it would be an error
         place = path if "\0" in path else os.path.realpath(location)
         if place in places:
@@ -84,27 +108,107 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
                 "sample; one file with several samples is given in place of a sheet"
             )
         places[place] = sample
-        rows.append(Row(sample, location, {key: value.strip() for key, value in values.items()}))
+        named = {_ALIASES.get(name, name): value for name, value in values.items()}
+        rows.append(
+            Row(
+                sample,
+                location,
+                {name: value for name, value in named.items() if name not in PLACES},
+                {name: value for name, value in named.items() if name in PLACES and value},
+            )
+        )
     if not rows:
         raise InputError(f"{sheet}: there is no sample below the header {','.join(header)}")
     return rows
 
 
-def _header(sheet: Path, cells: list[str]) -> list[str]:
-    header = [cell.strip() for cell in cells]
+def _decoded(sheet: Path) -> str:
+    content = sheet.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{sheet}: not a UTF-8 text (byte {error.start}), expected a CSV samplesheet; save it as CSV UTF-8"
+        ) from error
+
+
+def _lines(sheet: Path) -> list[tuple[int, list[str]]]:
+    """Lines that are not blank, with their numbers, split by what separates the header's sample and path."""
+    text = _decoded(sheet)
+    stated = re.match(r"sep=(.)\r?\n", text)
+    skipped = 1 if stated else 0
+    body = text[stated.end() :] if stated else text
+    start = next((line for line in body.splitlines() if line.strip(' \t,;|"')), "")
+    heads = {sep: [cell.strip().strip('"').strip().lower() for cell in start.split(sep)] for sep in _SEPARATORS}
+    best = max(_SEPARATORS, key=lambda sep: (len({"sample", "path"} & set(heads[sep])), sep == ","))
+    sep = stated[1] if stated else best
+    # a blank behind a quote means nothing, where csv takes it for text
+    body = re.sub(rf'" +(?={re.escape(sep)}|\r?$)', '"', body, flags=re.MULTILINE)
+    reader = csv.reader(text_io.StringIO(body, newline=""), delimiter=sep, strict=True, skipinitialspace=True)
+    try:
+        lines = [(reader.line_num + skipped, line) for line in reader if any(cell.strip() for cell in line)]
+    except csv.Error as error:
+        raise InputError(f"{sheet}: not a valid CSV file, line {reader.line_num + skipped}: {error}") from error
+    if not lines:
+        raise InputError(f"{sheet}: the samplesheet is empty, expected a header line with sample,path")
+    return lines
+
+
+def _header(sheet: Path, cells: list[str], below: list[list[str]]) -> list[str]:
+    """Names of the columns, an empty text for those that are empty throughout."""
+    header = [_unquoted(cell) for cell in cells]
+    header = [name.lower() if name.lower() in ("sample", "path", *PLACES, *_ALIASES) else name for name in header]
     for name in ("sample", "path"):
         if name not in header:
             raise InputError(
                 f"{sheet}: the column {name} is missing, found {','.join(header)}; expected the header sample,path"
             )
     for position, name in enumerate(header, 1):
+        if not name and not any(line[position - 1].strip() for line in below if len(line) >= position):
+            continue
         if not name or "/" in name or name == "_index" or not name.isprintable():
             raise InputError(
                 f"{sheet}: column {position} is named {name!r}, expected a name of printable characters without /"
             )
         if header.count(name) > 1:
             raise InputError(f"{sheet}: the column {name} is there {header.count(name)} times, expected once")
+    if {"counts_from", "counts_layer"} <= set(header):
+        raise InputError(f"{sheet}: the columns counts_from and counts_layer say the same, expected one of them")
     return header
+
+
+def _fitted(cells: list[str], header: list[str], where: str) -> list[str]:
+    """Bring a line to the length of the header where that is sure: cells that are left out at its end are empty."""
+    while len(cells) > len(header) and not cells[-1].strip():
+        cells = cells[:-1]
+    last = max(header.index("sample"), header.index("path"))
+    if len(cells) > len(header) or len(cells) <= last:
+        named = [name for name in header if name]
+        raise InputError(f"{where} has {len(cells)} columns, the header has {len(header)} ({','.join(named)})")
+    return [*cells, *[""] * (len(header) - len(cells))]
+
+
+def _unquoted(cell: str) -> str:
+    """Text of a cell without blanks at its ends and quotes around it."""
+    cell = cell.strip().strip("\ufeff\u200b").strip()
+    for start, end in _QUOTES:
+        if len(cell) > 1 and cell.startswith(start) and cell.endswith(end):
+            return cell[1:-1].strip()
+    return cell
+
+
+def _located(sheet: Path, path: str) -> Path:
+    if path.startswith("file://"):
+        path = re.sub(r"^file://(localhost)?", "", path)
+    if "://" in path:
+        raise InputError(
+            f"{sheet}: {path} is a URL, which the pipeline (nextflow run) fetches and this program does not; "
+            "expected a file on this machine"
+        )
+    if path.startswith("~"):
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - of a name without a home folder it leaves the text
+    return sheet.parent / path
 
 
 def _check_name(sample: str, where: str) -> None:

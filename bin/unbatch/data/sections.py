@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from unbatch.data.names import settle
 from unbatch.data.notes import Notes
 from unbatch.data.portable import categories_of_text
-from unbatch.data.preprocess import MIN_BATCH, complete, without
+from unbatch.data.preprocess import MIN_BATCH, complete
 from unbatch.errors import InputError
 from unbatch.text import some
 
@@ -28,7 +29,13 @@ _MOST_PARTS = 200
 
 
 def choose_sections(
-    obs: pd.DataFrame, key: str | None, batch: pd.Categorical, batch_key: str, source: Path, from_sheet: bool
+    obs: pd.DataFrame,
+    key: str | None,
+    batch: pd.Categorical,
+    batch_key: str,
+    source: Path,
+    from_sheet: bool,
+    notes: Notes | None = None,
 ) -> tuple[pd.Categorical, str]:
     """Take the section of every cell from a column.
 
@@ -45,6 +52,8 @@ def choose_sections(
         File, for messages.
     from_sheet
         Whether the source is a samplesheet.
+    notes
+        Takes what was mended in the names.
 
     Returns
     -------
@@ -58,12 +67,12 @@ def choose_sections(
     """
     if key is None and not from_sheet:
         for name in DEFAULT_COLUMNS:
-            section = without(categories_of_text(obs[name]), [""]) if name in obs else None
+            section = settle(obs[name], "section").chosen if name in obs else None
             if section is not None and _is_division(section, batch):
                 return section, name
         return batch, batch_key
     named, key = key is not None, key or "sample"
-    section = complete(obs, key, source, "section")
+    section = complete(obs, key, source, "section", notes if named else None)
     if named and len(section.categories) * MIN_BATCH > len(section):
         raise InputError(
             f"{source}: {key} (--section-key) has {len(section.categories)} values in {len(section)} cells, expected "
