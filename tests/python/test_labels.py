@@ -19,9 +19,9 @@ RNG = np.random.default_rng(0)
         # a few that share a name, and barcodes that are numbers
         (["T"] * 10 + [f"cell{i}" for i in range(90)], "label-per-cell", True),
         (range(100), "label-per-cell", True),
-        (RNG.normal(size=100), "label-measurement", True),
-        (RNG.normal(size=100).round(1).astype(str), "label-measurement", True),
-        (np.repeat([0.5, 1.0, 34.25, np.nan], 25), "label-measurement", False),
+        (RNG.normal(size=100), "label-measured", True),
+        (RNG.normal(size=100).round(1).astype(str), "label-measured", True),
+        (np.repeat([0.5, 1.0, 34.25, np.nan], 25), "label-measured", False),
     ],
 )
 def test_a_column_that_is_none_of_labels_is_noticed(values, code, meaningless):

@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
+from scipy import sparse
 
 from unbatch.cli.report import main
 from unbatch.data.io import read_h5ad
 from unbatch.report import draw, embedding
+from unbatch.report.read import read_dataset
 from unbatch.report.scores import failures, rank, read_cards, read_scores, scale
 from unbatch.report.sections import embeddings, tradeoff
 from unbatch.report.sections.leakage import Told, findings
@@ -429,14 +431,49 @@ def test_the_data_come_first_with_warnings_and_losses_by_sample(tmp_path):
 @pytest.mark.parametrize(
     "notes", ["", "[1, {}]", "{", '[{"code": 1, "severity": "warning", "text": "t", "numbers": {}}]']
 )
-def test_a_dataset_without_notes_has_no_page_on_the_data(tmp_path, notes):
+def test_a_dataset_without_notes_has_no_page_on_its_samples(tmp_path, notes):
     (tmp_path / "s.json").write_text(json.dumps(content([row("none")])))
     write_dataset(tmp_path / "d.h5ad")
     data = ad.read_h5ad(tmp_path / "d.h5ad")
     data.uns["unbatch"]["notes"] = notes
     data.write_h5ad(tmp_path / "d.h5ad")
     assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
-    assert not [name for name in pages_of(tmp_path / "out") if "data_warnings" in name]
+    assert "unbatch_data_warnings_0_page_mqc.json" not in pages_of(tmp_path / "out")
+
+
+def test_cells_are_counted_by_batch_section_and_label_and_changed_names_are_listed(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(content([row("none")])))
+    write_dataset(tmp_path / "d.h5ad")
+    data = ad.read_h5ad(tmp_path / "d.h5ad")
+    first = data.obs["batch"] == data.obs["batch"].cat.categories[0]
+    data.obs["section"] = pd.Categorical(np.where(first & (np.arange(90) % 4 == 0), "<s1>", "s2"))
+    mended = {"column": "donor", "what": "batch", "renamed": {"d1 ": "<d1>"}, "cells": {"d1 ": 7}}
+    note = {"code": "names-mended", "severity": "warning", "text": "t", "numbers": mended}
+    data.uns["unbatch"]["notes"] = json.dumps([note])
+    data = ad.AnnData(obs=data.obs, uns=data.uns, var=pd.DataFrame(index=["g1", "g2"]))
+    data.layers["counts"] = sparse.csr_matrix(np.arange(180.0).reshape(90, 2))
+    data.write_h5ad(tmp_path / "d.h5ad")
+    sums, stored = read_dataset(tmp_path / "d.h5ad").depth
+    np.testing.assert_array_equal(sums, np.arange(180.0).reshape(90, 2).sum(axis=1))
+    np.testing.assert_array_equal(stored, np.r_[1, np.full(89, 2)])
+    assert run(tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad", "-o", tmp_path / "out").exit_code == 0
+    pages = pages_of(tmp_path / "out")
+    text = {key: pages[f"unbatch_data_warnings_0_{key}_page_mqc.json"]["data"] for key in ("cells", "renamed", "depth")}
+    rows = [re.findall(r"<td.*?>(.*?)</td>", line) for line in text["cells"].split("<tr>")]
+    plain = [[re.sub(r"<.*?>", "", cell) for cell in cells] for cells in rows if cells]
+    expected = data.obs.groupby(["batch", "section"], observed=True)["label"].agg(["size", "count"])
+    assert [int(cells[2]) for cells in plain] == expected["size"].tolist()
+    assert [sum(map(int, cells[3:])) for cells in plain] == expected["size"].tolist()
+    assert "&lt;s1&gt;" in text["cells"]
+    assert "&lt;d1&gt;" in text["renamed"]
+    assert "data:image/svg+xml" in text["depth"]
+
+
+def test_genes_are_written_by_their_symbols_where_these_are_known(tmp_path):
+    obs = write_dataset(tmp_path / "d.h5ad")
+    var = pd.DataFrame({"gene_symbol": ["MBP", "", None]}, index=["ENSG1", "ENSG2", "ENSG3"])
+    ad.AnnData(obs=obs, var=var, uns={"unbatch": {"schema": 1}}).write_h5ad(tmp_path / "d.h5ad")
+    assert read_dataset(tmp_path / "d.h5ad").shown(["ENSG3", "ENSG1", "ENSG2"]) == ["ENSG3", "MBP", "ENSG2"]
 
 
 def test_tissue_maps_are_by_section(tmp_path):

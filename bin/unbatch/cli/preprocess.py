@@ -471,9 +471,6 @@ def _tell_labels(label: "pd.Categorical", key: str, notes: "Notes") -> None:
     if missing:
         text = f"{missing} of {len(label)} cells have no label in {key}; they stay."
         notes.tell("no-label", text, cells=missing)
-    if len(label.categories) == 1:
-        text = f"All labels in {key} are {label.categories[0]}: nothing can be said about biology."
-        notes.warn("one-label", text)
 
 
 def _notes_file(adata: "AnnData", losses: "pd.DataFrame", notes: "Notes") -> dict[str, Any]:

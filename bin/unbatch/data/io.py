@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy.sparse import csr_matrix
 
-# Values of a dense matrix that are read at once: 64 MB as float32.
+# Values of a matrix that are read at once: 64 MB as float32.
 _DENSE_BLOCK = 2**24
 
 _MAX_INT32 = 2**31 - 1
@@ -122,6 +122,44 @@ def open_hdf5(
         raise
     except Exception as error:
         raise unreadable(path, kind, error) from error
+
+
+def sums_of_rows(path: str | Path, slot: str) -> "tuple[np.ndarray, np.ndarray] | None":
+    """Sum the values and count those that are stored of each row of a sparse matrix, a block of rows at a time.
+
+    Parameters
+    ----------
+    path
+        An h5ad file.
+    slot
+        Where the matrix is, such as ``"layers/counts"``.
+
+    Returns
+    -------
+    tuple of numpy.ndarray or None
+        Sum and number of stored values, n each; None where there is no CSR matrix.
+
+    Raises
+    ------
+    InputError
+        As of `open_hdf5`.
+    """
+    import numpy as np
+
+    with open_hdf5(path) as file:
+        group = file.get(slot)
+        if group is None or group.attrs.get("encoding-type") != "csr_matrix":
+            return None
+        ends = group["indptr"][:].astype(np.int64)
+        stored, sums = np.diff(ends), np.zeros(len(ends) - 1)
+        row = 0
+        while row < len(stored):
+            last = max(int(np.searchsorted(ends, ends[row] + _DENSE_BLOCK, side="right")) - 1, row + 1)
+            values = group["data"][ends[row] : ends[last]]
+            owner = np.repeat(np.arange(last - row), stored[row:last])
+            sums[row:last] = np.bincount(owner, weights=values, minlength=last - row)
+            row = last
+    return sums, stored
 
 
 @contextmanager

@@ -21,7 +21,7 @@ class Doubt:
     Attributes
     ----------
     code
-        ``one-label`` (all cells have the same), ``label-per-cell`` (most labels name one cell) or ``label-measurement``
+        ``one-label`` (all cells have the same), ``label-per-cell`` (most labels name one cell) or ``label-measured``
         (numbers with fractions).
     text
         A sentence with what was found and what would be right.
@@ -31,7 +31,7 @@ class Doubt:
         Whether nothing can be scored by it; else it may be a column of labels.
     """
 
-    code: Literal["one-label", "label-per-cell", "label-measurement"]
+    code: Literal["one-label", "label-per-cell", "label-measured"]
     text: str
     labels: int
     cells: int
@@ -64,13 +64,13 @@ def about_labels(label: pd.Series | pd.Categorical, key: str = "obs/label") -> D
     fractions = _fractions(counts.index)
     if fractions > MOST_FRACTIONS or (fractions and cells < LEAST_SHARED * labels):
         text = f"{key} holds numbers with fractions ({labels:,} different ones, such as {counts.index[0]}): {wanted}."
-        return Doubt("label-measurement", text, labels, cells)
+        return Doubt("label-measured", text, labels, cells)
     if cells < LEAST_SHARED * labels:
         text = f"{key} has {labels:,} labels for {cells:,} cells, so most name a single cell: {wanted}."
         return Doubt("label-per-cell", text, labels, cells)
     if fractions:
         text = f"{key} holds numbers with fractions, such as {counts.index[0]}: if they measure something, {wanted}."
-        return Doubt("label-measurement", text, labels, cells, meaningless=False)
+        return Doubt("label-measured", text, labels, cells, meaningless=False)
     return None
 
 

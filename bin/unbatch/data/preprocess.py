@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from unbatch.data import names
+from unbatch.data.labels import about_labels
 from unbatch.data.notes import Notes
 from unbatch.data.portable import categories_of_text
 from unbatch.data.sparse import cells_per_gene, genes_per_cell, log_normalise, subset, totals
@@ -118,24 +119,12 @@ def labels(obs: pd.DataFrame, key: str, source: Path, notes: Notes | None = None
     known = int(label.notna().sum())
     if not known:
         raise InputError(f"{source}: {key} has no label in any cell, expected cell types or domains")
-    count = len(label.categories)
-    measured = values.dtype.kind == "f" and bool((values.dropna() % 1 != 0).any())
-    if known >= _FEW_CELLS and count * 2 > known:
-        what = "a measurement" if measured else "a name of each cell"
-        raise InputError(
-            f"{source}: {key} (--label-key) has {count} values in {known} cells, {what} and no label; expected "
-            "cell types or domains "
-            "of many cells each"
-        )
+    doubt = about_labels(label, key)
+    if doubt and doubt.meaningless and doubt.labels > 1 and known >= _FEW_CELLS:
+        raise InputError(f"{source}: {doubt.text}")
     if notes is not None:
-        if measured:
-            notes.warn(
-                "label-measured",
-                f"{key} holds numbers with fractions ({some(label.categories, 3)}), {count} of them, each a "
-                "label of its own: a "
-                "measurement is no cell type or domain.",
-                labels=count,
-            )
+        if doubt:
+            notes.warn(doubt.code, doubt.text, labels=doubt.labels, cells=doubt.cells)
         names.tell(settled, key, "label", notes)
     return label
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from unbatch.data.io import read_h5ad
+from unbatch.data.io import read_h5ad, sums_of_rows
 from unbatch.data.notes import Note, read_notes
 from unbatch.errors import InputError
 from unbatch.report.scores import Result
@@ -110,6 +110,24 @@ class Dataset:
     cells: Cells
     about: About
     data: "AnnData"
+    path: Path
+
+    @cached_property
+    def depth(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Counts and detected genes of each cell, n each; None of a file without counts."""
+        return sums_of_rows(self.path, "layers/counts")
+
+    @cached_property
+    def _symbols(self) -> dict[str, str]:
+        var = self.data.var
+        if "gene_symbol" not in var:
+            return {}
+        known = var["gene_symbol"].dropna().astype(str)
+        return known[known != ""].to_dict()
+
+    def shown(self, genes: Sequence[str]) -> list[str]:
+        """Names of genes as the report writes them: symbols wherever they are known."""
+        return [self._symbols.get(gene, gene) for gene in genes]
 
 
 def read_dataset(path: Path, result: Result | None = None) -> Dataset:
@@ -150,7 +168,7 @@ def read_dataset(path: Path, result: Result | None = None) -> Dataset:
         raise InputError(
             f"{path}: holds {data.n_obs} cells, but the scores of {result.name!r} are of {result.dataset['cells']}"
         )
-    return Dataset(cells, _about(data.uns.get("unbatch", {})), data)
+    return Dataset(cells, _about(data.uns.get("unbatch", {})), data, path)
 
 
 def _codes(column: pd.Series) -> tuple[list[str], np.ndarray]:

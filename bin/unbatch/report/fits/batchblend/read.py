@@ -123,7 +123,7 @@ def read_factorisation(file: FitFile, dataset: Dataset) -> Factorisation:
     total = amounts.sum(axis=1, keepdims=True)
     batches = [str(name) for name in about.get("batches", [])]
     fit = Factorisation(
-        genes=file.genes,
+        genes=dataset.shown(file.genes),
         metagenes=metagenes,
         shares=amounts / np.where(total > 0, total, 1),
         amounts=amounts,
@@ -134,7 +134,7 @@ def read_factorisation(file: FitFile, dataset: Dataset) -> Factorisation:
         history=_columns(about.get("history", {}), "objective"),
         affinity=_affinity(file, about, k),
     )
-    return replace(fit, truth=_truth(dataset, fit))
+    return replace(fit, truth=_truth(dataset, fit, file.genes))
 
 
 def _columns(table: dict[str, Any], leading: str) -> dict[str, np.ndarray]:
@@ -189,11 +189,11 @@ def _affinity(fit: FitFile, about: dict[str, Any], k: int) -> Affinity | None:
     return Affinity(estimate, *(fit.numbers(given, name, estimate.shape) for name in names))
 
 
-def _truth(dataset: Dataset, fit: Factorisation) -> Truth | None:
+def _truth(dataset: Dataset, fit: Factorisation, names: list[str]) -> Truth | None:
     """Truth of a simulation for the genes and batches of a fit, unless it is of other batches or genes."""
     data, cells = dataset.data, dataset.cells
     truth = data.uns.get("unbatch", {}).get("truth", {})
-    genes = data.var_names.get_indexer(fit.genes)
+    genes = data.var_names.get_indexer(names)
     batches = pd.Index([str(name) for name in truth.get("batches", [])]).get_indexer(fit.batches)
     if (
         "X_true" not in data.obsm

@@ -1,6 +1,6 @@
 """Reading what fits of autoencoders hold: training, shifts of genes, tests between groups, cells for genomaps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,7 @@ class Autoencoders:
     panel: Panel | None = None
 
 
-def read_autoencoders(fit: FitFile, _dataset: Dataset | None = None) -> Autoencoders | None:
+def read_autoencoders(fit: FitFile, dataset: Dataset | None = None) -> Autoencoders | None:
     """Read a fit of autoencoders; None of a fit of another program that only has the method's name.
 
     Raises
@@ -161,13 +161,16 @@ def read_autoencoders(fit: FitFile, _dataset: Dataset | None = None) -> Autoenco
         given = about.get("loss_weights", {})
         weights = {term: float(given[f"{kind}.{term}"]) for term in terms if f"{kind}.{term}" in given}
         models[str(kind)] = Training(terms, int(best), weights)
-    genes = fit.genes
+    genes = fit.genes if dataset is None else dataset.shown(fit.genes)
+    panel = _panel(fit, about.get("panel"))
+    if panel and dataset:
+        panel = replace(panel, genes=dataset.shown(panel.genes))
     return Autoencoders(
         genes,
         models,
         _counterfactual(fit, about.get("counterfactual"), len(genes)),
         _tests(fit, about.get("groups"), len(genes)),
-        _panel(fit, about.get("panel")),
+        panel,
     )
 
 
