@@ -1,0 +1,400 @@
+"""spaVAE on sections of human cortex: domains, held-out spots, spatially variable genes, speed.
+
+    python benchmarks/spavae.py domains FOLDER [SECTION ...]   # NMI and ARI of both clusterers, next to simple rivals
+    python benchmarks/spavae.py held-out FOLDER [SECTION ...]  # a tenth of the spots predicted by their positions
+    python benchmarks/spavae.py joint FOLDER [SECTION ...]     # the sections in one model
+    python benchmarks/spavae.py genes FOLDER SECTION           # p-values on simulated genes with known patterns
+    python benchmarks/spavae.py speed FOLDER SECTION           # CPU seconds of an epoch and of a fit
+    python benchmarks/spavae.py large [SPOTS GENES]            # the same of drawn counts
+
+FOLDER holds SECTION.h5ad with counts in X, ``obsm['spatial']`` (array row and column) and ``obs['layer']``. Settings
+are the defaults for all sections. The number of clusters is that of the layers; spots without a layer are clustered and
+left out of the scores. Every row of what was measured is appended to benchmarks/results/spavae.csv. Run it with
+OMP_NUM_THREADS=1: times are seconds of CPU of one thread.
+"""
+
+import argparse
+import csv
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import date
+from itertools import combinations
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
+
+import anndata
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.stats import kstest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score, average_precision_score, normalized_mutual_info_score
+from sklearn.model_selection import cross_val_score
+
+from unbatch.models import spavae
+from unbatch.models.spavae import Spots, domains, positions, spatial_genes
+from unbatch.models.spavae.prediction import agreement, neighbour_rates, predict
+from unbatch.nn import inducing
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "spavae.csv"
+COLUMNS = ("benchmark", "dataset", "method", "seed", "metric", "value", "commit", "date", "machine", "command")
+SEEDS = (0, 1, 2, 3, 4)
+SETTINGS = spavae.PRESETS["recommended"]
+COMPONENTS, RING = 10, 18
+"""Components of the rivals, and neighbours of a spot within two rings."""
+
+
+def record(benchmark: str, dataset: str, method: str, seed: int | None, **values: float) -> None:
+    """Append a row for each value, and print them."""
+    print(
+        benchmark,
+        dataset,
+        method,
+        "" if seed is None else seed,
+        *(f"{k} {v:.4g}" for k, v in values.items()),
+        flush=True,
+    )
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
+    about = (
+        commit.strip(),
+        date.today().isoformat(),
+        _machine(),
+        shlex.join(["python", "benchmarks/spavae.py", *sys.argv[1:]]),
+    )
+    RESULTS.parent.mkdir(exist_ok=True)
+    new = not RESULTS.exists()
+    with RESULTS.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(COLUMNS)
+        for metric, value in values.items():
+            writer.writerow([benchmark, dataset, method, "" if seed is None else seed, metric, f"{value:.6g}", *about])
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"1 thread, {names[0] if names else model}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: its name, counts, array positions and layers ("NA" where unknown)."""
+
+    name: str
+    counts: sparse.csr_matrix
+    points: np.ndarray
+    layer: np.ndarray
+    genes: list[str]
+
+    @property
+    def clusters(self) -> int:
+        """Number of layers."""
+        return len(set(self.layer) - {"NA"})
+
+    @property
+    def place(self) -> np.ndarray:
+        """Positions in spot pitches."""
+        return self.points * positions.units(self.points, np.zeros(len(self.points), np.int64))[0]
+
+
+def read(folder: Path, name: str) -> Section:
+    """Read a section; spots and genes without counts are left out."""
+    adata = anndata.read_h5ad(folder / f"{name}.h5ad")
+    counts = sparse.csr_matrix(adata.X)
+    rows, columns = np.asarray(counts.sum(1)).ravel() > 0, np.asarray(counts.sum(0)).ravel() > 0
+    layer = adata.obs["layer"].astype(str).to_numpy()[rows]
+    genes = adata.var_names[columns].tolist()
+    return Section(name, counts[rows][:, columns], np.asarray(adata.obsm["spatial"], float)[rows], layer, genes)
+
+
+def components(counts: sparse.csr_matrix, number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Principal components of standardised log counts (n x number), and what standardised them."""
+    size = np.asarray(counts.sum(1)).ravel()
+    values = np.log1p(counts.toarray() / (size / np.median(size))[:, None])
+    mean, spread = values.mean(0), values.std(0, ddof=1) + 1e-8
+    values = (values - mean) / spread
+    vectors = np.linalg.eigh(values.T @ values)[1][:, ::-1][:, :number]
+    return values @ vectors, {"mean": mean, "spread": spread, "vectors": vectors}
+
+
+def mean_of_rings(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Mean of each spot and its neighbours within two rings."""
+    near = positions.neighbours(place, np.zeros(len(place), np.int64), RING)
+    return (values + values[near].sum(1)) / (RING + 1)
+
+
+def compare(labels: np.ndarray, section: Section) -> tuple[float, float]:
+    """NMI and ARI with the layers."""
+    known = section.layer != "NA"
+    both = section.layer[known], labels[known]
+    return normalized_mutual_info_score(*both), adjusted_rand_score(*both)
+
+
+def clustered(
+    section: Section, spaces: dict[str, np.ndarray], seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Scores and labels of both clusterers, each in the space that is named for it, plain and refined."""
+    none = np.zeros(len(section.layer), np.int64)
+    labels = {
+        "kmeans": domains.by_kmeans(spaces["kmeans"], section.clusters, seed),
+        "mixture": domains.by_mixture(spaces["mixture"], section.clusters, seed).labels,
+    }
+    labels |= {f"{name}_refined": domains.refined(each, section.place, none) for name, each in labels.items()}
+    found = {}
+    for name, each in labels.items():
+        found[f"nmi_{name}"], found[f"ari_{name}"] = compare(each, section)
+    return found, labels
+
+
+def run_domains(folder: Path, names: list[str]) -> None:
+    """Fit each section with each seed; rivals have seeds of the clusterers alone."""
+    for name in names:
+        section = read(folder, name)
+        own, _ = components(section.counts, COMPONENTS)
+        rings = mean_of_rings(own, section.place)
+        for seed in SEEDS:
+            for method, values in (("pcs", own), ("two_rings", rings)):
+                record(
+                    "domains",
+                    name,
+                    method,
+                    seed,
+                    **clustered(section, dict.fromkeys(("kmeans", "mixture"), values), seed)[0],
+                )
+        found = []
+        for seed in SEEDS:
+            start = time.process_time()
+            spots = Spots.of(section.counts, section.points)
+            fitted = spavae.fit(spots, SETTINGS, seed=seed)
+            latent = fitted.model.embed(spots)
+            seconds = time.process_time() - start
+            scores, labels = clustered(section, {"kmeans": latent.embedding, "mixture": latent.mean}, seed)
+            found.append(labels["mixture"])
+            more = {
+                "cpu_s": seconds,
+                "points": len(fitted.chosen.points[0]),
+                "counts_loss": fitted.history["counts"][-1],
+            }
+            record("domains", name, "spavae", seed, **scores, **more)
+        same = [adjusted_rand_score(a, b) for a, b in combinations(found, 2)]
+        record("domains", name, "spavae", None, agreement_mean=np.mean(same), agreement_least=np.min(same))
+
+
+def kriged(
+    counts: sparse.csr_matrix, place: np.ndarray, at: np.ndarray, number: int = 20, noise: float = 5.0
+) -> np.ndarray:
+    """Rates at positions by a Gaussian process on principal components, brought to the mean rates of the genes."""
+    values, known = components(counts, number)
+    points = torch.as_tensor(place)
+    chosen = inducing.greedy(points, "cauchy", 200.0, 0.03, 512).points
+    here, there = (inducing.whitened(chosen, torch.as_tensor(p), "cauchy", 200.0).numpy() for p in (place, at))
+    scale = values[:, :1].std()
+    weights = np.linalg.solve(np.eye(len(chosen)) + here.T @ here / noise, here.T @ (values / scale) / noise) * scale
+
+    def rates(features: np.ndarray) -> np.ndarray:
+        logs = features @ weights @ known["vectors"].T * known["spread"] + known["mean"]
+        return np.maximum(np.expm1(logs), 1e-4)
+
+    size = np.asarray(counts.sum(1)).ravel()
+    mean = np.asarray(counts.sum(0)).ravel() / (size / np.median(size)).sum()
+    return rates(there) * mean / rates(here).mean(0)
+
+
+def run_held_out(folder: Path, names: list[str]) -> None:
+    """Hold a tenth of the spots out, which differ between seeds, and predict them by everything."""
+    for name in names:
+        section = read(folder, name)
+        total = np.asarray(section.counts.sum(1)).ravel()
+        for seed in SEEDS:
+            order = np.random.default_rng(seed).permutation(len(total))
+            held, train = np.sort(order[: len(order) // 10]), np.sort(order[len(order) // 10 :])
+            size = total / np.median(total[train])
+            spots = Spots.of(section.counts, section.points)
+            fitted = spavae.fit(spots, SETTINGS, train_on=train, seed=seed)
+            none = np.zeros(len(held), np.int64)
+            latent = predict(fitted.model, section.points[held], none).latent
+            place, at = section.place[train], section.place[held]
+            near = positions.nearest_spots(place, np.zeros(len(train), np.int64), at, none, 30)[1]
+            counts = section.counts[train]
+            mean = np.asarray(counts.sum(0)).ravel() / size[train].sum()
+            found = {
+                "spavae": np.concatenate(list(fitted.model.rates(latent.embedding, none))),
+                "gp_on_pcs": kriged(counts, place, at),
+                "mean_of_30": neighbour_rates(counts, size[train], near),
+                "nearest": neighbour_rates(counts, size[train], near[:, :1]),
+                "means": np.broadcast_to(mean, (len(held), len(mean))),
+            }
+            # a gene without a count among few spots must not make the whole prediction impossible
+            found["nearest"] = (found["nearest"] + 0.3 * mean) / 1.3
+            for method, rates in found.items():
+                nb, correlation = agreement(rates, section.counts[held].toarray(), size[held])
+                record("held_out", name, method, seed, nb_per_spot=nb, correlation=correlation)
+
+
+def run_joint(folder: Path, names: list[str]) -> None:
+    """All sections in one model, on the genes that they share."""
+    sections = [read(folder, name) for name in names]
+    genes = sorted(set.intersection(*(set(each.genes) for each in sections)))
+    parts = [each.counts[:, [each.genes.index(gene) for gene in genes]] for each in sections]
+    code = np.repeat(np.arange(len(sections)), [len(each.layer) for each in sections])
+    spots = Spots.of(sparse.vstack(parts).tocsr(), np.concatenate([each.points for each in sections]), code)
+    for seed in SEEDS:
+        start = time.process_time()
+        fitted = spavae.fit(spots, SETTINGS, seed=seed)
+        latent = fitted.model.embed(spots)
+        seconds = time.process_time() - start
+        probe = cross_val_score(LogisticRegression(max_iter=500), latent.mean, code, cv=5).mean()
+        chance = np.bincount(code).max() / len(code)
+        record(
+            "joint", "+".join(names), "spavae", seed, batch_probe=probe, chance=chance, cpu_s=seconds, genes=len(genes)
+        )
+        for number, section in enumerate(sections):
+            rows = code == number
+            spaces = {"kmeans": latent.embedding[rows], "mixture": latent.mean[rows]}
+            record("joint", section.name, "spavae", seed, **clustered(section, spaces, seed)[0])
+
+
+def simulated(section: Section, seed: int, genes: int = 400, spatial: int = 80) -> np.ndarray:
+    """Draw counts on a section's positions: the first genes follow smooth, sharp or striped patterns, the others none."""
+    rng = np.random.default_rng(seed)
+    place, spots = section.place, len(section.layer)
+    points, patterns = torch.as_tensor(place), []
+    for scale in (8.0, 30.0, 100.0, 400.0):
+        chosen = inducing.greedy(points, "cauchy", scale, 0.05, 250).points
+        features = inducing.whitened(chosen, points, "cauchy", scale).numpy()
+        patterns += [features @ rng.standard_normal(features.shape[1]) for _ in range(2)]
+    patterns += [np.sign(each) for each in patterns[4:]]
+    for period in (6.0, 20.0):
+        angle = rng.uniform(0, np.pi)
+        patterns.append(np.sin(2 * np.pi * place @ [np.cos(angle), np.sin(angle)] / period))
+    centre = place[rng.integers(spots, size=3)]
+    patterns += [
+        (((place - each) ** 2).sum(1) < radius**2).astype(float)
+        for each, radius in zip(centre, (4, 8, 16), strict=True)
+    ]
+    shapes = np.stack(patterns, 1)
+    shapes = (shapes - shapes.mean(0)) / shapes.std(0)
+    kinds = (rng.random((spots, 4)) < 0.3).astype(float)
+    kinds = (kinds - kinds.mean(0)) / kinds.std(0)
+    effect = np.zeros((shapes.shape[1], genes))
+    for gene in range(spatial):
+        effect[rng.integers(shapes.shape[1]), gene] = rng.uniform(0.03, 0.2) * rng.choice([-1, 1])
+    logs = rng.normal(0, 1, genes) + shapes @ effect + kinds @ rng.normal(0, 0.25, (4, genes))
+    total = np.asarray(section.counts.sum(1)).ravel()
+    mean = (total / np.median(total))[:, None] * np.exp(logs)
+    theta = np.exp(rng.normal(1, 0.7, genes))
+    return rng.poisson(mean * rng.gamma(theta, 1 / theta, mean.shape)).astype(np.float32)
+
+
+def run_genes(folder: Path, names: list[str]) -> None:
+    """Ten simulations with known patterns: how genes are ranked, and whether p-values are right."""
+    section = read(folder, names[0])
+    spatial = np.arange(400) < 80
+    for seed in range(10):
+        counts = simulated(section, seed)
+        seen = counts.sum(1) > 0
+        none = np.zeros(seen.sum(), np.int64)
+        start = time.process_time()
+        found = spatial_genes.spatial_genes(counts[seen], section.place[seen], none, none)
+        seconds = time.process_time() - start
+        moran = spatial_genes.adjusted(found.moran_p_value)
+        for method, score, p, q in (
+            ("score_test", -found.p_value, found.p_value, found.q_value),
+            ("moran", found.moran, found.moran_p_value, moran),
+        ):
+            hits = q < 0.05
+            record(
+                "genes", f"{names[0]}-simulated", method, seed,
+                auprc=average_precision_score(spatial, score), found=hits[spatial].sum(), false=hits[~spatial].sum(),
+                false_share=hits[~spatial].sum() / max(hits.sum(), 1), ks_p=kstest(p[~spatial], "uniform").pvalue,
+                cpu_s=seconds,
+            )  # fmt: skip
+
+
+def run_speed(folder: Path, names: list[str]) -> None:
+    """CPU seconds of an epoch, from fits of 2 and 12 epochs, of what comes before and after, and of a default fit."""
+    section = read(folder, names[0])
+    for method, settings in {
+        "spavae": SETTINGS,
+        "spavae, 150 points": SETTINGS.but(tolerance=1e-9, most_points=150),
+        "spavae, genes": SETTINGS.but(inputs="genes"),
+        "paper": spavae.PRESETS["paper"],
+    }.items():
+        _timed(section.counts, section.points, settings, names[0], method)
+    start = time.process_time()
+    spots = Spots.of(section.counts, section.points)
+    spavae.fit(spots, SETTINGS).model.embed(spots)
+    record("speed", names[0], "spavae", 0, fit_cpu_s=time.process_time() - start)
+
+
+def _timed(counts: sparse.csr_matrix, points: np.ndarray, settings: spavae.Settings, name: str, method: str) -> None:
+    seconds = []
+    for epochs in (2, 12):
+        start = time.process_time()
+        spots = Spots.of(counts, points)
+        fitted = spavae.fit(spots, settings.but(epochs=epochs, patience=epochs))
+        seconds.append(time.process_time() - start)
+    epoch = (seconds[1] - seconds[0]) / 10
+    size = len(fitted.chosen.points[0])
+    record("speed", name, method, 0, epoch_cpu_s=epoch, rest_cpu_s=seconds[0] - 2 * epoch, points=size)
+
+
+def run_large(spots: int, genes: int) -> None:
+    """Drawn counts of a large tissue: CPU seconds of set-up, an epoch and the posterior, and the peak of memory."""
+    rng = np.random.default_rng(0)
+    side = int(np.ceil(np.sqrt(spots)))
+    points = np.stack(np.divmod(np.arange(spots), side), 1).astype(float)
+    shape = np.exp(rng.normal(-1.5, 1, genes))
+    parts = []
+    for rows in np.array_split(np.arange(spots), max(1, spots // 10_000)):
+        wave = np.exp(0.5 * np.sin(points[rows, :1] / side * 9 + np.arange(genes) % 7))
+        parts.append(sparse.csr_matrix(rng.poisson(shape * wave).astype(np.float32)))
+    counts = sparse.vstack(parts).tocsr()
+    counts[np.asarray(counts.sum(1)).ravel() == 0, 0] = 1
+    del parts
+    start = time.process_time()
+    times = []
+    data = Spots.of(counts, points)
+    fitted = spavae.fit(data, SETTINGS.but(epochs=3), tell=lambda text: times.append(time.process_time()))
+    end = time.process_time()
+    epoch = (times[-1] - times[0]) / (len(times) - 1)
+    record(
+        "large", f"{spots}x{genes}", "spavae", 0, epoch_cpu_s=epoch, setup_cpu_s=times[0] - start - epoch,
+        posterior_cpu_s=end - times[-1], points=len(fitted.chosen.points[0]), scale=fitted.chosen.scale,
+        peak_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    runs = {
+        "domains": run_domains,
+        "held-out": run_held_out,
+        "joint": run_joint,
+        "genes": run_genes,
+        "speed": run_speed,
+    }
+    parser.add_argument("what", choices=[*runs, "large"])
+    parser.add_argument("given", nargs="*", help="FOLDER SECTION ...; of large: SPOTS GENES")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.what == "large":
+        run_large(*(int(each) for each in (given.given or ["100000", "1000"])))
+        return
+    folder = Path(given.given[0])
+    runs[given.what](folder, given.given[1:] or sorted(path.stem for path in folder.glob("*.h5ad")))
+
+
+if __name__ == "__main__":
+    main()
