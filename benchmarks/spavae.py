@@ -265,7 +265,7 @@ def run_joint(folder: Path, names: list[str]) -> None:
 
 
 def simulated(section: Section, seed: int, genes: int = 400, spatial: int = 80) -> np.ndarray:
-    """Draw counts on a section's positions: the first genes follow smooth, sharp or striped patterns, the others none."""
+    """Draw counts on a section's positions: the first genes follow smooth, sharp or striped patterns."""
     rng = np.random.default_rng(seed)
     place, spots = section.place, len(section.layer)
     points, patterns = torch.as_tensor(place), []

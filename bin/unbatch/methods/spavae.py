@@ -49,8 +49,9 @@ SLOTS = {
     "uns/differential": Slot("by group and gene: log fold changes, Bayes factors (with `differential`)", "mapping"),
 }
 
-PER_THREAD = 400_000
-"""Entries of a minibatch, of cells x genes, that one more thread is worth its waiting for."""
+PER_THREAD = 64_000
+"""Entries of a minibatch, of cells x genes, that one more thread is worth its waiting for, as measured for scMEDAL's
+networks, which are of the same size (benchmarks/busy.py)."""
 SMALL = 500
 """Spots below which a fit is said to be unsure."""
 MEAN_OF = 30
@@ -171,6 +172,9 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     try:
         fitted = spavae.fit(spots, settings, train_on=train, seed=run.seed, tell=log.info)
     except Diverged as error:
+        if run.keep is not None:
+            good = spavae.finished(error.network, spots, train)
+            run.keep(config | spavae.config(good) | {"diverged": str(error)}, spavae.weights(good))
         raise UnbatchError(f"{cells.name}: spavae failed: {error}") from error
     except ValueError as error:
         raise InputError(f"{cells.name}: {error}") from error
@@ -204,6 +208,8 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
     from unbatch.models.spavae import positions
 
     path = model.folder / "config.json"
+    if "diverged" in model.config:
+        raise InputError(f"{path}: the fit of the model ended with an error ({short(model.config['diverged'])})")
     names = model.config.get("sections")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: sections is {short(names)}, expected a list of names")
@@ -239,7 +245,7 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
         except ValueError as error:
             raise InputError(f"{cells.name}: obsm/spatial: {error}") from error
         chosen = spavae.Spots.of(counts[fresh], spots.points[fresh], section[fresh], spots.batch[fresh], run.device)
-        fitted = fitted.with_sections(chosen, run.seed)
+        fitted = spavae.with_sections(fitted, chosen, run.seed)
     part = np.full(len(cells), "applied", dtype=object)
     counted = np.zeros(len(cells), dtype=bool)
     counted[own] = True

@@ -74,9 +74,10 @@ class Posterior:
 
     @classmethod
     def of(cls, known: Moments) -> "Posterior":
-        """Factorise."""
+        """Factorise; moments that are not finite give a posterior that is not, and no error."""
         eye = torch.eye(known.precision.shape[-1], dtype=known.precision.dtype, device=known.precision.device)
-        factor = torch.linalg.cholesky(known.precision + eye)
+        factor, failed = torch.linalg.cholesky_ex(known.precision + eye)
+        factor = factor.masked_fill((failed > 0)[..., None, None], torch.nan)
         root = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
         half = root @ known.weighted.unsqueeze(-1)
         return cls(root, (root.transpose(-1, -2) @ half).squeeze(-1))

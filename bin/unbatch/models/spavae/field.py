@@ -18,6 +18,9 @@ SPOTS_OF_SCALE = 17.0
 kernel is then about a fifth of the tissue's width."""
 GROWTH = 1.5
 """By what a scale is raised that needs too many inducing points."""
+FEW = 128
+"""Inducing points of a section that a scale may need which was not asked for: beyond, the processes take longer than
+the networks."""
 
 
 class Chosen(NamedTuple):
@@ -40,11 +43,13 @@ def choose(positions: np.ndarray, section: np.ndarray, settings: Settings, scale
         How.
     scale
         Of the kernel; None for the preset's, less in a small tissue, more where it would take more than
-        `Settings.most_points` inducing points.
+        `FEW` inducing points.
     seed
         Of samples of spots and of k-means.
     """
-    given = scale is not None
+    given = scale is not None or settings.learns_scale
+    if not given:
+        settings = settings.but(most_points=min(FEW, settings.most_points))
     largest = int(np.bincount(section).max())
     value = float(scale) if scale is not None else settings.default_scale
     if not given and settings.box is None:

@@ -93,9 +93,9 @@ class Model:
     """
 
     network: Network
-    moments: Moments
+    moments: Moments | None
     units: np.ndarray
-    known: tuple[np.ndarray, np.ndarray, np.ndarray]
+    known: tuple[np.ndarray, ...]
 
     @property
     def settings(self) -> Settings:
@@ -133,34 +133,6 @@ class Model:
         code = torch.as_tensor(batch.astype(np.int64), device=device)
         for rows in torch.arange(len(code), device=device).split(BLOCK):
             yield self.network.decode(values[rows], code[rows], genes).exp().cpu().numpy()
-
-    @torch.no_grad()
-    def with_sections(self, spots: Spots, seed: int = 0) -> "Model":
-        """Return a model that also knows the sections of other spots, whose codes go on after those that it knows.
-
-        The networks stay as they are; the processes of the new sections are those given their own spots.
-        """
-        network, first = self.network, len(self.units)
-        units = np.concatenate([self.units, positions.units(spots.points, spots.section, self.settings.box)[first:]])
-        place = spots.points * units[spots.section]
-        own, scale = spots.section - first, network.field.scale
-        chosen = choose(place, own, self.settings, float(scale.mean()), seed)
-        used = network.field.used
-        blocks = [each[used[code]].cpu() for code, each in enumerate(network.field.inducing)]
-        field = Field([*blocks, *chosen.points], self.settings.kernel, float(scale.mean()), network.field.trained)
-        field.raw.data[:first] = network.field.raw.detach()
-        larger = Network(self.settings, network.inputs, field, network.genes, network.batches)
-        weights = {name: value for name, value in network.state_dict().items() if not name.startswith("field.")}
-        larger.load_state_dict(weights, strict=False)
-        model = Model(larger.to(spots.source.device).eval(), self.moments, units, self.known)
-        found, gaussian = model.exact(spots, np.arange(len(spots)))
-        width = self.moments.weighted.shape[-1]
-        found.precision[:first, :, :width, :width] += self.moments.precision
-        found.weighted[:first, :, :width] += self.moments.weighted
-        model.moments = found
-        new = (place, spots.section, gaussian)
-        model.known = tuple(np.concatenate(pair) for pair in zip(self.known, new, strict=True))
-        return model
 
     @torch.no_grad()
     def exact(self, spots: Spots, cells: np.ndarray) -> tuple[Moments, np.ndarray]:
@@ -271,10 +243,29 @@ def fit(
             rng=rng,
             tell=tell,
         )
-    model = Model(network, objective.moments, units, (place[learnt], spots.section[learnt], np.empty(0)))
-    model.moments, gaussian = model.exact(spots, learnt)
-    model.known = (*model.known[:2], gaussian)
+    model = finished(network, spots, learnt, units)
     return Fitted(model, history.terms, best_epoch=history.best, plan=plan, chosen=chosen, held=held)
+
+
+def finished(network: Network, spots: Spots, cells: np.ndarray, units: np.ndarray | None = None) -> Model:
+    """Make a model of a trained network: add up the exact moments of the spots that it was trained on.
+
+    Parameters
+    ----------
+    network
+        With its final weights.
+    spots, cells
+        The spots, and sorted positions of those that it was trained on.
+    units
+        What coordinates are multiplied by; None to find it from these spots.
+    """
+    own = spots.points[cells], spots.section[cells]
+    if units is None:
+        units = positions.units(*own, network.settings.box)
+    model = Model(network.eval(), None, units, (own[0] * units[own[1]], own[1], None))
+    model.moments, gaussian = model.exact(spots, cells)
+    model.known = (*model.known[:2], gaussian)
+    return model
 
 
 class Objective:
@@ -315,11 +306,6 @@ class Objective:
             network.parameters(), lr=settings.rate, weight_decay=settings.decay, fused=True
         )
         self.bound = [0.0, 0]
-
-    @property
-    def moments(self) -> Moments:
-        """The running moments."""
-        return self.running.known
 
     def seen(self, cells: np.ndarray) -> Seen:
         """Give what the start needs of some spots."""
@@ -369,7 +355,7 @@ class Objective:
         self.bound[1] += spots
         if self.settings.beta is None and np.isfinite(divergence):
             self.beta = self.controller(divergence)
-        return terms | {"beta": torch.tensor(self.beta)}
+        return terms | {"beta": terms["counts"].new_tensor(self.beta)}
 
     def judge(self, counts: bool) -> tuple[float, dict[str, float]]:
         """Score an epoch by the negative evidence bound per spot, with beta 1: epochs of any beta can be compared.

@@ -81,7 +81,8 @@ def start_from_data(network: Network, source: Source, train: np.ndarray, seen: S
     variance = (of_field - smooth).var(0, correction=0).clamp(min=LEAST_VARIANCE)
     rest = values - of_field @ torch.linalg.lstsq(of_field, values).solution
     other = _leading(rest.T @ rest, settings.gaussian)
-    other = other / (values @ other).std(0, correction=0).clamp(min=1e-9) * SPREAD
+    if settings.gaussian:
+        other = other / (values @ other).std(0, correction=0).clamp(min=1e-9) * SPREAD
     latent = torch.cat([smooth, values @ other], 1)
     loadings, rate = _loadings(latent, source, train, network.inputs)
     loadings[settings.latent :] *= 0.5
