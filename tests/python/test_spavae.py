@@ -507,6 +507,7 @@ def test_the_program_answers_everything_and_its_model_gives_the_fit_again(sectio
     assert about["spatial_genes"]["q_value"][marked].max() < 0.05
     change = dict(zip(about["differential"]["groups"], about["differential"]["change"], strict=True))
     assert change["A"][np.array(order) == 0].min() > 0.3
+    assert float(about["params"]["scale"]) == pytest.approx(about["inducing"]["scale"][0])
     labels = dataset.obs["label"].cat.codes
     assert adjusted_rand_score(about["domains"]["mixture"], labels) > 0.4
 

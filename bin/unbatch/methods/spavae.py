@@ -193,6 +193,8 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     found = _found(cells, params, run, (model, latent, spots, part))
     found.weights, found.config = spavae.weights(model), config | spavae.config(model)
     found.slots |= slots
+    learnt = {} if settings.learns_scale else {"scale": chosen.scale}
+    found.used = found.used.using(epochs=fitted.plan.epochs, minibatch=fitted.plan.size, **learnt)
     return found
 
 
@@ -377,7 +379,8 @@ def _found(
     if params.differential is not None:
         slots["uns/differential"] = _differential(cells, params, domains, known, run.seed)
     layers = {"denoised": _denoised(model, latent, spots.batch, run.seed)} if params.denoised else {}
-    return Fit(latent.embedding.astype(np.float32), used=params, slots=slots, layers=layers)
+    used = params.using(domains=domains["number"])
+    return Fit(latent.embedding.astype(np.float32), used=used, slots=slots, layers=layers)
 
 
 def _domains(
