@@ -96,7 +96,7 @@ def measured(chosen: Tensor, points: Tensor, kind: str, scale: float, seed: int 
 
 
 JITTER = 1e-6
-"""What is added to the variance at the inducing points, so that their covariance has a Cholesky factor."""
+"""What is added to the variance at the inducing points: without it their covariance may lack a Cholesky factor."""
 
 
 def whitened(inducing: Tensor, points: Tensor, kind: str, scale: Tensor | float, used: Tensor | None = None) -> Tensor:

@@ -133,8 +133,8 @@ def residuals(counts: np.ndarray, size: np.ndarray) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        n x G, float64; of genes without counts 0. Residuals beyond the root of n are set to it, so that no single
-        spot makes up a gene's variance.
+        n x G, float64; of genes without counts 0. Residuals beyond the root of n are set to it: no single spot
+        may make up a gene's variance.
     """
     rate = counts.sum(0) / size.sum()
     mean = size[:, None] * rate

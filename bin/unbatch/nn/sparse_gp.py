@@ -10,7 +10,7 @@ in two sums over spots, P = W' diag(1/v) W and q = W' (w/v). With S = I + P = C 
 The divergence over all spots of the process's factor of an evidence bound, E_q log q~(w | f) less the bound itself, is
 this one of the values at the inducing points alone: m and the expected variance of its two data terms are the same, so
 these cancel. Neither has to be computed. Leading dimensions (sections, latent dimensions) are batched; a feature that
-is 0 for all spots changes nothing, so that blocks of different sizes can be filled up.
+is 0 for all spots changes nothing, which lets blocks of different sizes be filled up.
 """
 
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ class Controller:
     target
         Divergence per spot that it aims at.
     clipped
-        Whether what it adds up stays within the bounds; as published it does not, so that beta stays at a bound long
+        Whether what it adds up stays within the bounds; as published it does not, and beta stays at a bound long
         after the divergence has come back.
     """
 
