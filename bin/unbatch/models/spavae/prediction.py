@@ -65,7 +65,8 @@ def agreement(rates: np.ndarray, counts: np.ndarray, size: np.ndarray) -> tuple[
     Returns
     -------
     tuple of float
-        Minus log likelihood per spot, at the best of some dispersions for each gene, the same favour for every method; and the mean over genes of the correlation with counts over size factors.
+        Minus log likelihood per spot, at the best of some dispersions for each gene, the same favour for every method;
+        and the mean over genes of the correlation with counts over size factors.
     """
     rate = torch.as_tensor(np.log(np.maximum(rates, 1e-4)), dtype=torch.float32)
     seen = torch.as_tensor(counts, dtype=torch.float32)
