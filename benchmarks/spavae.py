@@ -9,28 +9,23 @@
 
 FOLDER holds SECTION.h5ad with counts in X, ``obsm['spatial']`` (array row and column) and ``obs['layer']``. Settings
 are the defaults for all sections. The number of clusters is that of the layers; spots without a layer are clustered and
-left out of the scores. Every row of what was measured is appended to benchmarks/results/spavae.csv. Run it with
-OMP_NUM_THREADS=1: times are seconds of CPU of one thread.
+left out of the scores. Values go to benchmarks/results/spavae-*.csv. One thread: times are seconds of its CPU.
 """
 
+import environment  # noqa: F401
+
+# isort: split
 import argparse
-import csv
-import platform
 import resource
-import shlex
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from datetime import date
 from itertools import combinations, product
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
 
 import anndata
 import numpy as np
 import torch
+from record import record
 from scipy import sparse
 from scipy.stats import kstest
 from sklearn.linear_model import LogisticRegression
@@ -42,48 +37,10 @@ from unbatch.models.spavae import Spots, domains, positions, spatial_genes
 from unbatch.models.spavae.prediction import agreement, neighbour_rates, predict
 from unbatch.nn import inducing
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "spavae.csv"
-COLUMNS = ("benchmark", "dataset", "method", "seed", "metric", "value", "commit", "date", "machine", "command")
 SEEDS = (0, 1, 2, 3, 4)
 SETTINGS = spavae.PRESETS["recommended"]
 COMPONENTS, RING = 10, 18
 """Components of the rivals, and neighbours of a spot within two rings."""
-
-
-def record(benchmark: str, dataset: str, method: str, seed: int | None, **values: float) -> None:
-    """Append a row for each value, and print them."""
-    print(
-        benchmark,
-        dataset,
-        method,
-        "" if seed is None else seed,
-        *(f"{k} {v:.4g}" for k, v in values.items()),
-        flush=True,
-    )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
-    about = (
-        commit.strip(),
-        date.today().isoformat(),
-        _machine(),
-        shlex.join(["python", "benchmarks/spavae.py", *sys.argv[1:]]),
-    )
-    RESULTS.parent.mkdir(exist_ok=True)
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        for metric, value in values.items():
-            writer.writerow([benchmark, dataset, method, "" if seed is None else seed, metric, f"{value:.6g}", *about])
-
-
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"1 thread, {names[0] if names else model}"
 
 
 @dataclass(frozen=True)
@@ -95,6 +52,11 @@ class Section:
     points: np.ndarray
     layer: np.ndarray
     genes: list[str]
+
+    @property
+    def about(self) -> str:
+        """What was measured on."""
+        return f"{self.name}, {self.counts.shape[0]:,} spots x {self.counts.shape[1]:,} genes"
 
     @property
     def clusters(self) -> int:
@@ -146,13 +108,13 @@ def clustered(
     """Scores and labels of both clusterers, each in the space that is named for it, plain and refined."""
     none = np.zeros(len(section.layer), np.int64)
     labels = {
-        "kmeans": domains.by_kmeans(spaces["kmeans"], section.clusters, seed),
+        "k-means": domains.by_kmeans(spaces["k-means"], section.clusters, seed),
         "mixture": domains.by_mixture(spaces["mixture"], section.clusters, seed).labels,
     }
-    labels |= {f"{name}_refined": domains.refined(each, section.place, none) for name, each in labels.items()}
+    labels |= {f"{name}, refined": domains.refined(each, section.place, none) for name, each in labels.items()}
     found = {}
     for name, each in labels.items():
-        found[f"nmi_{name}"], found[f"ari_{name}"] = compare(each, section)
+        found[f"NMI, {name}"], found[f"ARI, {name}"] = compare(each, section)
     return found, labels
 
 
@@ -163,14 +125,9 @@ def run_domains(folder: Path, names: list[str]) -> None:
         own, _ = components(section.counts, COMPONENTS)
         rings = mean_of_rings(own, section.place)
         for seed in SEEDS:
-            for method, values in (("pcs", own), ("two_rings", rings)):
-                record(
-                    "domains",
-                    name,
-                    method,
-                    seed,
-                    **clustered(section, dict.fromkeys(("kmeans", "mixture"), values), seed)[0],
-                )
+            for method, values in (("10 PCs", own), ("mean of two rings", rings)):
+                spaces = dict.fromkeys(("k-means", "mixture"), values)
+                record("spavae-domains", section.about, method, clustered(section, spaces, seed)[0], seed=seed)
         found = []
         for seed in SEEDS:
             start = time.process_time()
@@ -178,16 +135,13 @@ def run_domains(folder: Path, names: list[str]) -> None:
             fitted = spavae.fit(spots, SETTINGS, seed=seed)
             latent = fitted.model.embed(spots)
             seconds = time.process_time() - start
-            scores, labels = clustered(section, {"kmeans": latent.embedding, "mixture": latent.mean}, seed)
+            scores, labels = clustered(section, {"k-means": latent.embedding, "mixture": latent.mean}, seed)
             found.append(labels["mixture"])
-            more = {
-                "cpu_s": seconds,
-                "points": len(fitted.chosen.points[0]),
-                "counts_loss": fitted.history["counts"][-1],
-            }
-            record("domains", name, "spavae", seed, **scores, **more)
+            more = {"cpu_s": seconds, "inducing points": len(fitted.chosen.points[0])}
+            record("spavae-domains", section.about, "spaVAE", scores | more, seed=seed)
         same = [adjusted_rand_score(a, b) for a, b in combinations(found, 2)]
-        record("domains", name, "spavae", None, agreement_mean=np.mean(same), agreement_least=np.min(same))
+        agreed = {"ARI of two seeds": np.mean(same), "ARI of two seeds, lowest": np.min(same)}
+        record("spavae-domains", section.about, "spaVAE", agreed, seed=f"{SEEDS[0]}-{SEEDS[-1]}")
 
 
 def kriged(
@@ -228,17 +182,18 @@ def run_held_out(folder: Path, names: list[str]) -> None:
             counts = section.counts[train]
             mean = np.asarray(counts.sum(0)).ravel() / size[train].sum()
             found = {
-                "spavae": np.concatenate(list(fitted.model.rates(latent.embedding, none))),
-                "gp_on_pcs": kriged(counts, place, at),
-                "mean_of_30": neighbour_rates(counts, size[train], near),
-                "nearest": neighbour_rates(counts, size[train], near[:, :1]),
-                "means": np.broadcast_to(mean, (len(held), len(mean))),
+                "spaVAE": np.concatenate(list(fitted.model.rates(latent.embedding, none))),
+                "GP on 20 PCs": kriged(counts, place, at),
+                "mean of 30 spots": neighbour_rates(counts, size[train], near),
+                "nearest spot": neighbour_rates(counts, size[train], near[:, :1]),
+                "gene means": np.broadcast_to(mean, (len(held), len(mean))),
             }
             # a gene without a count among few spots must not make the whole prediction impossible
-            found["nearest"] = (found["nearest"] + 0.3 * mean) / 1.3
+            found["nearest spot"] = (found["nearest spot"] + 0.3 * mean) / 1.3
             for method, rates in found.items():
                 nb, correlation = agreement(rates, section.counts[held].toarray(), size[held])
-                record("held_out", name, method, seed, nb_per_spot=nb, correlation=correlation)
+                values = {"loss per spot": nb} | ({} if method == "gene means" else {"correlation": correlation})
+                record("spavae-held-out", section.about, method, values, seed=seed)
 
 
 def run_joint(folder: Path, names: list[str]) -> None:
@@ -248,6 +203,7 @@ def run_joint(folder: Path, names: list[str]) -> None:
     parts = [each.counts[:, [each.genes.index(gene) for gene in genes]] for each in sections]
     code = np.repeat(np.arange(len(sections)), [len(each.layer) for each in sections])
     spots = Spots.of(sparse.vstack(parts).tocsr(), np.concatenate([each.points for each in sections]), code)
+    about = f"{len(names)} sections, {len(code):,} spots x {len(genes)} genes"
     for seed in SEEDS:
         start = time.process_time()
         fitted = spavae.fit(spots, SETTINGS, seed=seed)
@@ -255,13 +211,14 @@ def run_joint(folder: Path, names: list[str]) -> None:
         seconds = time.process_time() - start
         probe = cross_val_score(LogisticRegression(max_iter=500), latent.mean, code, cv=5).mean()
         chance = np.bincount(code).max() / len(code)
-        record(
-            "joint", "+".join(names), "spavae", seed, batch_probe=probe, chance=chance, cpu_s=seconds, genes=len(genes)
-        )
+        values = {"batch probe": probe, "batch probe, chance": chance, "cpu_s": seconds}
+        record("spavae-joint", about, "spaVAE", values, seed=seed)
         for number, section in enumerate(sections):
             rows = code == number
-            spaces = {"kmeans": latent.embedding[rows], "mixture": latent.mean[rows]}
-            record("joint", section.name, "spavae", seed, **clustered(section, spaces, seed)[0])
+            spaces = {"k-means": latent.embedding[rows], "mixture": latent.mean[rows]}
+            record(
+                "spavae-joint", f"{section.name} of {about}", "spaVAE", clustered(section, spaces, seed)[0], seed=seed
+            )
 
 
 def simulated(section: Section, seed: int, *, spatial: int = 80, mixed: bool = True, types: bool = True) -> np.ndarray:
@@ -303,7 +260,11 @@ def simulated(section: Section, seed: int, *, spatial: int = 80, mixed: bool = T
 def run_genes(folder: Path, names: list[str]) -> None:
     """Ten simulations of each kind: how genes are ranked, and whether p-values are right."""
     section = read(folder, names[0])
-    kinds = {"smooth": {"mixed": False}, "mixed": {}, "none": {"spatial": 0, "types": False}}
+    kinds = {
+        "400 genes, smooth fields": {"mixed": False},
+        "400 genes, fields, stripes, discs": {},
+        "400 genes, no pattern": {"spatial": 0, "types": False},
+    }
     for (kind, given), seed in product(kinds.items(), range(10)):
         counts, spatial = simulated(section, seed, **given), np.arange(400) < given.get("spatial", 80)
         seen = counts.sum(1) > 0
@@ -313,16 +274,18 @@ def run_genes(folder: Path, names: list[str]) -> None:
         seconds = time.process_time() - start
         moran = spatial_genes.adjusted(found.moran_p_value)
         for method, score, p, q in (
-            ("score_test", -found.p_value, found.p_value, found.q_value),
-            ("moran", found.moran, found.moran_p_value, moran),
+            ("score test", -found.p_value, found.p_value, found.q_value),
+            ("Moran's I", found.moran, found.moran_p_value, moran),
         ):
             hits = q < 0.05
-            values = {"ks_p": kstest(p[~spatial], "uniform").pvalue, "false": hits[~spatial].sum(), "cpu_s": seconds}
+            uniform = kstest(p[~spatial], "uniform").pvalue
+            values = {"false": hits[~spatial].sum(), "KS p": uniform, "KS p above 0.05": int(uniform > 0.05)}
+            values |= {"cpu_s": seconds} if method == "score test" else {}
             if spatial.any():
                 share = hits[~spatial].sum() / max(hits.sum(), 1)
                 ranked = average_precision_score(spatial, score)
-                values |= {"auprc": ranked, "found": hits[spatial].sum(), "false_share": share}
-            record("genes", f"{names[0]}-simulated-{kind}", method, seed, **values)
+                values |= {"AUPRC": ranked, "found": hits[spatial].sum(), "share of false": share}
+            record("spavae-genes", kind, method, values, seed=seed)
 
 
 def run_speed(folder: Path, names: list[str]) -> None:
@@ -331,28 +294,29 @@ def run_speed(folder: Path, names: list[str]) -> None:
     # what is done once, such as imports, is not a fit's
     spavae.fit(Spots.of(section.counts, section.points), SETTINGS.but(epochs=1))
     for method, settings in {
-        "spavae": SETTINGS,
-        "spavae, 150 points": SETTINGS.but(tolerance=1e-9, most_points=150, scale=200.0),
-        "spavae, genes": SETTINGS.but(inputs="genes"),
-        "paper": spavae.PRESETS["paper"],
+        "defaults": SETTINGS,
+        "150 inducing points": SETTINGS.but(tolerance=1e-9, most_points=150, scale=200.0),
+        "genes as input": SETTINGS.but(inputs="genes"),
+        "preset paper": spavae.PRESETS["paper"],
     }.items():
-        _timed(section.counts, section.points, settings, names[0], method)
+        _timed(section, settings, method)
     start = time.process_time()
     spots = Spots.of(section.counts, section.points)
     spavae.fit(spots, SETTINGS).model.embed(spots)
-    record("speed", names[0], "spavae", 0, fit_cpu_s=time.process_time() - start)
+    record("spavae-speed", section.about, "defaults", {"cpu_s of a fit": time.process_time() - start}, seed=0)
 
 
-def _timed(counts: sparse.csr_matrix, points: np.ndarray, settings: spavae.Settings, name: str, method: str) -> None:
+def _timed(section: Section, settings: spavae.Settings, method: str) -> None:
     seconds = []
     for epochs in (2, 12):
         start = time.process_time()
-        spots = Spots.of(counts, points)
+        spots = Spots.of(section.counts, section.points)
         fitted = spavae.fit(spots, settings.but(epochs=epochs, patience=epochs))
         seconds.append(time.process_time() - start)
     epoch = (seconds[1] - seconds[0]) / 10
     size = len(fitted.chosen.points[0])
-    record("speed", name, method, 0, epoch_cpu_s=epoch, rest_cpu_s=seconds[0] - 2 * epoch, points=size)
+    took = {"cpu_s of an epoch": epoch, "cpu_s before and after": seconds[0] - 2 * epoch, "inducing points": size}
+    record("spavae-speed", section.about, method, took, seed=0)
 
 
 def run_large(spots: int, genes: int) -> None:
@@ -374,11 +338,13 @@ def run_large(spots: int, genes: int) -> None:
     fitted = spavae.fit(data, SETTINGS.but(epochs=3), tell=lambda text: times.append(time.process_time()))
     end = time.process_time()
     epoch = (times[-1] - times[0]) / (len(times) - 1)
-    record(
-        "large", f"{spots}x{genes}", "spavae", 0, epoch_cpu_s=epoch, setup_cpu_s=times[0] - start - epoch,
-        posterior_cpu_s=end - times[-1], points=len(fitted.chosen.points[0]), scale=fitted.chosen.scale,
-        peak_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-    )  # fmt: skip
+    took = {
+        "cpu_s of an epoch": epoch,
+        "cpu_s before and after": times[0] - start - epoch + end - times[-1],
+        "inducing points": len(fitted.chosen.points[0]),
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    }
+    record("spavae-speed", f"{spots:,} spots x {genes:,} genes, drawn", "defaults", took, seed=0)
 
 
 def main() -> None:
