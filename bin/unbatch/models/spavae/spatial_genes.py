@@ -135,7 +135,7 @@ def upper_tail(statistic: np.ndarray, values: np.ndarray, spots: int) -> np.ndar
     Notes
     -----
     The event is ``sum_j (values_j - statistic / n) x_j^2 > 0``: the saddlepoint approximation of the tail of that sum
-    at 0 (Lugannani and Rice). Within one percent for probabilities of any size.
+    at 0 (Lugannani and Rice).
     """
     level = statistic / spots
     weights = np.concatenate([values[:, None] - level, -np.broadcast_to(level, (1, len(level)))])
