@@ -14,7 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 from unbatch import contract, methods
 from unbatch.cli import fit_spavae, preprocess
 from unbatch.models import spavae
-from unbatch.models.spavae import PRESETS, Spots, differential, domains, positions, spatial_genes
+from unbatch.models.spavae import PRESETS, Spots, differential, domains, field, positions, spatial_genes
 from unbatch.models.spavae.controller import Controller
 from unbatch.models.spavae.field import Field, Running
 from unbatch.models.spavae.prediction import agreement, predict
@@ -181,6 +181,26 @@ def test_a_controller_that_is_clipped_does_not_wind_up():
         after = clipped(0.1), published(0.1)
     assert after[0] < 24.9
     assert after[1] == 25.0
+    # latent values that are about to be given up are worth less than the published bound
+    for _ in range(300):
+        low = clipped(0.01), published(0.01)
+    assert low[0] == pytest.approx(1)
+    assert low[1] >= 4
+
+
+def test_a_scale_that_nobody_asked_for_suits_the_tissue_and_needs_few_inducing_points(monkeypatch):
+    row, column = np.divmod(np.arange(900), 30)
+    place, none = np.stack([row, column], 1).astype(float), np.zeros(900, np.int64)
+    small = field.choose(place, none, SETTINGS, None, 0)
+    assert small.scale == pytest.approx(900 / field.SPOTS_OF_SCALE)
+    monkeypatch.setattr(field, "FEW", 12)
+    fewer = field.choose(place, none, SETTINGS, None, 0)
+    assert len(fewer.points[0]) <= 12 < len(small.points[0])
+    assert fewer.scale > small.scale
+    assert fewer.residual[0] <= SETTINGS.tolerance
+    # one that was asked for stays
+    asked = field.choose(place, none, SETTINGS, small.scale, 0)
+    assert (asked.scale, len(asked.points[0])) == (small.scale, len(small.points[0]))
 
 
 def test_tails_of_sums_of_chi_squares_are_right_where_they_can_be_known():
