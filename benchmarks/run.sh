@@ -69,6 +69,14 @@ bench_scmedal() {
     "${program[@]}" large
 }
 
+# spaVAE: domains, held-out spots, sections together, spatial genes, time
+bench_spavae() {
+    local program=(python -W ignore "$root/benchmarks/spavae.py")
+    for part in domains held-out joint; do "${program[@]}" "$part" "$dlpfc"; done
+    for part in genes speed; do "${program[@]}" "$part" "$dlpfc" 151507; done
+    "${program[@]}" large
+}
+
 # All methods of the cards on simulations and sections, three quarters of an hour on two cores; needs the extras (LIGER's too) and Seurat
 bench_peers() {
     dlpfc_dataset
@@ -91,7 +99,7 @@ dlpfc_dataset() {
     preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
 }
 
-for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal peers busy intervals}"; do
+for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal spavae peers busy intervals}"; do
     for part in $name; do "bench_$part"; done
 done
 echo "files are in $scratch"

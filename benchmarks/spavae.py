@@ -1,0 +1,372 @@
+"""spaVAE on sections of human cortex: domains, held-out spots, spatially variable genes, speed.
+
+    python benchmarks/spavae.py domains FOLDER [SECTION ...]   # NMI and ARI of both clusterers, next to simple rivals
+    python benchmarks/spavae.py held-out FOLDER [SECTION ...]  # a tenth of the spots predicted by their positions
+    python benchmarks/spavae.py joint FOLDER [SECTION ...]     # the sections in one model
+    python benchmarks/spavae.py genes FOLDER SECTION           # p-values on simulated genes with known patterns
+    python benchmarks/spavae.py speed FOLDER SECTION           # CPU seconds of an epoch and of a fit
+    python benchmarks/spavae.py large [SPOTS GENES]            # the same of drawn counts
+
+FOLDER holds SECTION.h5ad with counts in X, ``obsm['spatial']`` (array row and column) and ``obs['layer']``. Settings
+are the defaults for all sections. The number of clusters is that of the layers; spots without a layer are clustered and
+left out of the scores. Values go to benchmarks/results/spavae-*.csv. One thread: times are seconds of its CPU.
+"""
+
+import environment  # noqa: F401
+
+# isort: split
+import argparse
+import resource
+import time
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+
+import anndata
+import numpy as np
+import torch
+from record import record
+from scipy import sparse
+from scipy.stats import kstest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score, average_precision_score, normalized_mutual_info_score
+from sklearn.model_selection import cross_val_score
+
+from unbatch.models import spavae
+from unbatch.models.spavae import Spots, domains, positions, spatial_genes
+from unbatch.models.spavae.prediction import agreement, neighbour_rates, predict
+from unbatch.nn import inducing
+
+SEEDS = (0, 1, 2, 3, 4)
+SETTINGS = spavae.PRESETS["recommended"]
+COMPONENTS, RING = 10, 18
+"""Components of the rivals, and neighbours of a spot within two rings."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: its name, counts, array positions and layers ("NA" where unknown)."""
+
+    name: str
+    counts: sparse.csr_matrix
+    points: np.ndarray
+    layer: np.ndarray
+    genes: list[str]
+
+    @property
+    def about(self) -> str:
+        """What was measured on."""
+        return f"{self.name}, {self.counts.shape[0]:,} spots x {self.counts.shape[1]:,} genes"
+
+    @property
+    def clusters(self) -> int:
+        """Number of layers."""
+        return len(set(self.layer) - {"NA"})
+
+    @property
+    def place(self) -> np.ndarray:
+        """Positions in spot pitches."""
+        return self.points * positions.units(self.points, np.zeros(len(self.points), np.int64))[0]
+
+
+def read(folder: Path, name: str) -> Section:
+    """Read a section; spots and genes without counts are left out."""
+    adata = anndata.read_h5ad(folder / f"{name}.h5ad")
+    counts = sparse.csr_matrix(adata.X)
+    rows, columns = np.asarray(counts.sum(1)).ravel() > 0, np.asarray(counts.sum(0)).ravel() > 0
+    layer = adata.obs["layer"].astype(str).to_numpy()[rows]
+    genes = adata.var_names[columns].tolist()
+    return Section(name, counts[rows][:, columns], np.asarray(adata.obsm["spatial"], float)[rows], layer, genes)
+
+
+def components(counts: sparse.csr_matrix, number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Principal components of standardised log counts (n x number), and what standardised them."""
+    size = np.asarray(counts.sum(1)).ravel()
+    values = np.log1p(counts.toarray() / (size / np.median(size))[:, None])
+    mean, spread = values.mean(0), values.std(0, ddof=1) + 1e-8
+    values = (values - mean) / spread
+    vectors = np.linalg.eigh(values.T @ values)[1][:, ::-1][:, :number]
+    return values @ vectors, {"mean": mean, "spread": spread, "vectors": vectors}
+
+
+def mean_of_rings(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Mean of each spot and its neighbours within two rings."""
+    near = positions.neighbours(place, np.zeros(len(place), np.int64), RING)
+    return (values + values[near].sum(1)) / (RING + 1)
+
+
+def compare(labels: np.ndarray, section: Section) -> tuple[float, float]:
+    """NMI and ARI with the layers."""
+    known = section.layer != "NA"
+    both = section.layer[known], labels[known]
+    return normalized_mutual_info_score(*both), adjusted_rand_score(*both)
+
+
+def clustered(
+    section: Section, spaces: dict[str, np.ndarray], seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Scores and labels of both clusterers, each in the space that is named for it, plain and refined."""
+    none = np.zeros(len(section.layer), np.int64)
+    labels = {
+        "k-means": domains.by_kmeans(spaces["k-means"], section.clusters, seed),
+        "mixture": domains.by_mixture(spaces["mixture"], section.clusters, seed).labels,
+    }
+    labels |= {f"{name}, refined": domains.refined(each, section.place, none) for name, each in labels.items()}
+    found = {}
+    for name, each in labels.items():
+        found[f"NMI, {name}"], found[f"ARI, {name}"] = compare(each, section)
+    return found, labels
+
+
+def run_domains(folder: Path, names: list[str]) -> None:
+    """Fit each section with each seed; rivals have seeds of the clusterers alone."""
+    for name in names:
+        section = read(folder, name)
+        own, _ = components(section.counts, COMPONENTS)
+        rings = mean_of_rings(own, section.place)
+        for seed in SEEDS:
+            for method, values in (("10 PCs", own), ("mean of two rings", rings)):
+                spaces = dict.fromkeys(("k-means", "mixture"), values)
+                record("spavae-domains", section.about, method, clustered(section, spaces, seed)[0], seed=seed)
+        found = []
+        for seed in SEEDS:
+            start = time.process_time()
+            spots = Spots.of(section.counts, section.points)
+            fitted = spavae.fit(spots, SETTINGS, seed=seed)
+            latent = fitted.model.embed(spots)
+            seconds = time.process_time() - start
+            scores, labels = clustered(section, {"k-means": latent.embedding, "mixture": latent.mean}, seed)
+            found.append(labels["mixture"])
+            more = {"cpu_s": seconds, "inducing points": len(fitted.chosen.points[0])}
+            record("spavae-domains", section.about, "spaVAE", scores | more, seed=seed)
+        same = [adjusted_rand_score(a, b) for a, b in combinations(found, 2)]
+        agreed = {"ARI of two seeds": np.mean(same), "ARI of two seeds, lowest": np.min(same)}
+        record("spavae-domains", section.about, "spaVAE", agreed, seed=f"{SEEDS[0]}-{SEEDS[-1]}")
+
+
+def kriged(
+    counts: sparse.csr_matrix, place: np.ndarray, at: np.ndarray, number: int = 20, noise: float = 5.0
+) -> np.ndarray:
+    """Rates at positions by a Gaussian process on principal components, brought to the mean rates of the genes."""
+    values, known = components(counts, number)
+    points = torch.as_tensor(place)
+    chosen = inducing.greedy(points, "cauchy", 200.0, 0.03, 512).points
+    here, there = (inducing.whitened(chosen, torch.as_tensor(p), "cauchy", 200.0).numpy() for p in (place, at))
+    scale = values[:, :1].std()
+    weights = np.linalg.solve(np.eye(len(chosen)) + here.T @ here / noise, here.T @ (values / scale) / noise) * scale
+
+    def rates(features: np.ndarray) -> np.ndarray:
+        logs = features @ weights @ known["vectors"].T * known["spread"] + known["mean"]
+        return np.maximum(np.expm1(logs), 1e-4)
+
+    size = np.asarray(counts.sum(1)).ravel()
+    mean = np.asarray(counts.sum(0)).ravel() / (size / np.median(size)).sum()
+    return rates(there) * mean / rates(here).mean(0)
+
+
+def run_held_out(folder: Path, names: list[str]) -> None:
+    """Hold a tenth of the spots out, which differ between seeds, and predict them by everything."""
+    for name in names:
+        section = read(folder, name)
+        total = np.asarray(section.counts.sum(1)).ravel()
+        for seed in SEEDS:
+            order = np.random.default_rng(seed).permutation(len(total))
+            held, train = np.sort(order[: len(order) // 10]), np.sort(order[len(order) // 10 :])
+            size = total / np.median(total[train])
+            spots = Spots.of(section.counts, section.points)
+            fitted = spavae.fit(spots, SETTINGS, train_on=train, seed=seed)
+            none = np.zeros(len(held), np.int64)
+            latent = predict(fitted.model, section.points[held], none).latent
+            place, at = section.place[train], section.place[held]
+            near = positions.nearest_spots(place, np.zeros(len(train), np.int64), at, none, 30)[1]
+            counts = section.counts[train]
+            mean = np.asarray(counts.sum(0)).ravel() / size[train].sum()
+            found = {
+                "spaVAE": np.concatenate(list(fitted.model.rates(latent.embedding, none))),
+                "GP on 20 PCs": kriged(counts, place, at),
+                "mean of 30 spots": neighbour_rates(counts, size[train], near),
+                "nearest spot": neighbour_rates(counts, size[train], near[:, :1]),
+                "gene means": np.broadcast_to(mean, (len(held), len(mean))),
+            }
+            # a gene without a count among few spots must not make the whole prediction impossible
+            found["nearest spot"] = (found["nearest spot"] + 0.3 * mean) / 1.3
+            for method, rates in found.items():
+                nb, correlation = agreement(rates, section.counts[held].toarray(), size[held])
+                values = {"loss per spot": nb} | ({} if method == "gene means" else {"correlation": correlation})
+                record("spavae-held-out", section.about, method, values, seed=seed)
+
+
+def run_joint(folder: Path, names: list[str]) -> None:
+    """All sections in one model, on the genes that they share."""
+    sections = [read(folder, name) for name in names]
+    genes = sorted(set.intersection(*(set(each.genes) for each in sections)))
+    parts = [each.counts[:, [each.genes.index(gene) for gene in genes]] for each in sections]
+    code = np.repeat(np.arange(len(sections)), [len(each.layer) for each in sections])
+    spots = Spots.of(sparse.vstack(parts).tocsr(), np.concatenate([each.points for each in sections]), code)
+    about = f"{len(names)} sections, {len(code):,} spots x {len(genes)} genes"
+    for seed in SEEDS:
+        start = time.process_time()
+        fitted = spavae.fit(spots, SETTINGS, seed=seed)
+        latent = fitted.model.embed(spots)
+        seconds = time.process_time() - start
+        probe = cross_val_score(LogisticRegression(max_iter=500), latent.mean, code, cv=5).mean()
+        chance = np.bincount(code).max() / len(code)
+        values = {"batch probe": probe, "batch probe, chance": chance, "cpu_s": seconds}
+        record("spavae-joint", about, "spaVAE", values, seed=seed)
+        for number, section in enumerate(sections):
+            rows = code == number
+            spaces = {"k-means": latent.embedding[rows], "mixture": latent.mean[rows]}
+            record(
+                "spavae-joint", f"{section.name} of {about}", "spaVAE", clustered(section, spaces, seed)[0], seed=seed
+            )
+
+
+def simulated(section: Section, seed: int, *, spatial: int = 80, mixed: bool = True, types: bool = True) -> np.ndarray:
+    """Draw counts of 400 genes on a section's positions, of which the first ones follow a pattern.
+
+    Patterns are smooth fields of four scales and signs of such fields and, if `mixed`, stripes and discs. With `types`,
+    genes share types of cells that are in no order: each gene's p-value is then right, but those of different genes
+    depend on one another, and their distribution over genes is less even than by chance.
+    """
+    rng, genes = np.random.default_rng(seed), 400
+    place, spots = section.place, len(section.layer)
+    points, patterns = torch.as_tensor(place), []
+    for scale in (8.0, 30.0, 100.0, 400.0):
+        chosen = inducing.greedy(points, "cauchy", scale, 0.05, 250).points
+        features = inducing.whitened(chosen, points, "cauchy", scale).numpy()
+        patterns += [features @ rng.standard_normal(features.shape[1]) for _ in range(2)]
+    patterns += [np.sign(each) for each in patterns[4:]]
+    for period in (6.0, 20.0) if mixed else ():
+        angle = rng.uniform(0, np.pi)
+        patterns.append(np.sin(2 * np.pi * place @ [np.cos(angle), np.sin(angle)] / period))
+    for radius in (4, 8, 16) if mixed else ():
+        patterns.append((((place - place[rng.integers(spots)]) ** 2).sum(1) < radius**2).astype(float))
+    shapes = np.stack(patterns, 1)
+    shapes = (shapes - shapes.mean(0)) / shapes.std(0)
+    kinds = (rng.random((spots, 4)) < 0.3).astype(float)
+    kinds = (kinds - kinds.mean(0)) / kinds.std(0)
+    effect = np.zeros((shapes.shape[1], genes))
+    for gene in range(spatial):
+        effect[rng.integers(shapes.shape[1]), gene] = rng.uniform(0.03, 0.2) * rng.choice([-1, 1])
+    logs = rng.normal(0, 1, genes) + shapes @ effect
+    if types:
+        logs += kinds @ rng.normal(0, 0.25, (4, genes))
+    total = np.asarray(section.counts.sum(1)).ravel()
+    mean = (total / np.median(total))[:, None] * np.exp(logs)
+    theta = np.exp(rng.normal(1, 0.7, genes))
+    return rng.poisson(mean * rng.gamma(theta, 1 / theta, mean.shape)).astype(np.float32)
+
+
+def run_genes(folder: Path, names: list[str]) -> None:
+    """Ten simulations of each kind: how genes are ranked, and whether p-values are right."""
+    section = read(folder, names[0])
+    kinds = {
+        "400 genes, smooth fields": {"mixed": False},
+        "400 genes, fields, stripes, discs": {},
+        "400 genes, no pattern": {"spatial": 0, "types": False},
+    }
+    for (kind, given), seed in product(kinds.items(), range(10)):
+        counts, spatial = simulated(section, seed, **given), np.arange(400) < given.get("spatial", 80)
+        seen = counts.sum(1) > 0
+        none = np.zeros(seen.sum(), np.int64)
+        start = time.process_time()
+        found = spatial_genes.spatial_genes(counts[seen], section.place[seen], none, none)
+        seconds = time.process_time() - start
+        moran = spatial_genes.adjusted(found.moran_p_value)
+        for method, score, p, q in (
+            ("score test", -found.p_value, found.p_value, found.q_value),
+            ("Moran's I", found.moran, found.moran_p_value, moran),
+        ):
+            hits = q < 0.05
+            uniform = kstest(p[~spatial], "uniform").pvalue
+            values = {"false": hits[~spatial].sum(), "KS p": uniform, "KS p above 0.05": int(uniform > 0.05)}
+            values |= {"cpu_s": seconds} if method == "score test" else {}
+            if spatial.any():
+                share = hits[~spatial].sum() / max(hits.sum(), 1)
+                ranked = average_precision_score(spatial, score)
+                values |= {"AUPRC": ranked, "found": hits[spatial].sum(), "share of false": share}
+            record("spavae-genes", kind, method, values, seed=seed)
+
+
+def run_speed(folder: Path, names: list[str]) -> None:
+    """CPU seconds of an epoch, from fits of 2 and 12 epochs, of what comes before and after, and of a default fit."""
+    section = read(folder, names[0])
+    # what is done once, such as imports, is not a fit's
+    spavae.fit(Spots.of(section.counts, section.points), SETTINGS.but(epochs=1))
+    for method, settings in {
+        "defaults": SETTINGS,
+        "150 inducing points": SETTINGS.but(tolerance=1e-9, most_points=150, scale=200.0),
+        "genes as input": SETTINGS.but(inputs="genes"),
+        "preset paper": spavae.PRESETS["paper"],
+    }.items():
+        _timed(section, settings, method)
+    start = time.process_time()
+    spots = Spots.of(section.counts, section.points)
+    spavae.fit(spots, SETTINGS).model.embed(spots)
+    record("spavae-speed", section.about, "defaults", {"cpu_s of a fit": time.process_time() - start}, seed=0)
+
+
+def _timed(section: Section, settings: spavae.Settings, method: str) -> None:
+    seconds = []
+    for epochs in (2, 12):
+        start = time.process_time()
+        spots = Spots.of(section.counts, section.points)
+        fitted = spavae.fit(spots, settings.but(epochs=epochs, patience=epochs))
+        seconds.append(time.process_time() - start)
+    epoch = (seconds[1] - seconds[0]) / 10
+    size = len(fitted.chosen.points[0])
+    took = {"cpu_s of an epoch": epoch, "cpu_s before and after": seconds[0] - 2 * epoch, "inducing points": size}
+    record("spavae-speed", section.about, method, took, seed=0)
+
+
+def run_large(spots: int, genes: int) -> None:
+    """Drawn counts of a large tissue: CPU seconds of set-up, an epoch and the posterior, and the peak of memory."""
+    rng = np.random.default_rng(0)
+    side = int(np.ceil(np.sqrt(spots)))
+    points = np.stack(np.divmod(np.arange(spots), side), 1).astype(float)
+    shape = np.exp(rng.normal(-1.5, 1, genes))
+    parts = []
+    for rows in np.array_split(np.arange(spots), max(1, spots // 10_000)):
+        wave = np.exp(0.5 * np.sin(points[rows, :1] / side * 9 + np.arange(genes) % 7))
+        parts.append(sparse.csr_matrix(rng.poisson(shape * wave).astype(np.float32)))
+    counts = sparse.vstack(parts).tocsr()
+    counts[np.asarray(counts.sum(1)).ravel() == 0, 0] = 1
+    del parts
+    start = time.process_time()
+    times = []
+    data = Spots.of(counts, points)
+    fitted = spavae.fit(data, SETTINGS.but(epochs=3), tell=lambda text: times.append(time.process_time()))
+    end = time.process_time()
+    epoch = (times[-1] - times[0]) / (len(times) - 1)
+    took = {
+        "cpu_s of an epoch": epoch,
+        "cpu_s before and after": times[0] - start - epoch + end - times[-1],
+        "inducing points": len(fitted.chosen.points[0]),
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    }
+    record("spavae-speed", f"{spots:,} spots x {genes:,} genes, drawn", "defaults", took, seed=0)
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    runs = {
+        "domains": run_domains,
+        "held-out": run_held_out,
+        "joint": run_joint,
+        "genes": run_genes,
+        "speed": run_speed,
+    }
+    parser.add_argument("what", choices=[*runs, "large"])
+    parser.add_argument("given", nargs="*", help="FOLDER SECTION ...; of large: SPOTS GENES")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.what == "large":
+        run_large(*(int(each) for each in (given.given or ["100000", "1000"])))
+        return
+    folder = Path(given.given[0])
+    runs[given.what](folder, given.given[1:] or sorted(path.stem for path in folder.glob("*.h5ad")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Genes that vary over space: a score test of a Gaussian process on Pearson residuals, and Moran's I.
+
+For residuals r of a gene (n spots, mean 0, variance 1) and a kernel K over space, centred over each section's spots,
+the statistic of the score test is ``r' K r``. Without a pattern it is distributed as a sum of chi-squares weighted by
+the eigenvalues of K, whose tail a saddlepoint approximation gives (Kuonen 1999); with the spread of r estimated, as a
+ratio of two such sums. Kernels of several scales are combined by the Cauchy rule (Liu & Xie 2020). There is nothing
+to fit and nothing to permute.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.stats import norm
+
+from unbatch.models.spavae.positions import neighbours
+from unbatch.nn import inducing
+from unbatch.nn.negative_binomial import residuals
+
+SCALES = (10.0, 40.0, 160.0, 640.0)
+"""Scales of the kernels, in squared spot pitches."""
+TOLERANCE, MOST_POINTS = 0.02, 256
+"""Mean prior variance that the inducing points of a kernel may leave, and most of them in a section."""
+NEIGHBOURS = 6
+"""Neighbours of a spot for Moran's I."""
+GENES = 1000
+"""Genes that are tested at once."""
+LOOSE = 0.1
+"""Genes whose first p-value is below this do not count for the depth of a spot in the second round."""
+LEAST = 0.1
+"""Share of the counts that genes without a pattern must keep for a second round."""
+
+
+@dataclass(frozen=True)
+class SpatialGenes:
+    """What was found, G each.
+
+    Attributes
+    ----------
+    p_value, q_value
+        Of the score test, and after Benjamini and Hochberg.
+    scale
+        Scale of the kernel with the smallest p-value, in squared spot pitches.
+    moran, moran_p_value
+        Moran's I of the residuals, and its one-sided p-value by a normal approximation.
+    """
+
+    p_value: np.ndarray
+    q_value: np.ndarray
+    scale: np.ndarray
+    moran: np.ndarray
+    moran_p_value: np.ndarray
+
+
+def spatial_genes(counts: Any, positions: np.ndarray, section: np.ndarray, batch: np.ndarray) -> SpatialGenes:
+    """Test all genes.
+
+    Parameters
+    ----------
+    counts
+        n x G, a scipy CSR matrix or an array.
+    positions
+        In spot pitches, n x d.
+    section, batch
+        Codes, n: patterns lie within sections; rates and dispersions are those of a batch.
+
+    Notes
+    -----
+    Size factors are sums over genes, so a strong pattern of many genes appears inverted in all others. Hence genes are
+    tested twice: the size factors of the second round are made of the genes that showed no pattern in the first.
+    """
+    counts = sparse.csc_matrix(counts)
+    kernels = [_features(positions, section, scale) for scale in SCALES]
+    depth = np.asarray(counts.sum(1)).ravel()
+    first = np.stack([_tested(counts, depth, batch, kernel) for kernel in kernels])
+    quiet = np.asarray(counts[:, combined(first) >= LOOSE].sum(1)).ravel()
+    by_scale = first
+    if quiet.sum() >= LEAST * depth.sum() and (quiet > 0).all():
+        depth = quiet
+        by_scale = np.stack([_tested(counts, depth, batch, kernel) for kernel in kernels])
+    p_value = combined(by_scale)
+    moran = _moran(counts, depth, batch, neighbours(positions, section, NEIGHBOURS))
+    return SpatialGenes(p_value, adjusted(p_value), np.array(SCALES)[by_scale.argmin(0)], *moran)
+
+
+def _features(positions: np.ndarray, section: np.ndarray, scale: float) -> tuple[list[tuple], np.ndarray]:
+    """Give features of the spots of each section, centred, and the eigenvalues of all sections' kernels together."""
+    parts, values = [], []
+    for code in np.unique(section):
+        rows = np.flatnonzero(section == code)
+        points = torch.as_tensor(positions[rows])
+        chosen = inducing.greedy(points, "cauchy", scale, TOLERANCE, MOST_POINTS)
+        features = inducing.whitened(chosen.points, points, "cauchy", scale).numpy()
+        features = features - features.mean(0)
+        parts.append((rows, features))
+        values.append(np.linalg.eigvalsh(features.T @ features))
+    found = np.concatenate(values)
+    return parts, found[found > 1e-8 * found.max()]
+
+
+def _tested(counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray, kernel: tuple) -> np.ndarray:
+    parts, values = kernel
+    found = []
+    for start in range(0, counts.shape[1], GENES):
+        own = _residuals(counts[:, start : start + GENES], depth, batch)
+        squares = sum(((features.T @ own[rows]) ** 2).sum(0) for rows, features in parts)
+        found.append(upper_tail(squares, values, len(own)))
+    return np.concatenate(found)
+
+
+def _residuals(counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    dense, found = counts.toarray().astype(np.float64), np.empty(counts.shape)
+    for code in np.unique(batch):
+        rows = batch == code
+        found[rows] = residuals(dense[rows], depth[rows] / depth[rows].mean())
+    return found
+
+
+def upper_tail(statistic: np.ndarray, values: np.ndarray, spots: int) -> np.ndarray:
+    """Probability that ``spots * sum_j values_j x_j^2 / sum_j x_j^2`` is larger than each statistic.
+
+    x are `spots - 1` independent standard normal numbers, of which only the first have a weight that is not 0.
+
+    Parameters
+    ----------
+    statistic
+        G.
+    values
+        Weights above 0.
+    spots
+        n, more than there are weights.
+
+    Notes
+    -----
+    The event is ``sum_j (values_j - statistic / n) x_j^2 > 0``: the saddlepoint approximation of the tail of that sum
+    at 0 (Lugannani and Rice).
+    """
+    level = statistic / spots
+    weights = np.concatenate([values[:, None] - level, -np.broadcast_to(level, (1, len(level)))])
+    number = np.ones(len(weights))
+    number[-1] = max(spots - 1 - len(values), 0)
+    found = np.zeros(len(level))
+    inside = (level > 0) & (level < values.max())
+    found[level <= 0] = 1.0
+    found[inside] = _saddlepoint(weights[:, inside], number)
+    return found
+
+
+def _saddlepoint(weights: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Probability that a sum of chi-squares times weights (terms x G), of which there are several, is above 0."""
+    number = number[:, None]
+    # the derivative of the cumulant generating function rises from minus to plus infinity between these
+    low, high = 1 / (2 * weights.min(0)), 1 / (2 * weights.max(0))
+    for _ in range(100):
+        middle = (low + high) / 2
+        slope = (number * weights / (1 - 2 * middle * weights)).sum(0)
+        low, high = np.where(slope < 0, middle, low), np.where(slope < 0, high, middle)
+    point = (low + high) / 2
+    inner = 1 - 2 * point * weights
+    cumulant = -(number * np.log(inner)).sum(0) / 2
+    curve = (2 * number * (weights / inner) ** 2).sum(0)
+    root = np.sign(point) * np.sqrt(np.maximum(-2 * cumulant, 0))
+    other = point * np.sqrt(curve)
+    # at the mean both are 0
+    near = np.abs(root) < 1e-4
+    safe = np.where(near, 1.0, root)
+    corrected = safe + np.log(np.where(near, 1.0, other / safe)) / safe
+    skew = (8 * number * (weights / inner) ** 3).sum(0) / curve**1.5
+    return np.where(near, 0.5 - skew / (6 * np.sqrt(2 * np.pi)), norm.sf(corrected))
+
+
+def combined(p_values: np.ndarray) -> np.ndarray:
+    """Combine p-values (tests x G) of one hypothesis, however dependent, by the Cauchy rule."""
+    p_values = np.clip(p_values, 1e-300, 1 - 1e-12)
+    small = p_values < 1e-15
+    terms = np.where(small, 1 / (np.pi * p_values), np.tan((0.5 - np.where(small, 0.5, p_values)) * np.pi))
+    mean = terms.mean(0)
+    large = mean > 1e14
+    return np.where(large, 1 / (np.pi * np.where(large, mean, 1.0)), 0.5 - np.arctan(mean) / np.pi)
+
+
+def adjusted(p_value: np.ndarray) -> np.ndarray:
+    """Adjust p-values for their number (Benjamini and Hochberg 1995)."""
+    order = np.argsort(p_value)
+    ranked = p_value[order] * len(p_value) / np.arange(1, len(p_value) + 1)
+    found = np.empty_like(ranked)
+    found[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1)
+    return found
+
+
+def _moran(
+    counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray, near: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moran's I of residuals with weights of 1 between neighbours, and p-values of its moments under normality."""
+    spots = len(near)
+    source, target = np.repeat(np.arange(spots), near.shape[1]), near.ravel()
+    there = target >= 0
+    graph = sparse.csr_matrix((np.ones(there.sum()), (source[there], target[there])), (spots, spots))
+    both = graph + graph.T
+    weight = graph.sum()
+    first = both.multiply(both).sum() / 2
+    second = np.square(np.asarray(graph.sum(1)).ravel() + np.asarray(graph.sum(0)).ravel()).sum()
+    expected = -1 / (spots - 1)
+    square = (spots**2 * first - spots * second + 3 * weight**2) / (weight**2 * (spots**2 - 1))
+    values = []
+    for start in range(0, counts.shape[1], GENES):
+        own = _residuals(counts[:, start : start + GENES], depth, batch)
+        total = np.maximum((own**2).sum(0), 1e-12)
+        values.append(spots / weight * (own * (graph @ own)).sum(0) / total)
+    found = np.concatenate(values)
+    return found, norm.sf((found - expected) / np.sqrt(square - expected**2))
