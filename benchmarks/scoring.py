@@ -204,7 +204,9 @@ def main() -> None:
                     from record import record
 
                     measured = {"cpu_s": everything, "peak_mb": peak} | {f"cpu_s of {k}": v for k, v in spent.items()}
-                    record("scoring", f"{dataset}, {len(METHODS)} embeddings", version, measured, seed=0)
+                    cells = f"{given.cells:,} cells of 8 batches, 20,000 scored" if dataset == "simulated" else dataset
+                    name = f"{cells}, {len(METHODS)} embeddings, {given.threads} thread"
+                    record("scoring", name, version, measured, seed=0)
             if len(tables) > 1:
                 print("\n".join(compared(tables["now"], tables["before"])), flush=True)
 
