@@ -2,7 +2,7 @@
 
 After Islam & Xing, Nature Communications 14, 679 (2023), as scMEDAL uses it: genes are put on a grid so that distances
 between genes, 1 - Pearson correlation, agree with distances between pixels, by Gromov-Wasserstein optimal transport.
-Written from the formulas. It stands here and not in `nn` as it is for pictures only, and needs scipy's assignment.
+The transport is POT's.
 
 Every pixel holds one gene, so that images are expression values in another order: nothing is lost, added or blended.
 One transform is fitted to a stack of values (input, reconstructions, projections) and applied to all of it, so that the
@@ -13,9 +13,6 @@ what counts by far is which genes share a ring. Which ring that is says little, 
 from dataclasses import dataclass
 
 import numpy as np
-
-# Added to distances before their logarithm, as POT does in its Kullback-Leibler loss: pixels of one radius have 0
-_TINY = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,17 +26,10 @@ class Genomap:
     pixel
         Pixel of each gene, counted by rows, shape (G,). The pixels farthest from the centre stay empty where G is not a
         square number.
-    objective
-        Gromov-Wasserstein objective after each round, but for a constant; the first value is that of the start, where
-        every gene is spread over all pixels. It never rises.
-    converged
-        Whether another round would change nothing; if not, the rounds were used up.
     """
 
     side: int
     pixel: np.ndarray
-    objective: np.ndarray
-    converged: bool
 
     def images(self, values: np.ndarray, empty: float = np.nan) -> np.ndarray:
         """Make images of expression values.
@@ -98,34 +88,44 @@ def fit_genomap(stack: np.ndarray, max_rounds: int = 200) -> Genomap:
     """Find the place of each gene.
 
     Minimises the Gromov-Wasserstein discrepancy with Kullback-Leibler loss and uniform weights (Peyré, Cuturi &
-    Solomon, ICML 2016) between genes and pixels: from a start where all genes are everywhere, the objective is replaced
-    by its tangent and solved exactly, a linear assignment, until nothing changes. Correlations are positive
+    Solomon, ICML 2016) between genes and pixels, from a start where all genes are everywhere. Correlations are positive
     semidefinite, and so is minus the logarithm of the distances between radii, but for a constant. So the objective is
-    concave, lies below its tangents, and falls in every round. It ends in a local minimum.
+    concave, and its local minimum, which is found, gives every gene a pixel of its own.
 
     Parameters
     ----------
     stack
         Expression, (..., G), three genes or more; scaling of a gene does not matter.
     max_rounds
-        Most rounds; each takes an assignment of G genes to G pixels.
+        Most rounds of the conditional gradient; each takes an assignment of G genes to G pixels.
 
     Raises
     ------
     ValueError
         If there are fewer than two rows or three genes, or a value is not finite.
     """
+    import ot
+    from scipy.optimize import linear_sum_assignment
+
     stack = np.asarray(stack)
     rows = stack.reshape(-1, stack.shape[-1])
     if len(rows) < 2 or rows.shape[1] < 3:
         raise ValueError(f"a stack of {len(rows)} rows x {rows.shape[1]} genes was given, expected 2 x 3 or more")
     if not np.isfinite(rows).all():
         raise ValueError("the stack holds NaN or infinite values, expected finite numbers")
-    side, pixels, ring, log_distance = _grid(rows.shape[1])
-    order, objective, converged = _transport(gene_distances(rows), ring, log_distance, max_rounds)
-    pixel = np.empty_like(pixels)
-    pixel[np.arange(len(order))] = pixels[order]
-    return Genomap(side, pixel, objective, converged)
+    side, pixels, radius = _grid(rows.shape[1])
+    even = np.full(len(pixels), 1 / len(pixels))
+    plan = ot.gromov.gromov_wasserstein(
+        gene_distances(rows),
+        np.abs(radius[:, None] - radius),
+        even,
+        even,
+        loss_fun="kl_loss",
+        max_iter=max_rounds,
+        tol_rel=1e-9,
+    )
+    # a permutation but for rounding
+    return Genomap(side, pixels[linear_sum_assignment(-plan)[1]])
 
 
 def gene_distances(rows: np.ndarray) -> np.ndarray:
@@ -155,47 +155,11 @@ def top_genes(projections: np.ndarray, number: int = 10) -> np.ndarray:
     return np.argsort(-spread, kind="stable")[:number]
 
 
-def _grid(genes: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the side, the `genes` pixels nearest to the centre, their rings, and logarithms of distances of rings."""
+def _grid(genes: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the side, the `genes` pixels nearest to the centre, and their distances from it."""
     side = int(np.ceil(np.sqrt(genes)))
     row, column = np.divmod(np.arange(side**2), side)
     # four times the squared radius is a whole number, by which equal radii are known as equal
     square = (2 * row - side + 1) ** 2 + (2 * column - side + 1) ** 2
     pixels = np.sort(np.argsort(square, kind="stable")[:genes])
-    rings, ring = np.unique(square[pixels], return_inverse=True)
-    radius = np.sqrt(rings) / 2
-    return side, pixels, ring, np.log(np.abs(radius[:, None] - radius) + _TINY)
-
-
-def _transport(
-    distance: np.ndarray, ring: np.ndarray, log_distance: np.ndarray, max_rounds: int
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Assign genes to pixels.
-
-    Pixels of a ring are alike, so that a plan is kept as the mass of each gene on each ring, G x R with rows that sum
-    to 1, and the tangent is a product with R columns in place of G.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    size = np.bincount(ring) / len(ring)
-
-    def evaluate(plan: np.ndarray) -> tuple[np.ndarray, float]:
-        tangent = -distance @ plan @ log_distance
-        return tangent, float(np.sum(tangent * plan))
-
-    objective = [evaluate(np.tile(size, (len(distance), 1)))[1]]
-    # from the start the tangent is a product of a number per gene and one per ring, which sorting solves
-    assigned = np.empty(len(ring), dtype=np.intp)
-    assigned[np.argsort(distance.sum(axis=1), kind="stable")] = np.argsort((size @ log_distance)[ring], kind="stable")
-    tangent, value = evaluate(np.eye(len(size))[ring[assigned]])
-    objective.append(value)
-    for _ in range(max_rounds - 1):
-        # what is the same for all rings, or for all genes, makes no difference but to the time: a third of it
-        cost = tangent - tangent.mean(axis=0) - (tangent @ size)[:, None]
-        order = linear_sum_assignment(cost[:, ring])[1]
-        tangent, value = evaluate(np.eye(len(size))[ring[order]])
-        if value >= objective[-1] - 1e-9 * abs(objective[-1]):
-            return assigned, np.array(objective), True
-        assigned = order
-        objective.append(value)
-    return assigned, np.array(objective), False
+    return side, pixels, np.sqrt(square[pixels]) / 2
