@@ -106,7 +106,7 @@ def test_names_and_labels_do_no_harm(full: Run):
     assert "<script>alert(" not in html
     assert "<b>lost</b>" not in html
     assert "Greedy" in html
-    assert "BatchBlend, 1. What was found" in html
+    assert "BatchBlend: What was found" in html
 
 
 def warnings(run: Run) -> list[str]:

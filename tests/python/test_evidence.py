@@ -365,9 +365,8 @@ def test_the_report_shows_evidence_warns_of_leakage_and_escapes_names(data: Path
     probes = pages["unbatch_evidence_0_probes_page_mqc.json"]["data"]
     assert "Labels alone, no embedding" in probes
     assert "Harmony: random effects" in probes
-    donor = pages["unbatch_evidence_0_target_3_page_mqc.json"]["data"]
-    assert "The batch alone predicts" in donor
-    assert "&lt;b&gt;donor &amp; co" in donor
-    assert "not applicable, it is the same in all cells" in pages["unbatch_evidence_0_target_4_page_mqc.json"]["data"]
+    targets = [page["data"] for name, page in pages.items() if "_target_" in name]
+    assert any("The batch alone predicts" in text and "&lt;b&gt;donor &amp; co" in text for text in targets)
+    assert any("not applicable, it is the same in all cells" in text for text in targets)
     assert "The batch alone predicts" in pages["unbatch_warnings_page_mqc.json"]["data"]
     assert not [name for name, page in pages.items() if BAD in json.dumps(page)]
