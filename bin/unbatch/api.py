@@ -200,6 +200,7 @@ def _dataset(
 
     from unbatch.data import preprocess
     from unbatch.data import schema as contract_of_files
+    from unbatch.data.notes import Notes
     from unbatch.data.sparse import first_wrong
 
     layer = counts or ("counts" if "counts" in adata.layers else None)
@@ -214,11 +215,13 @@ def _dataset(
     if wrong:
         where = "X" if layer is None else f"layers[{layer!r}]"
         raise InputError(f"{SOURCE}: {where} holds values that are {wrong[1]}, expected counts; counts names a layer")
-    batch = preprocess.batches(adata.obs, batch_key, SOURCE)
+    # they are logged
+    notes = Notes()
+    batch = preprocess.batches(adata.obs, batch_key, SOURCE, notes)
     obs = pd.DataFrame({"batch": batch}, index=adata.obs_names)
     obs["section"] = preprocess.complete(adata.obs, section_key, SOURCE, "section") if section_key else batch
     if label_key is not None:
-        obs["label"] = preprocess.labels(adata.obs, label_key, SOURCE)
+        obs["label"] = preprocess.labels(adata.obs, label_key, SOURCE, notes)
     preprocess.require_expressed(values, obs.index, np.asarray(batch), SOURCE)
     sources = {"batch": batch_key, "label": label_key, "section": section_key}
     more, _ = preprocess.free_reserved(preprocess.tidy(adata.obs), sources)

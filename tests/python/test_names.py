@@ -87,8 +87,8 @@ def test_a_measurement_or_a_name_of_each_cell_is_no_label(tmp_path: Path):
     adata.obs["barcode"] = adata.obs_names
     adata.obs["dose"] = [0.5, 1.0] * 15
     adata.write_h5ad(tmp_path / "in.h5ad")
-    assert "a measurement and no label" in refused(tmp_path / "in.h5ad", "--label-key", "depth")
-    assert "a name of each cell" in refused(tmp_path / "in.h5ad", "--label-key", "barcode")
+    assert "depth holds numbers with fractions" in refused(tmp_path / "in.h5ad", "--label-key", "depth")
+    assert "barcode has 30 labels for 30 cells" in refused(tmp_path / "in.h5ad", "--label-key", "barcode")
     assert "label-measured" in codes(done(tmp_path / "in.h5ad", "--label-key", "dose"))
 
 
@@ -217,14 +217,26 @@ def test_fewer_than_half_of_the_genes_in_common_is_said_loudly(tmp_path: Path):
     assert numbers["few-genes-shared"]["samples"] == {"A": 5, "B": 5}
 
 
-def test_genes_named_by_position_take_their_symbols_or_are_refused(tmp_path: Path):
-    numbered = [str(i) for i in range(8)]
+@pytest.mark.parametrize("positions", [range(8), range(1, 9), [0, 3, 5, 6, 11, 12, 13, 20]])
+def test_genes_named_by_position_take_their_symbols_or_are_refused(tmp_path: Path, positions):
+    numbered = [str(i) for i in positions]
     dataset = genes(tmp_path, numbered, numbered, feature_name=list("ABCDEFGH"))
     assert list(dataset.var_names) == list("ABCDEFGH")
     parts = [make(), make(seed=1)]
     for part in parts:
         part.var_names = numbered
     assert "by their position" in refused(two_samples(tmp_path, *parts))
+
+
+def test_numbers_of_entrez_are_ids(tmp_path: Path):
+    numbers = ["7157", "1956", "672", "675", "4609", "5728", "3845", "207"]
+    assert genes(tmp_path, numbers, numbers[::-1]).n_vars == 8
+
+
+def test_a_name_that_two_genes_could_be_meant_by_is_not_changed(tmp_path: Path):
+    """R makes X1_A of 1-A and of 1.A alike; which one it was does not hang on the order of a set."""
+    first, second = ["1-A", "1.A", *"CDEFGH"], ["X1_A", "B", *"CDEFGH"]
+    assert "gene-spelling" not in codes(genes(tmp_path, first, second))
 
 
 def test_features_named_like_tags_and_peaks_are_warned_of(tmp_path: Path):

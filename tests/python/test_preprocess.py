@@ -500,6 +500,18 @@ def test_counts_from_another_place_in_each_sample_are_warned_of(tmp_path: Path):
     assert codes(done(two_samples(tmp_path, second=second))) >= {"counts-from"}
 
 
+def test_labels_are_judged_by_the_cells_that_are_kept(one_file):
+    adata = make(cells=40)
+    adata.obs["label_in"] = ["A"] * 30 + ["B"] * 10
+    adata.X = csr_matrix(adata.X.toarray() + np.r_[np.full(30, 5), np.zeros(10)][:, None].astype(np.float32))
+    kept = done(one_file(adata), "--label-key", "label_in", "--min-counts", "60")
+    assert (kept.obs["label"].nunique(), "one-label" in codes(kept)) == (1, True)
+
+
+def test_two_outputs_have_two_names(one_file, tmp_path):
+    assert "dataset.h5ad" in refused(one_file(make()), "--notes", str(tmp_path / "dataset.h5ad"))
+
+
 def test_notes_have_no_control_characters(one_file):
     adata = make()
     adata.obs["label_in"] = "\x1b[2J\u202eevil"
@@ -740,7 +752,7 @@ def test_the_output_must_have_a_folder_and_not_be_an_input(tmp_path: Path):
     assert "absent: no such folder" in result.stderr
     result = CliRunner().invoke(main, [str(sheet), "-o", str(tmp_path / "two.h5ad")])
     assert result.exit_code == 2
-    assert "two.h5ad: the output would replace the input" in result.stderr
+    assert "two.h5ad: the output would replace" in result.stderr
 
 
 # Real data ----------------------------------------------------------------------------------------------------------

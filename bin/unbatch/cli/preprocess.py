@@ -135,7 +135,7 @@ def main(
     inputs = [source, *(file.path for file in files)]
     io.require_place(output, inputs)
     if notes is not None:
-        io.require_place(notes, inputs)
+        io.require_place(notes, [*inputs, output])
     batch = preprocess.batches(obs, batch_key, source, found_out)
     if one_file:
         obs = _with_unique_names(files[0], batch, batch_key, found_out)
@@ -467,10 +467,16 @@ def _tell_losses(losses: "pd.DataFrame", files: "list[Sample]", genes: "pd.Index
 
 
 def _tell_labels(label: "pd.Categorical", key: str, notes: "Notes") -> None:
+    from unbatch.data.labels import about_labels
+
     missing = int(label.isna().sum())
     if missing:
         text = f"{missing} of {len(label)} cells have no label in {key}; they stay."
         notes.tell("no-label", text, cells=missing)
+    # of the cells that are kept
+    doubt = about_labels(label, key)
+    if doubt:
+        notes.warn(doubt.code, doubt.text, labels=doubt.labels, cells=doubt.cells)
 
 
 def _notes_file(adata: "AnnData", losses: "pd.DataFrame", notes: "Notes") -> dict[str, Any]:

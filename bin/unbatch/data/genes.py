@@ -46,6 +46,9 @@ _DATE = r"^(?:\d{1,2}-(?:Mar|Sep|Dec|Apr|Oct|Feb)|(?:Mar|Sep|Dec|Apr|Oct|Feb)-\d
 _LEAST = 0.5
 """Share of names that must look like ids for a file to name genes by id."""
 
+_SPARSEST = 5
+"""Rising numbers below this many times the number of genes are positions in a longer table, and no ids."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -88,8 +91,10 @@ def known(var: pd.DataFrame) -> Known:
 def _kind(index: np.ndarray) -> Literal["symbol", "id", "number"]:
     some_names = index[:: max(1, len(index) // 500)]
     if len(some_names) and all(name.isdigit() for name in some_names):
-        # ids of Entrez are numbers, too, but are in no such order
-        return "number" if np.array_equal(index, np.arange(len(index)).astype(str)) else "id"
+        # ids of Entrez are numbers, too, but are larger, or in no such order
+        places = np.array([int(name) if name.isdigit() else -1 for name in index])
+        counted = bool((np.diff(places) > 0).all()) and int(places.max()) < _SPARSEST * len(places)
+        return "number" if counted else "id"
     looks = np.mean([bool(_ID.fullmatch(name)) for name in some_names]) if len(some_names) else 0
     return "id" if looks > _LEAST else "symbol"
 
@@ -147,7 +152,7 @@ def mended(sample: "Sample", notes: "Mends") -> "Sample":
 
 
 def _with_prefix_gone(sample: "Sample") -> "Sample":
-    """Take the genome's prefix off the other names of genes, too."""
+    """Remove the genome's prefix from the other names of genes, too."""
     var = sample.var.copy()
     for name in var:
         if str(name).lower() in ID_COLUMNS + SYMBOL_COLUMNS:
@@ -176,7 +181,7 @@ class Mends:
         "genes-ambiguous": "Genes are left out whose name may stand for other genes in each sample, as a symbol is "
         "there more than once; with ids of genes (gene_ids in var) they could be told apart",
         "genes-doubled": "Names of genes that are there more than once got a suffix (-1, -2, ...)",
-        "gene-positions": "Genes are named by numbers in the file, and by symbols of var here",
+        "gene-positions": "Genes are numbered in the file, and named by ids or symbols of var here",
     }
 
     def add(self, code: str, sample: str, count: int, about: str = "") -> None:
@@ -428,7 +433,7 @@ def _one_spelling(samples: "list[Sample]", keys: list[np.ndarray], mends: Mends)
         # R puts an X before a digit
         for name in theirs - own:
             if name[:1].isdigit():
-                free.setdefault(plain("X" + name), [name])
+                free.setdefault(plain("X" + name), []).append(name)
         change = {
             spelt[0]: free[form][0]
             for form, spelt in wanted.items()

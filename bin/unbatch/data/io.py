@@ -338,7 +338,7 @@ def require_place(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
     Raises
     ------
     InputError
-        If it is a folder or one of the inputs, or its own folder is missing or read-only.
+        If it is a folder, an input or another output, or its own folder is missing or read-only.
     """
     path = Path(path)
     if path.is_dir():
@@ -347,8 +347,10 @@ def require_place(path: str | Path, inputs: Iterable[Path] = ()) -> Path:
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{path.parent}: cannot write {path.name} to this folder ({_refusal(path.parent)})")
-    if path.exists() and any(other.exists() and path.samefile(other) for other in inputs):
-        raise InputError(f"{path}: the output would replace the input, expected another name")
+    for other in inputs:
+        same = path.exists() and other.exists() and path.samefile(other)
+        if same or path.resolve() == other.resolve():
+            raise InputError(f"{path}: the output would replace {other.name}, expected another name")
     return path
 
 

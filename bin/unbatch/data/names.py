@@ -122,7 +122,7 @@ def settle(values: pd.Series, what: What) -> Settled:
         if text is not None and name is None and text.strip() and size:
             words[text] = words.get(text, 0) + int(size)
     used = {name for name, size in zip(names, sizes, strict=True) if name is not None and size}
-    renamed = _numbers(_unwrapped(used)) | {}
+    renamed = _numbers(_unwrapped(used))
     names = [None if name is None else renamed.get(name, name) for name in names]
     weight: dict[str, int] = {}
     for name, size in zip(names, sizes, strict=True):
@@ -220,8 +220,8 @@ def text_index(names: Iterable[Any]) -> pd.Index:
         return index.astype(str).astype(object)
     text = pd.Index([spelling(value) or "" for value in index] if index.dtype.kind not in "T" else index, dtype=object)
     # nan has no spelling; a vectorised test first, as most names need nothing
-    joined = "\n".join(text)
-    if joined.isascii() and " " not in joined and "\t" not in joined and "\r" not in joined and "b'" not in joined:
+    joined = "".join(text)
+    if joined.isascii() and joined.isprintable() and " " not in joined and "b'" not in joined:
         cleaned = text
     else:
         cleaned = pd.Index([tidy_text(_unbytes(name)) for name in text], dtype=object)

@@ -123,8 +123,6 @@ def labels(obs: pd.DataFrame, key: str, source: Path, notes: Notes | None = None
     if doubt and doubt.meaningless and doubt.labels > 1 and known >= _FEW_CELLS:
         raise InputError(f"{source}: {doubt.text}")
     if notes is not None:
-        if doubt:
-            notes.warn(doubt.code, doubt.text, labels=doubt.labels, cells=doubt.cells)
         names.tell(settled, key, "label", notes)
     return label
 

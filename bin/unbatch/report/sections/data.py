@@ -155,7 +155,7 @@ def _samples(losses: pd.DataFrame, parameters: dict[str, Any]) -> list[dict[str,
         lost, genes, unclear = int(row["cells_dropped"]), int(row["genes"]), int(row.get("genes_ambiguous", 0))
         why = [
             (others, "are no genes"),
-            (unclear, "have a name that stands for several genes"),
+            (unclear, "have no name of their own"),
             (unshared, "are not in all samples"),
             (rare, f"are in fewer than {int(parameters.get('min_cells', 0))} cells"),
         ]
