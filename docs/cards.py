@@ -157,7 +157,12 @@ def schema() -> str:
 def fresh_files() -> dict[str, str]:
     """Every file as it should be."""
     rules = {
-        name: {"needs": needs(method), "model": method.applies, "parameters": contract.rules(method.params)}
+        name: {
+            "needs": needs(method),
+            "model": method.applies,
+            "gpu": method.needs.gpu,
+            "parameters": contract.rules(method.params),
+        }
         for name, method in METHODS.items()
     }
     fresh = {"assets/parameters.json": json.dumps(rules, indent=1, ensure_ascii=False) + "\n"}

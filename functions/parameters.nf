@@ -14,9 +14,15 @@ def resourcesOf(method) {
     [cpus: 1, memory: '4 GB', time: '8 h'] + (readCards()[method] ?: [:]).subMap(['cpus', 'memory', 'time'])
 }
 
-// What methods declare (bin/unbatch/methods), as `make docs` writes it: method -> needs, model, parameters
+// What methods declare (bin/unbatch/methods), as `make docs` writes it: method -> needs, model, gpu, parameters
 def readDeclared() {
     new groovy.json.JsonSlurper().parseText(file("${projectDir}/assets/parameters.json").text)
+}
+
+// What gives a container the GPUs of its machine
+def gpuOptions(engine) {
+    def known = [docker: '--gpus all', podman: '--gpus all', apptainer: '--nv', singularity: '--nv']
+    known.containsKey(engine) ? known[engine] : ''
 }
 
 // All parameters by name, in the order of the schema

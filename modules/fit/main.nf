@@ -1,11 +1,12 @@
 include { quote } from '../../functions/arguments'
-include { resourcesOf } from '../../functions/parameters'
+include { gpuOptions ; resourcesOf } from '../../functions/parameters'
 
 // Any program that fits: its name, image and resources are those of the method's card
 process FIT {
     tag "${meta.id}"
     label 'process_fit'
     container "${job.image}"
+    containerOptions { job.gpu ? gpuOptions(workflow.containerEngine) : '' }
     // not in job, which is hashed: with more memory on the card, -resume keeps what is done
     cpus { resourcesOf(job.method).cpus }
     memory { (resourcesOf(job.method).memory as nextflow.util.MemoryUnit) * task.attempt }
@@ -13,7 +14,7 @@ process FIT {
     time { (resourcesOf(job.method).time as nextflow.util.Duration) * runs.size() * task.attempt }
 
     input:
-    // job: map of method:, program:, image:, params:, max_epochs:, model:
+    // job: map of method:, program:, image:, params:, max_epochs:, model:, gpu:
     // runs: list of [id:, dataset: name of one of the datasets, seed:]
     tuple val(meta), path(datasets), val(job), val(runs)
 

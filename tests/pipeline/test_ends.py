@@ -96,6 +96,31 @@ def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):
     assert set(edited.tasks().values()) == {"COMPLETED"}
 
 
+DOCKER = """#!/bin/bash
+[[ $1 == run ]] || exit 0
+echo "$@" > .asked
+while [[ $1 != /bin/bash ]]; do shift; done
+exec "$@"
+"""
+"""Writes down what it is asked for, and runs the task without a container."""
+
+
+def test_fits_that_can_use_a_gpu_get_one_and_no_other_task(pipeline: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    options = ["-profile", "test,docker", "-stub-run", "--gpu", "--controls", "false", "--methods", "harmony,scmedal"]
+    done = nextflow(pipeline, tmp_path / "run", *options)
+    assert done.code == 0, done.output
+    asked = list((tmp_path / "run" / "work").glob("*/*/.asked"))
+    with_gpu = [path.parent for path in asked if "--gpus all" in path.read_text()]
+    assert len(asked) > 2
+    assert [path.name for folder in with_gpu for path in folder.glob("*.fit.h5ad")] == [
+        "simulated.scmedal.default.s0.fit.h5ad"
+    ]
+
+
 STUBS = {
     "simulate": "[[id: 'a'], [[name: 'a', options: [:]], [name: 'b', options: [:]]]]",
     "preprocess": "[[id: 'a'], file('IN'), [], ['a'], [:]]",
