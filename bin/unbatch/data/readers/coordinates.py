@@ -26,8 +26,7 @@ _WORDS_OF_PAIRS = (
     "arraycol/arrayrow"
 )
 PAIRS = tuple(tuple(pair.split("/")) for pair in _WORDS_OF_PAIRS.split())
-"""Columns of obs with both coordinates, in lower case and without what joins words, the best "
-"first."""
+"""Columns of obs with both coordinates, in lower case and without what joins words, the best first."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,27 @@ def locate(file: Any, obs: pd.DataFrame, wanted: str | None, path: str) -> Locat
     return of_columns(obs, lacks)
 
 
-def of_columns(obs: pd.DataFrame, lacks: str) -> Located:
-    """Find two columns with coordinates in a table of cells."""
+def of_columns(obs: pd.DataFrame, lacks: str, wanted: str | None = None, path: str = "") -> Located:
+    """Find two columns with coordinates in a table of cells.
+
+    Parameters
+    ----------
+    obs
+        Table of the cells.
+    lacks
+        Why the file has no coordinates in a place of their own.
+    wanted
+        Two or three columns separated by commas; None looks for them.
+    path
+        File, for messages.
+
+    Raises
+    ------
+    InputError
+        If there are none where they are wanted.
+    """
+    if wanted:
+        return _asked(None, obs, [], wanted, path)
     plain: dict[str, str] = {}
     for name in obs:
         plain.setdefault(re.sub(r"[\W_µ]+", "", str(name)).lower(), name)
@@ -128,8 +146,7 @@ def _asked(file: Any, obs: pd.DataFrame, keys: list[str], wanted: str, path: str
         if values is None:
             raise InputError(f"{path} {lacks}, though spatial_key names it")
         return Located(values, f"obs/{columns[0]}", "")
+    key_of_obsm = "" if file is None else f"a key of obsm ({some(keys) or 'there are none'}) or "
     raise InputError(
-        f"{path}: spatial_key is {wanted}, expected a key of obsm ({some(keys) or 'there are none'}) or two "
-        "columns of obs "
-        f"({some(obs) or 'there are none'})"
+        f"{path}: spatial_key is {wanted}, expected {key_of_obsm}two columns of obs ({some(obs) or 'there are none'})"
     )

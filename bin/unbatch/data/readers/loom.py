@@ -36,7 +36,7 @@ def read(found: Found, name: str, wanted: Wanted) -> Sample:
         raise InputError(
             f"{found.path}: {slot} has {shape[1]} x {shape[0]} values, expected {len(var)} genes x {len(obs)} cells"
         )
-    at = of_columns(obs, "is a loom file")
+    at = of_columns(obs, "is a loom file", wanted.spatial, str(found.path))
     sample = Sample(
         name,
         found.path,

@@ -110,14 +110,14 @@ def read_xenium(found: Found, name: str, wanted: Wanted) -> Sample:
         sample = tenx.read_hdf5(found, name, wanted)
     cells = found.files["cells"]
     table = _cells(cells, ("cell_id", "cell_ID", "cell", "EntityID"))
-    return _placed(sample, table, cells, "Xenium")
+    return _placed(sample, table, cells, "Xenium", wanted)
 
 
 def read_merscope(found: Found, name: str, wanted: Wanted) -> Sample:
     """Read the cell_by_gene and cell_metadata of MERSCOPE."""
     sample = tables.read_cells_by_genes(found, found.files["matrix"], name, "MERSCOPE")
     cells = found.files["cells"]
-    return _placed(sample, _cells(cells, ("EntityID", "cell", "cell_id", "")), cells, "MERSCOPE")
+    return _placed(sample, _cells(cells, ("EntityID", "cell", "cell_id", "")), cells, "MERSCOPE", wanted)
 
 
 def read_cosmx(found: Found, name: str, wanted: Wanted) -> Sample:
@@ -130,7 +130,7 @@ def read_cosmx(found: Found, name: str, wanted: Wanted) -> Sample:
         raise InputError(f"{cells}: {int((~keep).sum())} cells of {found.files['matrix'].name} are missing")
     rows = np.flatnonzero(keep)
     sample = replace(sample, obs=sample.obs.iloc[rows], rows=rows)
-    return _placed(sample, table, cells, "CosMx")
+    return _placed(sample, table, cells, "CosMx", wanted)
 
 
 def _cells(path: Path, keys: tuple[str, ...]) -> pd.DataFrame:
@@ -156,7 +156,7 @@ def _cells(path: Path, keys: tuple[str, ...]) -> pd.DataFrame:
     return table.set_axis(names.text_index(index))
 
 
-def _placed(sample: Sample, table: pd.DataFrame, path: Path, kind: str) -> Sample:
+def _placed(sample: Sample, table: pd.DataFrame, path: Path, kind: str, wanted: Wanted) -> Sample:
     """Add a table of the cells, and their coordinates from it."""
     if table.index.has_duplicates:
         raise InputError(f"{path}: cells are there more than once ({some(table.index[table.index.duplicated()])})")
@@ -166,7 +166,7 @@ def _placed(sample: Sample, table: pd.DataFrame, path: Path, kind: str) -> Sampl
             f"{path}: {len(unknown)} of {len(sample.obs)} cells of the counts are missing ({some(unknown)})"
         )
     table = table.loc[sample.obs.index]
-    at = of_columns(table, f"has none in {path.name}")
+    at = of_columns(table, f"has none in {path.name}", wanted.spatial, str(path))
     if at.found is None:
         raise InputError(
             f"{path}: no coordinates (x_centroid and y_centroid, center_x and center_y), found {some(table.columns, 8)}"

@@ -108,7 +108,7 @@ def read(found: Found, name: str, wanted: Wanted) -> Sample:
         kept = np.flatnonzero(~measured)
         var = pd.DataFrame(index=names.text_index([numeric.columns[place] for place in kept]))
         counts = numeric.matrix[:, kept]
-    at = of_columns(obs, "is a table of counts")
+    at = of_columns(obs, "is a table of counts", wanted.spatial, str(path))
     sample = Sample(
         name, found.path, "table", obs, var, counts.shape, counts.copy, "table of counts", at.found, at.place, at.lacks
     )

@@ -1,0 +1,52 @@
+"""What readers owe to those who call them, whatever the kind of file."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_preprocess import make, write_10x
+from test_readers import PLACES, SYMBOLS, loom, merscope, mtx, visium, xenium
+
+from unbatch.data.samples import Wanted, inspect
+from unbatch.errors import InputError
+
+
+def table(path: Path) -> None:
+    frame = pd.DataFrame(make().X.toarray().astype(int), columns=["ACTB", "GAPDH", "CD4", "CD8A", *"EFGH"])
+    frame.set_axis(pd.Index(make().obs_names, name="cell")).assign(x=PLACES[:, 0], y=PLACES[:, 1]).to_csv(path)
+
+
+def of_kind(kind: str, path: Path) -> Path:
+    writers = {
+        "table": table,
+        "loom": loom,
+        "10x": lambda place: write_10x(place, make(), SYMBOLS),
+        "mtx": mtx,
+        "visium": lambda place: visium(place, "tissue_positions.csv"),
+        "xenium": lambda place: xenium(place, parquet=False),
+        "merscope": merscope,
+    }
+    writers[kind](path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["table", "10x", "mtx", "visium", "xenium", "merscope"])
+def test_a_place_of_counts_that_a_kind_of_file_cannot_have_is_refused(kind: str, tmp_path: Path):
+    path = of_kind(kind, tmp_path / "given")
+    with pytest.raises(InputError, match=r"given.*layers/raw_counts"):
+        inspect(path, "A", Wanted(counts="layers/raw_counts"))
+    assert inspect(path, "A", Wanted(counts="X")).shape[0] == 12
+
+
+@pytest.mark.parametrize("kind", ["table", "loom", "10x", "mtx", "visium", "xenium", "merscope"])
+def test_coordinates_that_are_not_there_are_refused(kind: str, tmp_path: Path):
+    path = of_kind(kind, tmp_path / "given")
+    with pytest.raises(InputError, match="given.*spatial_key is left,right"):
+        inspect(path, "A", Wanted(spatial="left,right"))
+
+
+@pytest.mark.parametrize("kind", ["table", "loom"])
+def test_coordinates_are_taken_from_the_columns_that_are_named(kind: str, tmp_path: Path):
+    found = inspect(of_kind(kind, tmp_path / "given"), "A", Wanted(spatial="y,x"))
+    np.testing.assert_array_equal(found.coordinates, PLACES[:, ::-1])
