@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_preprocess import make, write_10x
+from test_preprocess import done, make, refused, two_samples, write_10x
 from test_readers import PLACES, SYMBOLS, loom, merscope, mtx, visium, xenium
 
 from unbatch.data.samples import Wanted, inspect
@@ -42,7 +42,7 @@ def test_a_place_of_counts_that_a_kind_of_file_cannot_have_is_refused(kind: str,
 @pytest.mark.parametrize("kind", ["table", "loom", "10x", "mtx", "visium", "xenium", "merscope"])
 def test_coordinates_that_are_not_there_are_refused(kind: str, tmp_path: Path):
     path = of_kind(kind, tmp_path / "given")
-    with pytest.raises(InputError, match="given.*spatial_key is left,right"):
+    with pytest.raises(InputError, match=r"given.*spatial_key is left,right"):
         inspect(path, "A", Wanted(spatial="left,right"))
 
 
@@ -50,3 +50,16 @@ def test_coordinates_that_are_not_there_are_refused(kind: str, tmp_path: Path):
 def test_coordinates_are_taken_from_the_columns_that_are_named(kind: str, tmp_path: Path):
     found = inspect(of_kind(kind, tmp_path / "given"), "A", Wanted(spatial="y,x"))
     np.testing.assert_array_equal(found.coordinates, PLACES[:, ::-1])
+
+
+def test_a_line_of_a_sheet_names_several_columns_that_make_a_batch_together(tmp_path: Path):
+    one, two = make(), make(seed=1)
+    two.obs["donor"], two.obs["lane"] = ["d1", "d2"] * 6, [1.0] * 6 + [2.0] * 6
+    two_samples(tmp_path, one, two)
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text('sample,path,batch_key,section_key\nA,one.h5ad,,\nB,two.h5ad,"donor,lane","lane, donor"\n')
+    dataset = done(sheet)
+    assert dataset.obs["batch"].value_counts().to_dict() == {"A": 12} | {f"d{d} | {n}": 3 for d in "12" for n in "12"}
+    assert set(dataset.obs["section"]) == {"A"} | {f"{n} | d{d}" for d in "12" for n in "12"}
+    sheet.write_text('sample,path,batch_key\nA,one.h5ad,\nB,two.h5ad,"donor,day"\n')
+    assert "two.h5ad" in refused(sheet, "-o", str(tmp_path / "x.h5ad"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from unbatch.data import preprocess
 from unbatch.data.genes import case_differs
 from unbatch.data.notes import Notes
 from unbatch.data.samples import Sample, read_counts
@@ -65,13 +66,7 @@ def cells(samples: list[Sample], rows: list[Row], keys: dict[str, str], notes: N
                 if place in used and common in ("batch", "section"):
                     table[common] = row.sample
                 continue
-            if theirs not in sample.obs:
-                raise InputError(
-                    f"{sample.path}: the cells of {row.sample} have no column {theirs} ({place} in the "
-                    "samplesheet), found "
-                    f"{some(map(str, sample.obs), 20) or 'none'}"
-                )
-            table[common] = sample.obs[theirs]
+            table[common] = _named(sample, row.sample, place, theirs, notes)
         table.index = row.sample + "/" + table.index
         for key, value in {"sample": row.sample, **row.extra}.items():
             if key in table and not value:
@@ -89,6 +84,22 @@ def cells(samples: list[Sample], rows: list[Row], keys: dict[str, str], notes: N
     for place in used & set(keys):
         _warn_of_shared(tables, rows, place, keys[place], notes)
     return pd.concat(tables)
+
+
+def _named(sample: Sample, name: str, place: str, theirs: str, notes: Notes) -> pd.Series:
+    """Values of the column that a line of the samplesheet names; batches and sections may be in several together."""
+    columns = [theirs] if place == "label_key" else preprocess.columns_of(sample.obs, theirs)
+    absent = [column for column in columns if column not in sample.obs]
+    if absent:
+        raise InputError(
+            f"{sample.path}: the cells of {name} have no column {' and '.join(absent)} ({place} in the samplesheet), "
+            f"found {some(map(str, sample.obs), 20) or 'none'}"
+        )
+    if len(columns) == 1:
+        return sample.obs[columns[0]]
+    what = "section" if place == "section_key" else "batch"
+    joined = preprocess.complete(sample.obs, theirs, sample.path, what, notes)
+    return pd.Series(np.asarray(joined, dtype=object), sample.obs.index)
 
 
 def _warn_of_shared(tables: list[pd.DataFrame], rows: list[Row], place: str, common: str, notes: Notes) -> None:
