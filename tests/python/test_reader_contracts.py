@@ -1,5 +1,6 @@
 """What readers owe to those who call them, whatever the kind of file."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from test_preprocess import done, make, refused, two_samples, write_10x
 from test_readers import PLACES, SYMBOLS, loom, merscope, mtx, visium, xenium
 
+from unbatch.data.readers.kinds import find
 from unbatch.data.samples import Wanted, inspect
 from unbatch.errors import InputError
 
@@ -63,3 +65,54 @@ def test_a_line_of_a_sheet_names_several_columns_that_make_a_batch_together(tmp_
     assert set(dataset.obs["section"]) == {"A"} | {f"{n} | d{d}" for d in "12" for n in "12"}
     sheet.write_text('sample,path,batch_key\nA,one.h5ad,\nB,two.h5ad,"donor,day"\n')
     assert "two.h5ad" in refused(sheet, "-o", str(tmp_path / "x.h5ad"))
+
+
+@pytest.mark.parametrize(
+    "name", ["cellranger_summary.csv.gz", "cells_removed.csv.gz", "genes_of_interest.tsv.gz", "variants.csv"]
+)
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_names_of_a_matrix_are_not_taken_from_other_files_with_it(name: str, by_folder: bool, tmp_path: Path):
+    mtx(tmp_path, packed=False)
+    text = "a,1\nb,2\n"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    found = inspect(tmp_path if by_folder else tmp_path / "matrix.mtx", "A")
+    assert list(found.obs.index) == list(make().obs_names)
+    assert list(found.var.index) == SYMBOLS
+
+
+def test_names_of_a_matrix_do_not_depend_on_the_order_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mtx(tmp_path, packed=False)
+    for name in ("features_a.tsv", "features_b.tsv"):
+        (tmp_path / name).write_bytes((tmp_path / "features.tsv").read_bytes())
+    (tmp_path / "features.tsv").unlink()
+    listed = sorted(tmp_path.iterdir())
+    chosen = set()
+    for order in (listed, listed[::-1]):
+        monkeypatch.setattr(Path, "iterdir", lambda folder, order=order: iter(order))
+        chosen.add(find(tmp_path / "matrix.mtx").files["features"].name)
+    assert chosen == {"features_a.tsv"}
+
+
+def test_names_of_a_matrix_may_be_written_in_one_word(tmp_path: Path):
+    mtx(tmp_path, packed=False)
+    (tmp_path / "barcodes.tsv").rename(tmp_path / "cellnames.tsv")
+    (tmp_path / "features.tsv").rename(tmp_path / "geneids.tsv")
+    assert list(inspect(tmp_path, "A").var.index) == SYMBOLS
+
+
+@pytest.mark.parametrize("closed", ["outs", "outs/inner"])
+def test_a_folder_that_cannot_be_listed_is_refused_by_its_name(
+    closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "outs" / "inner").mkdir(parents=True)
+    listing = Path.iterdir
+
+    def iterdir(folder: Path):
+        # of root, no permission is asked
+        if folder == tmp_path / closed:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listing(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(InputError, match=closed):
+        inspect(tmp_path, "A")

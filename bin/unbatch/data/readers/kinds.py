@@ -1,5 +1,6 @@
 """What a path is: told by content, not by its ending, and found below a folder above the one meant."""
 
+import functools
 import gzip
 import re
 import zipfile
@@ -68,8 +69,15 @@ def find(path: Path) -> Found:
     Raises
     ------
     InputError
-        If it is missing, of no known kind, or a folder of several such things.
+        If it is missing, of no known kind, a folder of several such things, or cannot be read.
     """
+    try:
+        return _find(path)
+    except PermissionError as error:
+        raise InputError(f"{error.filename or path}: cannot be read (permission denied)") from error
+
+
+def _find(path: Path) -> Found:
     if "://" in str(path) or re.match(r"^[a-z0-9]+:/[^/]", str(path)):
         raise InputError(
             f"{path}: a URL, which the pipeline fetches and this program does not; expected a file on this machine"
@@ -227,7 +235,7 @@ def _mtx_file(path: Path) -> Found:
     """Find the names that belong to a matrix.mtx, by what its name begins with."""
     for folder in dict.fromkeys((path.parent, path.resolve().parent)):
         # a file that is linked to from elsewhere has its companions where it really is
-        files = [each for each in folder.iterdir() if each.is_file()]
+        files = sorted(each for each in folder.iterdir() if each.is_file())
         found = _companions(path if folder == path.parent else path.resolve(), files)
         if found:
             return Found("mtx", path, path, {"matrix": path, **found})
@@ -405,7 +413,7 @@ def _trio(folder: Path) -> dict[str, Path] | None:
             "for each, with the .mtx file as path"
         )
     if not matrices:
-        below = [each for each in folder.iterdir() if each.is_dir()]
+        below = sorted(each for each in folder.iterdir() if each.is_dir())
         genomes = [each for each in below if any(_MTX.match(inner.name) for inner in each.iterdir() if inner.is_file())]
         if folder.name.endswith("gene_bc_matrices") and len(genomes) == 1:
             return _trio(genomes[0])
@@ -424,15 +432,48 @@ def _companions(matrix: Path, files: list[Path]) -> dict[str, Path] | None:
     """Names of cells and features of a matrix, of several samples in a folder those with its prefix."""
 
     def best(words: str) -> Path | None:
-        pattern = re.compile(rf"(?P<prefix>.*?)(?:{words})[\w-]*\.(?:tsv|csv|txt)(?:\.gz)?$", re.IGNORECASE)
+        # the word ends where letters do: cellranger_summary.csv holds no cells
+        pattern = re.compile(
+            rf"(?P<prefix>.*?)(?:{words})(?P<more>(?![a-z])[\w-]*)\.(?:tsv|csv|txt)(?:\.gz)?$", re.IGNORECASE
+        )
         fitting = [(match, each) for each in files if (match := pattern.match(each.name))]
         fitting = [
             (match, each) for match, each in fitting if not match["prefix"] or matrix.name.startswith(match["prefix"])
         ]
-        # the longest common prefix, then the packed file, as Cell Ranger writes it
-        return max(fitting, key=lambda item: (len(item[0]["prefix"]), item[1].suffix == ".gz"), default=(None, None))[1]
+        if len(fitting) < 2:
+            return fitting[0][1] if fitting else None
 
-    barcodes, features = best("barcodes?|cells?|cell_?metadata|obs"), best("features?|genes?|all_genes|var")
+        def rank(item: tuple[re.Match[str], Path]) -> tuple[bool, int, bool, bool]:
+            match, each = item
+            # of those that fit, the longest common prefix, then the packed file, as Cell Ranger writes it
+            return _may_name(each, sizes()), len(match["prefix"]), not match["more"], each.suffix == ".gz"
+
+        return max(fitting, key=rank)[1]
+
+    @functools.cache
+    def sizes() -> tuple[int, ...]:
+        from scipy.io import mminfo
+
+        try:
+            return mminfo(matrix)[:2]
+        except Exception:
+            # that it is damaged is said where it is read
+            return ()
+
+    barcodes, features = (
+        best("barcodes?|cells?|cell_?(?:metadata|names?|ids?)|obs"),
+        best("features?|genes?|gene_?(?:names?|ids?|symbols?)|var"),
+    )
     if barcodes is None or features is None:
         return None
     return {"barcodes": barcodes, "features": features}
+
+
+def _may_name(path: Path, sizes: tuple[int, ...]) -> bool:
+    """Tell whether a file has a line for every row or column of a matrix, and perhaps a header."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            lines = sum(1 for line in file if line.strip())
+    except (OSError, EOFError):
+        return False
+    return lines in sizes or lines - 1 in sizes
