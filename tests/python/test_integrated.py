@@ -14,7 +14,8 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from unbatch.cli import integrate
-from unbatch.data import io, portable
+from unbatch.data import as_zarr, io, portable
+from unbatch.errors import StorageError
 from unbatch.report import embedding
 
 ROOT = Path(__file__).parents[2]
@@ -316,3 +317,23 @@ def test_the_notebook_opens_the_file(integrated, tmp_path, monkeypatch):
         exec(compile(cell, "integrated.ipynb", "exec"), names)
     assert len(set(names["data"].obs["coarse"])) > 1
     assert "rank_genes_groups" in names["data"].uns
+
+
+def test_arrays_without_columns_are_in_the_zarr_store(tmp_path: Path):
+    data = ad.AnnData(np.ones((5, 3), np.float32))
+    data.obsm["X_empty"], data.layers["other"] = np.zeros((5, 0), np.float32), np.ones((5, 3), np.float32)
+    io.write_h5ad(data, tmp_path / "a.h5ad")
+    as_zarr.write_zarr(tmp_path / "a.h5ad", tmp_path / "a.zarr")
+    store = ad.read_zarr(tmp_path / "a.zarr")
+    assert store.obsm["X_empty"].shape == (5, 0)
+    np.testing.assert_array_equal(store.layers["other"], data.layers["other"])
+
+
+def test_nothing_is_written_where_the_zarr_store_cannot_be(dataset_path, made, tmp_path, monkeypatch):
+    def refuse(source: Path, folder: Path) -> None:
+        raise StorageError(f"{folder}: no space is left on the disk")
+
+    monkeypatch.setattr(as_zarr, "write_zarr", refuse)
+    result = run(dataset_path, made, tmp_path / "x.h5ad", "--zarr", tmp_path / "x.zarr", "--notes", tmp_path / "n.json")
+    assert result.exit_code == StorageError.exit_code
+    assert not list(tmp_path.iterdir())

@@ -1,13 +1,14 @@
 """What readers owe to those who call them, whatever the kind of file."""
 
 import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from test_preprocess import done, make, refused, two_samples, write_10x
-from test_readers import PLACES, SYMBOLS, loom, merscope, mtx, visium, xenium
+from test_readers import PLACES, SYMBOLS, loom, merscope, mtx, visium, xenium, zarr_store
 
 from unbatch.data.readers.kinds import find
 from unbatch.data.samples import Wanted, inspect
@@ -116,3 +117,21 @@ def test_a_folder_that_cannot_be_listed_is_refused_by_its_name(
     monkeypatch.setattr(Path, "iterdir", iterdir)
     with pytest.raises(InputError, match=closed):
         inspect(tmp_path, "A")
+
+
+@pytest.mark.parametrize("name", ["packed.zarr", "packed.zip"])
+def test_a_packed_store_is_read_whatever_its_name_and_closed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import zarr
+
+    closed = []
+    close = zarr.storage.ZipStore.close
+    monkeypatch.setattr(zarr.storage.ZipStore, "close", lambda store: (closed.append(store), close(store)))
+    zarr_store(tmp_path / "a.zarr", 2)
+    Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a.zarr")).rename(tmp_path / name)
+    found = inspect(tmp_path / name, "A")
+    assert (found.kind, list(found.var.index)) == ("zarr", SYMBOLS)
+    np.testing.assert_array_equal(found.coordinates, PLACES)
+    assert closed
+    assert not any(store._is_open for store in closed)

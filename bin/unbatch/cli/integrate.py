@@ -1,5 +1,6 @@
 """`integrate`: a dataset, its fits and their scores to one file to go on with."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +89,9 @@ def main(
                 copied[f"obsm/{integrated.CORRECTED}"] = (each.path, f"layers/{integrated.CORRECTED}")
     about = {"seed": run.seed, "versions": versions(*PACKAGES)} | ({"use": use} if use else {})
     adata.uns["unbatch"]["integrated"] = integrated.describe(taken, choice, result) | about
-    io.write_h5ad(adata, output, copied=copied)
-    if store is not None:
-        as_zarr.write_zarr(output, store)
+    # a store that cannot be written leaves no file that says it is there
+    to_store = None if store is None else partial(as_zarr.write_zarr, folder=store)
+    io.write_h5ad(adata, output, copied=copied, then=to_store)
     if notes is not None:
         io.write_json({"notes": found_out.as_json()}, notes)
     log.info("Wrote %d cells, %d genes and %d embeddings to %s", adata.n_obs, adata.n_vars, len(taken), output)

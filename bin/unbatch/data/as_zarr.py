@@ -100,7 +100,9 @@ def _copy_array(source: "h5py.Dataset", target: "zarr.Group", name: str) -> None
     """Copy numbers, some rows at a time."""
     width = max(1, source.size // max(1, len(source)))
     rows = max(1, min(len(source), BLOCK // width))
-    made = target.create_array(name, shape=source.shape, dtype=source.dtype, chunks=(rows, *source.shape[1:]))
+    # a chunk has no dimension of size 0, which an array can have
+    chunks = (rows, *(max(1, size) for size in source.shape[1:]))
+    made = target.create_array(name, shape=source.shape, dtype=source.dtype, chunks=chunks)
     made.attrs.update(_plain(source.attrs))
     for start in range(0, len(source), rows):
         made[start : start + rows] = source[start : start + rows]

@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,13 +184,18 @@ def open_annotated(path: str | Path, inner: str = "") -> "Iterator[Any]":
     InputError
         If what the block reads of it cannot be read.
     """
+    import h5py
+
     path = Path(path)
-    if path.is_dir() or path.suffix.lower() == ".zip":
+    # what is packed is told by content: an archive can have any name
+    packed = path.is_file() and not h5py.is_hdf5(path) and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path))
+    if path.is_dir() or packed:
         import zarr
 
         try:
-            group = zarr.open_group(path if path.is_dir() else zarr.storage.ZipStore(path, mode="r"), mode="r")
-            yield group[inner] if inner else group
+            with closing(zarr.storage.ZipStore(path, mode="r")) if packed else nullcontext(path) as store:
+                group = zarr.open_group(store, mode="r")
+                yield group[inner] if inner else group
         except (InputError, MemoryError):
             raise
         except Exception as error:
@@ -438,6 +444,7 @@ def write_h5ad(
     path: str | Path,
     *,
     copied: Mapping[str, tuple[Path, str]] | None = None,
+    then: Callable[[Path], None] | None = None,
     **blocks: "Iterable[np.ndarray | csr_matrix] | None",
 ) -> None:
     """Write an h5ad file in encodings that every anndata since 0.8 reads (`unbatch.data.portable`).
@@ -451,6 +458,8 @@ def write_h5ad(
     copied
         Slots that are copied from other files as they stand there, compression included, without being read: by name,
         such as ``"layers/counts"``, an h5ad file and the name of a slot of it.
+    then
+        What else to write from the file, given its temporary path: the file takes its name after that, if at all.
     blocks
         Row blocks of ``X`` or, by its name, of a layer, all dense or all CSR, appended one by one so that the whole
         matrix is never in memory. CSR is compressed with lzf, which is faster than gzip; dense noise would hardly
@@ -465,18 +474,21 @@ def write_h5ad(
     """
     from unbatch.data import portable
 
-    with replacing(path) as temporary, _new_hdf5(temporary) as (file, disk):
-        portable.write(file, adata, compression="gzip", compression_opts=1)
-        for name, rows in blocks.items():
-            if rows is not None:
-                slot = name if name == "X" else f"layers/{name}"
-                _append_blocks(file, slot, disk.unless_refused(rows), adata.n_obs * adata.n_vars)
-        for slot, (source, inside) in disk.unless_refused((copied or {}).items()):
-            folder, _, name = slot.rpartition("/")
-            with open_hdf5(source) as other:
-                other.copy(inside, file.require_group(folder) if folder else file, name=name)
-        if copied:
-            portable.require_known(file)
+    with replacing(path) as temporary:
+        with _new_hdf5(temporary) as (file, disk):
+            portable.write(file, adata, compression="gzip", compression_opts=1)
+            for name, rows in blocks.items():
+                if rows is not None:
+                    slot = name if name == "X" else f"layers/{name}"
+                    _append_blocks(file, slot, disk.unless_refused(rows), adata.n_obs * adata.n_vars)
+            for slot, (source, inside) in disk.unless_refused((copied or {}).items()):
+                folder, _, name = slot.rpartition("/")
+                with open_hdf5(source) as other:
+                    other.copy(inside, file.require_group(folder) if folder else file, name=name)
+            if copied:
+                portable.require_known(file)
+        if then is not None:
+            then(temporary)
 
 
 class _Disk(FileIO):
