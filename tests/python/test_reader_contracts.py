@@ -4,12 +4,14 @@ import gzip
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from test_preprocess import done, make, refused, two_samples, write_10x
 from test_readers import PLACES, SYMBOLS, loom, merscope, mtx, visium, xenium, zarr_store
 
+from unbatch.data.readers.annotated import count_places
 from unbatch.data.readers.kinds import find
 from unbatch.data.samples import Wanted, inspect
 from unbatch.errors import InputError
@@ -135,3 +137,51 @@ def test_a_packed_store_is_read_whatever_its_name_and_closed(
     np.testing.assert_array_equal(found.coordinates, PLACES)
     assert closed
     assert not any(store._is_open for store in closed)
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_only_a_raw_matrix_of_all_barcodes_is_warned_of(positions: bool, tmp_path: Path):
+    visium(tmp_path / "outs", "tissue_positions.csv")
+    matrix = tmp_path / "outs" / "raw_feature_bc_matrix.h5"
+    (tmp_path / "outs" / "filtered_feature_bc_matrix.h5").rename(matrix)
+    found = inspect(tmp_path / "outs" if positions else matrix, "A")
+    assert (found.kind == "Visium", "raw-matrix" in {remark.code for remark in found.remarks}) == (
+        positions,
+        not positions,
+    )
+
+
+def test_counts_are_looked_for_in_one_order_in_every_kind_of_file(tmp_path: Path):
+    layers = {"raw_counts": 1, "Counts": 2, "zzz": 3}
+    with h5py.File(tmp_path / "a.loom", "w") as file:
+        for name, value in layers.items():
+            file[f"layers/{name}"] = np.full((2, 3), value)
+        file["matrix"] = file["X"] = np.full((2, 3), 0.5)
+        file["row_attrs/Gene"], file["col_attrs/CellID"] = np.array(["A", "B"], "S"), np.array(["a", "b", "c"], "S")
+        assert count_places(file) == ["layers/Counts", "layers/raw_counts", "layers/zzz"]
+    adata = make()
+    adata.layers["raw_counts"] = adata.layers["Counts"] = adata.X.copy()
+    adata.X = adata.X * 0.5
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert {inspect(tmp_path / name, "A").slot for name in ("a.loom", "a.h5ad")} == {"layers/Counts"}
+
+
+def test_text_that_is_not_utf8_does_not_keep_a_file_of_old_anndata_from_being_read(tmp_path: Path):
+    with h5py.File(tmp_path / "a.h5ad", "w") as file:
+        file["X"] = np.ones((2, 3), np.float32)
+        file["obs"] = np.array([(b"a", b"caf\xe9"), (b"b", b"bar")], dtype=[("index", "S1"), ("place", "S4")])
+        file["var"] = np.array([(b"A",), (b"B",), (b"C",)], dtype=[("index", "S1")])
+    assert inspect(tmp_path / "a.h5ad", "A").obs["place"].tolist() == ["caf\ufffd", "bar"]
+
+
+def test_an_error_that_says_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class SilentError(Exception):
+        pass
+
+    def fail(*args: object, **options: object) -> None:
+        raise SilentError
+
+    xenium(tmp_path / "a", parquet=False)
+    monkeypatch.setattr(pd, "read_csv", fail)
+    with pytest.raises(InputError, match="SilentError"):
+        inspect(tmp_path / "a", "A")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from unbatch.data.names import spelling
 from unbatch.errors import InputError
 
 _COLUMNS = ("featuretypes", "featuretype")
@@ -163,17 +164,13 @@ def _tally(spelt: Any, codes: np.ndarray) -> dict[str, int]:
     found: dict[str, int] = {}
     first: dict[str, str] = {}
     for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
-        value = "" if code < 0 else _text(spelt[code])
+        value = "" if code < 0 else spelling(spelt[code]) or ""
         plain = _plain(value)
         name = UNTYPED if plain in _MISSING else first.setdefault(plain, value.strip())
         found[name] = found.get(name, 0) + int(count)
     return found
 
 
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
 def _plain(value: Any) -> str:
     """Text in lower case with single spaces for whatever joins words."""
-    return re.sub(r"[\s_.:/-]+", " ", _text(value)).strip().lower()
+    return re.sub(r"[\s_.:/-]+", " ", spelling(value) or "").strip().lower()

@@ -221,7 +221,7 @@ def unreadable(path: str | Path, kind: str, error: Exception) -> InputError:
     said = " ".join(str(each) for each in causes(error))
     if _FILTER.search(said):
         return InputError(
-            f"{path}: compressed in a way that is not read here ({_first_line(error)}), expected {kind} with "
+            f"{path}: compressed in a way that is not read here ({first_line(error)}), expected {kind} with "
             "gzip or lzf; "
             "read and write it anew where it was made"
         )
@@ -229,8 +229,8 @@ def unreadable(path: str | Path, kind: str, error: Exception) -> InputError:
         "IORegistry"
     )
     if own and (_ABSENT.search(said) or not isinstance(error, KeyError) or "Unable to" not in said):
-        return InputError(f"{path}: a part is missing or of an unknown form, expected {kind} ({_first_line(error)})")
-    return InputError(f"{path}: truncated or damaged, expected {kind} ({_first_line(error)})")
+        return InputError(f"{path}: a part is missing or of an unknown form, expected {kind} ({first_line(error)})")
+    return InputError(f"{path}: truncated or damaged, expected {kind} ({first_line(error)})")
 
 
 def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData":
@@ -268,7 +268,7 @@ def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData"
     try:
         return AnnData(**parts)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: the slots do not fit together ({_first_line(error)})") from error
+        raise InputError(f"{path}: the slots do not fit together ({first_line(error)})") from error
 
 
 def read_csr(path: str | Path, slot: str, inner: str = "") -> "csr_matrix":
@@ -334,7 +334,8 @@ def small_indices(matrix: "csr_matrix") -> "csr_matrix":
     return matrix
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -642,4 +643,4 @@ def read_model(folder: str | Path) -> "tuple[dict[str, Any], dict[str, np.ndarra
     try:
         return config, load_file(path)
     except SafetensorError as error:
-        raise InputError(f"{path}: damaged, expected safetensors ({_first_line(error)})") from error
+        raise InputError(f"{path}: damaged, expected safetensors ({first_line(error)})") from error

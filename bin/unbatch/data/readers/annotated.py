@@ -1,7 +1,7 @@
 """Annotated data: h5ad files, AnnData and SpatialData zarr stores, modalities of MuData."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from unbatch.errors import InputError
 from unbatch.text import some
 
 COUNT_LAYERS = (
-    "raw_counts", "rawcounts", "raw_count", "raw", "count", "umi", "umis", "umi_counts", "counts_raw", "unnormalized",
-    "raw_data", "matrix", "decontxcounts", "spliced",
+    "counts", "raw_counts", "rawcounts", "raw_count", "raw", "count", "umi", "umis", "umi_counts", "counts_raw",
+    "unnormalized", "raw_data", "matrix", "decontxcounts", "spliced",
 )  # fmt: skip
-"""Layers, in lower case, that usually hold counts, the best first; ``counts`` itself is in `COUNT_SLOTS`."""
+"""Layers, in lower case, that usually hold counts, the best first."""
 
 _INDICES = (
     "_index",
@@ -184,13 +184,17 @@ def _more_obs(found: Found, inner: str) -> pd.DataFrame | None:
 # Counts ---------------------------------------------------------------------------------------------------------------
 
 
+def layers_of_counts(layers: Iterable[str]) -> list[str]:
+    """Slots of the layers that usually hold counts, in any case of letters, the best first."""
+    named = sorted(layers)
+    return [f"layers/{name}" for usual in COUNT_LAYERS for name in named if name.lower() == usual]
+
+
 def count_places(file: Any) -> list[str]:
     """Places of a file that hold what counts can be, the usual ones first."""
     layers = list(file["layers"].keys()) if "layers" in file else []
-    usual = {name.lower(): name for name in layers}
     ordered = [slot for slot in COUNT_SLOTS if slot in file]
-    ordered += [f"layers/{usual[name]}" for name in (*COUNT_LAYERS, "counts") if name in usual]
-    ordered += [f"layers/{name}" for name in layers]
+    ordered += [*layers_of_counts(layers), *(f"layers/{name}" for name in layers)]
     return [slot for slot in dict.fromkeys(ordered) if holds_counts(file[slot])]
 
 
@@ -206,8 +210,7 @@ def _counts(file: Any, path: Any, asked: str | None) -> tuple[str, str]:
         )
         raise InputError(f"{path}: no counts in {asked}; found {found}")
     present = [slot for slot in COUNT_SLOTS if slot in file]
-    usual = {name.lower(): name for name in layers if f"layers/{name}" not in present}
-    further = [f"layers/{usual[name]}" for name in ("counts", *COUNT_LAYERS) if name in usual]
+    further = [slot for slot in layers_of_counts(layers) if slot not in present]
     if not present and not further:
         found = ", ".join(f"layers/{key}" for key in layers) or "no matrix"
         raise InputError(f"{path}: no counts in {', '.join(COUNT_SLOTS)}; found {found}")
@@ -277,6 +280,9 @@ def _table(file: Any, slot: str, path: Any) -> tuple[pd.DataFrame, str]:
     if hasattr(stored, "keys") and "_index" not in stored.attrs:
         table, index = _without_index(stored, f"{path}: {slot}")
         odd = f"{slot} does not say which column names its rows (no attribute _index); {index} is taken"
+    elif getattr(getattr(stored, "dtype", None), "names", None):
+        # anndata takes the text of records for ASCII
+        table = stored[...]
     else:
         table = read_elem(stored)
     if isinstance(table, np.ndarray) and table.dtype.names:
@@ -313,7 +319,7 @@ def _of_records(records: np.ndarray, slot: str, file: Any) -> pd.DataFrame:
     from anndata.io import read_elem
 
     def text(values: np.ndarray) -> np.ndarray:
-        return np.array([value.decode() if isinstance(value, bytes) else value for value in values], dtype=object)
+        return np.array([names.spelling(value) for value in values], dtype=object)
 
     fields = list(records.dtype.names or ())
     index = next((name for name in ("_index", "index") if name in fields), fields[0])

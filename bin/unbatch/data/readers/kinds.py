@@ -353,7 +353,7 @@ def _tenx_folder(given: Path, folder: Path, files: dict[str, Path], entries: dic
         each for place in (spatial, folder) if place for each in sorted(place.iterdir()) if _POSITIONS.match(each.name)
     ]
     matrices = [each for name, each in files.items() if _MATRICES.match(name)]
-    trio = next(
+    packed = next(
         (
             each
             for name, each in entries.items()
@@ -361,7 +361,7 @@ def _tenx_folder(given: Path, folder: Path, files: dict[str, Path], entries: dic
         ),
         None,
     )
-    if not matrices and not trio and positions:
+    if not matrices and not packed and positions:
         # counts of all spots are enough where positions say which are in tissue
         matrices = [each for name, each in files.items() if _RAW.match(name) and name.endswith(".h5")]
     if len(matrices) > 1:
@@ -372,11 +372,10 @@ def _tenx_folder(given: Path, folder: Path, files: dict[str, Path], entries: dic
     about: dict[str, Path] = {}
     if matrices:
         about = {"matrix": matrices[0]}
-    elif trio is not None:
-        inner = _trio(trio)
-        about = inner or {}
+    elif packed is not None:
+        about = trio(packed) or {}
     else:
-        about = _trio(folder) or {}
+        about = trio(folder) or {}
     if not about:
         if positions or spatial:
             raise InputError(
@@ -399,7 +398,7 @@ def _tenx_folder(given: Path, folder: Path, files: dict[str, Path], entries: dic
     return Found("10x", given, folder, about)
 
 
-def _trio(folder: Path) -> dict[str, Path] | None:
+def trio(folder: Path) -> dict[str, Path] | None:
     """Find matrix.mtx and its names in a folder, or in the one folder of a genome below it."""
     files = sorted(each for each in folder.iterdir() if each.is_file())
     matrices = [each for each in files if _MTX.match(each.name)]
@@ -416,7 +415,7 @@ def _trio(folder: Path) -> dict[str, Path] | None:
         below = sorted(each for each in folder.iterdir() if each.is_dir())
         genomes = [each for each in below if any(_MTX.match(inner.name) for inner in each.iterdir() if inner.is_file())]
         if folder.name.endswith("gene_bc_matrices") and len(genomes) == 1:
-            return _trio(genomes[0])
+            return trio(genomes[0])
         return None
     found = _companions(matrices[0], files)
     if found is None:

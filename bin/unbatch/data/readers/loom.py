@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from unbatch.data import features, io, names
-from unbatch.data.readers.annotated import COUNT_LAYERS, holds_counts
+from unbatch.data.readers.annotated import holds_counts, layers_of_counts
 from unbatch.data.readers.coordinates import of_columns
 from unbatch.data.readers.kinds import Found
 from unbatch.data.samples import Sample, Wanted, only_genes
@@ -64,11 +64,7 @@ def _table(group: Any, usual: tuple[str, ...], path: Path, what: str) -> pd.Data
         stored = group[key]
         if getattr(stored, "ndim", 0) == 1:
             values = stored[:]
-            columns[key] = (
-                [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
-                if values.dtype.kind in "SO"
-                else values
-            )
+            columns[key] = [names.spelling(value) for value in values] if values.dtype.kind in "SO" else values
     index = next((key for key in usual if key in columns), None)
     if index is None:
         raise InputError(
@@ -89,10 +85,8 @@ def _slot(file: Any, path: Path, asked: str | None) -> tuple[str, str]:
         )
     if asked or holds_counts(file["matrix"]):
         return "matrix", ""
-    usual = {key.lower(): key for key in layers}
-    for name in ("counts", *COUNT_LAYERS):
-        if name in usual and holds_counts(file[f"layers/{usual[name]}"]):
-            slot = f"layers/{usual[name]}"
+    for slot in layers_of_counts(layers):
+        if holds_counts(file[slot]):
             return slot, f"the matrix holds other values than counts, which are taken from {slot}"
     return "matrix", ""
 

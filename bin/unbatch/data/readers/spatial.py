@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unbatch.data import names
+from unbatch.data import io, names
 from unbatch.data.readers import tables, tenx
 from unbatch.data.readers.coordinates import of_columns
-from unbatch.data.readers.kinds import Found
+from unbatch.data.readers.kinds import Found, trio
 from unbatch.data.samples import Sample, Wanted, usable
 from unbatch.errors import InputError
 from unbatch.text import some
@@ -40,6 +40,8 @@ def read_visium(found: Found, name: str, wanted: Wanted) -> Sample:
         raise InputError(f"{positions}: no barcode of {found.files['matrix'].name} is in tissue")
     table = table.iloc[rows]
     place = f"{positions.parent.name}/{positions.name}"
+    # spots outside of tissue are left out, of a raw matrix too
+    remarks = tuple(remark for remark in sample.remarks if remark.code != "raw-matrix")
     coordinates, lacks = usable(table[["pxl_col_in_fullres", "pxl_row_in_fullres"]], len(table), place)
     obs = table[["array_row", "array_col"]].join(sample.obs.iloc[rows]).rename_axis(None)
     return replace(
@@ -50,6 +52,7 @@ def read_visium(found: Found, name: str, wanted: Wanted) -> Sample:
         place=place if coordinates is not None else "",
         lacks=lacks,
         rows=rows,
+        remarks=remarks,
     )
 
 
@@ -71,9 +74,7 @@ def _positions(path: Path) -> pd.DataFrame:
     except MemoryError:
         raise
     except Exception as error:
-        raise InputError(
-            f"{path}: {expected} ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})"
-        ) from error
+        raise InputError(f"{path}: {expected} ({io.first_line(error)})") from error
     absent = [column for column in _POSITIONS if column not in table]
     if absent:
         raise InputError(f"{path}: {expected}; {', '.join(absent)} missing, found {some(table.columns, 8)}")
@@ -100,12 +101,10 @@ def read_xenium(found: Found, name: str, wanted: Wanted) -> Sample:
     """Read all but the counts of a Xenium folder, with the centroids of the cells."""
     matrix = found.files["matrix"]
     if matrix.is_dir():
-        from unbatch.data.readers.kinds import _trio
-
-        trio = _trio(matrix)
-        if trio is None:
+        inside = trio(matrix)
+        if inside is None:
             raise InputError(f"{matrix}: a folder without matrix.mtx")
-        sample = tenx.read_mtx(replace(found, files={**found.files, **trio}), name, wanted)
+        sample = tenx.read_mtx(replace(found, files={**found.files, **inside}), name, wanted)
     else:
         sample = tenx.read_hdf5(found, name, wanted)
     cells = found.files["cells"]
@@ -144,7 +143,7 @@ def _cells(path: Path, keys: tuple[str, ...]) -> pd.DataFrame:
     except MemoryError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: cannot be read as a table of cells ({str(error).splitlines()[0][:200]})") from error
+        raise InputError(f"{path}: cannot be read as a table of cells ({io.first_line(error)})") from error
     if keys[0] == "fov":
         if not {"fov", "cell_ID"} <= set(table):
             raise InputError(f"{path}: expected the columns fov and cell_ID, found {some(table.columns, 8)}")

@@ -41,9 +41,7 @@ def _open(path: Path) -> "AbstractContextManager[h5py.File]":
 
 
 def _text(stored: "h5py.Dataset") -> np.ndarray:
-    return np.array(
-        [value.decode(errors="replace") if isinstance(value, bytes) else value for value in stored[:]], dtype=object
-    )
+    return np.array([names.spelling(value) for value in stored[:]], dtype=object)
 
 
 def _newer(found: Found, matrix: Path, file: "h5py.File", name: str) -> tuple[Sample, pd.Series | None]:
