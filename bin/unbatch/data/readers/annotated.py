@@ -138,9 +138,8 @@ def _inner(found: Found) -> tuple[str, str]:
                     return f"{parent}/{listed[0]}", "SpatialData"
                 if listed:
                     raise InputError(
-                        f"{found.path}: a SpatialData store with {len(listed)} tables ({some(listed)}), "
-                        "expected one; give the path "
-                        f"of one, {found.place.name}/{parent}/{listed[0]}"
+                        f"{found.path}: a SpatialData store with {len(listed)} tables ({some(listed)}), expected one; "
+                        f"give the path of one, {found.place.name}/{parent}/{listed[0]}"
                     )
         raise InputError(
             f"{found.path}: this is a zarr store, but neither of AnnData nor with a table of SpatialData; found "
@@ -164,9 +163,8 @@ def _modality(path: Path) -> str:
         if len(chosen) == 1:
             return f"mod/{chosen[0]}"
     raise InputError(
-        f"{path}: a MuData of the modalities {some(modalities) or '(none)'}, of which none is named rna; "
-        "expected one with genes: "
-        "write it alone, mdata.mod[NAME].write_h5ad(...)"
+        f"{path}: a MuData of the modalities {some(modalities) or '(none)'}, of which none is named rna; expected one "
+        "with genes: write it alone, mdata.mod[NAME].write_h5ad(...)"
     )
 
 

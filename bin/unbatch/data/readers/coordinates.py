@@ -18,12 +18,11 @@ _OTHER = re.compile(
 )
 
 _WORDS_OF_PAIRS = (
-    "xcentroid/ycentroid centerx/centery centerxglobalpx/centeryglobalpx centroidx/centroidy "
-    "spatialx/spatialy spatial1/spatial2 xcoord/ycoord coordx/coordy xcoordinate/ycoordinate "
-    "xcoords/ycoords coordinatex/coordinatey xlocation/ylocation xposition/yposition positionx/positiony "
-    "posx/posy xpos/ypos xum/yum xpx/ypx xpixel/ypixel pixelx/pixely globalx/globaly xglobal/yglobal "
-    "centroidxum/centroidyum xglobalpx/yglobalpx pxlcolinfullres/pxlrowinfullres imagecol/imagerow x/y "
-    "arraycol/arrayrow"
+    "xcentroid/ycentroid centerx/centery centerxglobalpx/centeryglobalpx centroidx/centroidy spatialx/spatialy "
+    "spatial1/spatial2 xcoord/ycoord coordx/coordy xcoordinate/ycoordinate xcoords/ycoords coordinatex/coordinatey "
+    "xlocation/ylocation xposition/yposition positionx/positiony posx/posy xpos/ypos xum/yum xpx/ypx xpixel/ypixel "
+    "pixelx/pixely globalx/globaly xglobal/yglobal centroidxum/centroidyum xglobalpx/yglobalpx "
+    "pxlcolinfullres/pxlrowinfullres imagecol/imagerow x/y arraycol/arrayrow"
 )
 PAIRS = tuple(tuple(pair.split("/")) for pair in _WORDS_OF_PAIRS.split())
 """Columns of obs with both coordinates, in lower case and without what joins words, the best first."""

@@ -12,9 +12,8 @@ from unbatch.errors import InputError
 from unbatch.text import some
 
 READ = (
-    "h5ad, h5mu or loom files, AnnData and SpatialData zarr stores, 10x HDF5 files and matrix.mtx folders, "
-    "Space Ranger, "
-    "Xenium and MERSCOPE folders, tables of counts (CSV, TSV)"
+    "h5ad, h5mu or loom files, AnnData and SpatialData zarr stores, 10x HDF5 files and matrix.mtx folders, Space "
+    "Ranger, Xenium and MERSCOPE folders, tables of counts (CSV, TSV)"
 )
 """What is read, for messages."""
 
@@ -24,10 +23,9 @@ BIN = "square_008um"
 _DEPTH = 4
 """Folders below the one that is given that are looked at."""
 
-_WORDS_OF_MATRICES = (
-    "analysis spatial raw_feature_bc_matrix raw_gene_bc_matrices raw_probe_bc_matrix web_summary "
-    "deconvolution segmented_outputs crispr_analysis vdj_t vdj_b vdj_reference morphology_focus "
-    "aux_outputs images"
+_WORDS_OF_SKIPPED = (
+    "analysis spatial raw_feature_bc_matrix raw_gene_bc_matrices raw_probe_bc_matrix web_summary deconvolution "
+    "segmented_outputs crispr_analysis vdj_t vdj_b vdj_reference morphology_focus aux_outputs images"
 )
 _MATRICES = re.compile(
     r"(?P<prefix>.*?)(?:sample_)?(?:filtered_feature_bc_matrix|filtered_gene_bc_matrices_h5|cell_feature_matrix)\.h5$"
@@ -35,7 +33,7 @@ _MATRICES = re.compile(
 _RAW = re.compile(r".*(?:raw_feature_bc_matrix|raw_gene_bc_matrices)")
 _POSITIONS = re.compile(r".*tissue_positions(?:_list)?\.(?:csv|parquet)(?:\.gz)?$")
 _MTX = re.compile(r".*\.mtx(?:\.gz)?$", re.IGNORECASE)
-_SKIPPED = frozenset(_WORDS_OF_MATRICES.split())
+_SKIPPED = frozenset(_WORDS_OF_SKIPPED.split())
 
 
 @dataclass(frozen=True)
@@ -379,16 +377,14 @@ def _tenx_folder(given: Path, folder: Path, files: dict[str, Path], entries: dic
     if not about:
         if positions or spatial:
             raise InputError(
-                f"{folder}: positions of spots without counts: no filtered_feature_bc_matrix.h5 and no folder "
-                "with matrix.mtx in "
-                f"it; found {some(entries)}"
+                f"{folder}: positions of spots without counts: no filtered_feature_bc_matrix.h5 and no folder with "
+                f"matrix.mtx in it; found {some(entries)}"
             )
         return None
     if spatial is not None and not positions:
         raise InputError(
             f"{spatial}: tissue_positions.csv: no such file (nor tissue_positions_list.csv, "
-            "tissue_positions.parquet); found "
-            f"{some(sorted(each.name for each in spatial.iterdir())) or 'nothing'}"
+            f"tissue_positions.parquet); found {some(sorted(each.name for each in spatial.iterdir())) or 'nothing'}"
         )
     if positions:
         best = sorted(positions, key=lambda each: ("_list" in each.name, each.suffix != ".parquet"))[0]
@@ -408,8 +404,7 @@ def trio(folder: Path) -> dict[str, Path] | None:
     if len(matrices) > 1:
         raise InputError(
             f"{folder}: several matrices ({some(sorted(each.name for each in matrices))}), expected one; a "
-            "samplesheet takes a line "
-            "for each, with the .mtx file as path"
+            "samplesheet takes a line for each, with the .mtx file as path"
         )
     if not matrices:
         below = sorted(each for each in folder.iterdir() if each.is_dir())
@@ -420,9 +415,8 @@ def trio(folder: Path) -> dict[str, Path] | None:
     found = _companions(matrices[0], files)
     if found is None:
         raise InputError(
-            f"{matrices[0]}: a matrix.mtx without its names: expected barcodes.tsv and features.tsv (or "
-            f"genes.tsv) in {folder}, "
-            f"found {some(each.name for each in files)}"
+            f"{matrices[0]}: a matrix.mtx without its names: expected barcodes.tsv and features.tsv (or genes.tsv) in "
+            f"{folder}, found {some(each.name for each in files)}"
         )
     return {"matrix": matrices[0], **found}
 

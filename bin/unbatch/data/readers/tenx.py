@@ -196,8 +196,7 @@ def read_mtx(found: Found, name: str, wanted: Wanted) -> Sample:
     if not fitting:
         raise InputError(
             f"{matrix}: has {shape[0]} x {shape[1]} values, but {barcodes_file.name} has {len(cells)} names and "
-            f"{features_file.name} "
-            f"{len(genes)}; expected one for every row and column"
+            f"{features_file.name} {len(genes)}; expected one for every row and column"
         )
     order = (exact or fitting)[0]
     n_genes, n_cells = shape if order == "genes x cells" else shape[::-1]
