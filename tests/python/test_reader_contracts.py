@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from test_preprocess import done, make, refused, two_samples, write_10x
+from test_preprocess import done, make, refused, run, two_samples, write_10x
 from test_readers import PLACES, SYMBOLS, loom, merscope, mtx, visium, xenium, zarr_store
 
 from unbatch.data.readers.annotated import count_places
@@ -185,3 +185,27 @@ def test_an_error_that_says_nothing_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(pd, "read_csv", fail)
     with pytest.raises(InputError, match="SilentError"):
         inspect(tmp_path / "a", "A")
+
+
+@pytest.mark.parametrize(
+    ("cells", "genes", "turned"),
+    [
+        ([f"ENSG{i:011d}" for i in range(12)], [f"c{i}" for i in range(8)], True),
+        (list("ABCDEFGHIJKL"), [f"ACGTACGTACGTACG{'ACGT'[i % 4]}{'ACGT'[i // 4]}-1" for i in range(8)], True),
+        (
+            [f"ACGTACGTACGTAC{'ACGT'[i % 4]}{'ACGT'[i // 4]}-1" for i in range(12)],
+            [f"ENSG{i:011d}" for i in range(8)],
+            False,
+        ),
+        ([f"c{i}" for i in range(12)], list("ABCDEFGH"), False),
+    ],
+)
+def test_rows_and_columns_that_are_exchanged_are_refused(
+    tmp_path: Path, cells: list[str], genes: list[str], turned: bool
+):
+    adata = make()
+    adata.obs_names, adata.var_names = cells, genes
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    result = run(tmp_path / "in.h5ad")
+    assert result.exit_code == (2 if turned else 0)
+    assert not turned or cells[0] in result.output

@@ -437,10 +437,10 @@ def _tell_losses(losses: "pd.DataFrame", files: "list[Sample]", genes: "pd.Index
         against = f", {other.name} has {some(theirs)}" if len(theirs) else ""
         notes.warn(
             "few-genes-shared" if few else "genes-not-shared",
-            f"{'MORE THAN HALF OF THE GENES of a sample' if few else 'Genes that'} are not in all "
-            f"samples{',' if few else ''} "
-            f"{'and are' if few else 'are'} left out: {text} (such as {some(absent)} of {worst.name}{against});"
-            " check that all samples name genes in one way.",
+            f"{'MORE THAN HALF OF THE GENES of a sample are' if few else 'Genes that are not in all samples are'} left "
+            f"out{', as not all samples have them' if few else ''}: {few if few else text} (such as {some(absent)} of "
+            f"{worst.name}{against}); check that all samples name genes in one way, and that none was filtered to "
+            "genes of its own choice.",
             samples=each,
             genes=len(genes),
         )

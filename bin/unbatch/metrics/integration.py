@@ -336,7 +336,7 @@ def evaluate(scene: Scene, wanted: list[Metric]) -> tuple[dict[str, float | None
             if out_of_memory(error):
                 raise
             scores[metric.name] = None
-            reasons[metric.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reasons[metric.name] = (" ".join(str(error).split()) or type(error).__name__)[:200]
             continue
         value = float(values[-1])
         scores[metric.name] = value if np.isfinite(value) else None
