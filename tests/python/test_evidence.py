@@ -256,9 +256,9 @@ def test_folds_targets_and_features_are_those_of_the_cells_that_are_asked(monkey
     obs["label"] = pd.Categorical(np.where(np.arange(600) < 200, None, np.array(["T", "B"])[rng.integers(0, 2, 600)]))
     # in every fold, half of the clones of each kind: what tells it is to have seen the clone
     obs["kind"] = (np.arange(30) // 5 % 2)[clone]
-    adata = ad.AnnData(
-        rng.random((600, 6), dtype=np.float32), obs, pd.DataFrame({"highly_variable": True}, index=list("abcdef"))
-    )
+    # the first component follows one gene
+    X = np.column_stack([100.0 * rng.random(600), rng.random((600, 5))]).astype(np.float32)
+    adata = ad.AnnData(X, obs, pd.DataFrame({"highly_variable": True}, index=list("abcdef")))
     adata.uns["unbatch"] = {}
     embedding = np.column_stack([place[clone], 9.0 * side]) + rng.normal(0, 1e-3, (600, 3))
     effects = np.column_stack([batch, rng.normal(size=600)])
@@ -269,7 +269,9 @@ def test_folds_targets_and_features_are_those_of_the_cells_that_are_asked(monkey
 
     monkeypatch.setattr(scoring, "EVIDENCE_CELLS", 250)
     monkeypatch.setattr(prediction, "TREES", 3)
-    monkeypatch.setattr(integration, "metrics", lambda *_: [])
+    scenes = []
+    seen = integration.Metric("seen", "other", lambda scene: scenes.append(scene) or 0.0)
+    monkeypatch.setattr(integration, "metrics", lambda *_: [seen])
     monkeypatch.setattr(scoring, "nearest_neighbours", lambda _: None)
     options = scoring.Options(targets=["kind", "side", "batch"])
     (row,) = scoring.score(adata, [{"fit": "m"}], read, options)["rows"]
@@ -277,8 +279,13 @@ def test_folds_targets_and_features_are_those_of_the_cells_that_are_asked(monkey
     def told(target: str, features: str) -> float:
         return row["prediction"][target]["cells"][features]["balanced_accuracy"]["mean"]
 
+    (scene,) = scenes
+    assert abs(np.corrcoef(scene.reference[:, 0], X[200:, 0])[0, 1]) > 0.99
+    np.testing.assert_array_equal(scene.batch, batch[200:])
+    np.testing.assert_array_equal(scene.label, obs["label"].cat.codes[200:])
     assert told("side", "embedding") > 0.9
     assert told("batch", "re") > 0.9 > 0.7 > told("batch", "embedding")
+    assert told("batch", "embedding + batch") > 0.9
     assert told("kind", "embedding") < 0.75
     assert row["random_effects"]["batch_probe"] > 0.9 > 0.7 > row["metrics"]["batch_probe"]
 
