@@ -22,8 +22,8 @@ from unbatch.metrics.recovery import (
 from unbatch.models.batchblend import RULES, BatchBlend, Fitted, Rules, Settings, choose_metagenes, fit, shares
 from unbatch.models.batchblend.composition import Comparisons, Composition, comparable_groups
 from unbatch.models.batchblend.expression import prepare
-from unbatch.models.batchblend.nmf import Given, _renew_metagenes, objective
-from unbatch.models.batchblend.noise import estimate_noise
+from unbatch.models.batchblend.nmf import Given, _renew_metagenes, gene_weights, objective
+from unbatch.models.batchblend.noise import Noise, estimate_noise
 from unbatch.models.batchblend.offset import estimate_offset
 from unbatch.models.batchblend.pooling import expected_shares, with_expectations
 from unbatch.models.batchblend.search import first_view
@@ -524,6 +524,27 @@ def test_metagenes_are_the_weighted_non_negative_least_squares_of_the_cells():
         design = np.concatenate([(cells * g[batch])[:, None] * given.x, (rows * g)[:, None] * beta])
         target = np.concatenate([cells * (given.y[:, j] - given.offset[batch, j]), rows * given.offset[:, j]])
         np.testing.assert_allclose(found[:, j], nnls(design, target)[0], atol=1e-4)
+
+
+def test_genes_weigh_by_the_inverse_of_what_they_scatter_by_in_each_batch():
+    rng = np.random.default_rng(0)
+    sd = np.exp(rng.normal(0, 0.7, (2, 12)))
+    parts = [torch.tensor(each * rng.normal(size=(4000, 12))) for each in sd]
+    matrices = [SimpleNamespace(shape=part.shape, transposed_times=part.T.matmul) for part in parts]
+    data = SimpleNamespace(
+        matrices=matrices,
+        slices=[slice(0, 4000), slice(4000, 8000)],
+        mean=torch.ones(12).double(),
+        squares=torch.stack([part.square().sum(0) for part in parts]),
+    )
+    # an axis of one gene alone, on which no cell lies
+    axes, scores = torch.eye(12, 1).double(), torch.zeros(8000, 1).double()
+    effect = SimpleNamespace(factors=torch.ones(2, 12).double(), axes=axes, scores=scores, rules=RULES)
+    found = gene_weights(data, Noise(gene_constant=0.0, gene_slope=1.0, weights=torch.ones(12).double()), effect)[
+        :, 1:
+    ].numpy()
+    expected = 1 / sd[:, 1:]
+    np.testing.assert_allclose(found / found[:, :1], expected / expected[:, :1], rtol=0.05)
 
 
 def test_the_objective_falls():

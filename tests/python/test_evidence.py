@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
+from unbatch import scoring
 from unbatch.cli import fit_baseline, report, score
-from unbatch.metrics import evidence, jackknife, prediction
+from unbatch.metrics import evidence, integration, jackknife, prediction
 
 ROOT = Path(__file__).parents[2]
 BAD = "<b>donor & co"
@@ -240,6 +241,53 @@ def test_held_out_batches_need_every_class_on_both_sides():
     target[:5] = 7
     (_train, test), *_others = prediction.batch_splits(batch, target)
     assert not set(range(5)) & set(test.tolist())
+
+
+def test_folds_targets_and_features_are_those_of_the_cells_that_are_asked(monkeypatch: pytest.MonkeyPatch):
+    """A third of the cells has no label, and of the others a part is asked: no position is that of the dataset."""
+    rng = np.random.default_rng(0)
+    # every clone lies at a point of its own, all of it in one fold
+    clone = rng.permutation(np.arange(600) % 30)
+    fold, place = np.arange(30) % 5, rng.normal(size=(30, 2))
+    batch, side = rng.integers(0, 2, (2, 600))
+    obs = pd.DataFrame(
+        {"batch": pd.Categorical(batch), "split": fold[clone], "side": side}, index=list(map(str, range(600)))
+    )
+    obs["label"] = pd.Categorical(np.where(np.arange(600) < 200, None, np.array(["T", "B"])[rng.integers(0, 2, 600)]))
+    # in every fold, half of the clones of each kind: what tells it is to have seen the clone
+    obs["kind"] = (np.arange(30) // 5 % 2)[clone]
+    # the first component follows one gene
+    X = np.column_stack([100.0 * rng.random(600), rng.random((600, 5))]).astype(np.float32)
+    adata = ad.AnnData(X, obs, pd.DataFrame({"highly_variable": True}, index=list("abcdef")))
+    adata.uns["unbatch"] = {}
+    embedding = np.column_stack([place[clone], 9.0 * side]) + rng.normal(0, 1e-3, (600, 3))
+    effects = np.column_stack([batch, rng.normal(size=600)])
+    made = {"method": "m", "seed": 0, "params": {}, "versions": {}, "wall_s": 0, "peak_mb": 0, "device": "cpu"}
+
+    def read(_name: str, cells: np.ndarray) -> scoring.Fitted:
+        return scoring.Fitted(embedding[cells], made, embedding[cells], effects[cells])
+
+    monkeypatch.setattr(scoring, "EVIDENCE_CELLS", 250)
+    monkeypatch.setattr(prediction, "TREES", 3)
+    scenes = []
+    seen = integration.Metric("seen", "other", lambda scene: scenes.append(scene) or 0.0)
+    monkeypatch.setattr(integration, "metrics", lambda *_: [seen])
+    monkeypatch.setattr(scoring, "nearest_neighbours", lambda _: None)
+    options = scoring.Options(targets=["kind", "side", "batch"])
+    (row,) = scoring.score(adata, [{"fit": "m"}], read, options)["rows"]
+
+    def told(target: str, features: str) -> float:
+        return row["prediction"][target]["cells"][features]["balanced_accuracy"]["mean"]
+
+    (scene,) = scenes
+    assert abs(np.corrcoef(scene.reference[:, 0], X[200:, 0])[0, 1]) > 0.99
+    np.testing.assert_array_equal(scene.batch, batch[200:])
+    np.testing.assert_array_equal(scene.label, obs["label"].cat.codes[200:])
+    assert told("side", "embedding") > 0.9
+    assert told("batch", "re") > 0.9 > 0.7 > told("batch", "embedding")
+    assert told("batch", "embedding + batch") > 0.9
+    assert told("kind", "embedding") < 0.75
+    assert row["random_effects"]["batch_probe"] > 0.9 > 0.7 > row["metrics"]["batch_probe"]
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from unbatch.data.notes import read_notes
         (["Unknown", "unassigned", "NA", "x"], "label", [None, None, None, "x"]),
         (["unknown", "x"], "batch", ["unknown", "x"]),
         (["T cell", "T Cell", "T cell"], "label", ["T cell"] * 3),
+        (["B Cell", "B cell"], "label", ["B Cell"] * 2),
         (["Lab", "lab"], "batch", ["Lab", "lab"]),
         (["a", "A"], "label", ["a", "A"]),
         (["b'x'", "b'y'"], "batch", ["x", "y"]),
@@ -125,19 +126,34 @@ IDS = [f"ENSG{i:011d}" for i in range(8)]
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "code"),
+    ("first", "second", "code", "named"),
     [
-        ([f"{name}.1" for name in IDS], [f"{name}.{i}" for i, name in enumerate(IDS)], "gene-versions"),
-        ([f"{name}.1" for name in IDS], IDS, "gene-versions"),
-        ([f"GRCh38_{name}" for name in "ABCDEFGH"], list("ABCDEFGH"), "genome-prefix"),
-        ([f"mm10___{name}" for name in "ABCDEFGH"], [f"{name} " for name in "ABCDEFGH"], "genome-prefix"),
-        ([f"HLA-{name}" for name in "ABCDEFGH"], [f"HLA.{name}" for name in "ABCDEFGH"], "gene-spelling"),
-        ([f"Y_R{name}" for name in "ABCDEFGH"], [f"Y-R{name}" for name in "ABCDEFGH"], "gene-spelling"),
+        ([f"{name}.1" for name in IDS], [f"{name}.{i}" for i, name in enumerate(IDS)], "gene-versions", IDS),
+        ([f"{name}.1" for name in IDS], IDS, "gene-versions", IDS),
+        ([f"GRCh38_{name}" for name in "ABCDEFGH"], list("ABCDEFGH"), "genome-prefix", list("ABCDEFGH")),
+        (
+            [f"mm10___{name}" for name in "ABCDEFGH"],
+            [f"{name} " for name in "ABCDEFGH"],
+            "genome-prefix",
+            list("ABCDEFGH"),
+        ),
+        (
+            [f"HLA-{name}" for name in "ABCDEFGH"],
+            [f"HLA.{name}" for name in "ABCDEFGH"],
+            "gene-spelling",
+            [f"HLA-{name}" for name in "ABCDEFGH"],
+        ),
+        (
+            [f"Y_R{name}" for name in "ABCDEFGH"],
+            [f"Y-R{name}" for name in "ABCDEFGH"],
+            "gene-spelling",
+            [f"Y_R{name}" for name in "ABCDEFGH"],
+        ),
     ],
 )
-def test_what_is_certain_in_names_of_genes_is_mended_and_said(tmp_path: Path, first, second, code: str):
+def test_what_is_certain_in_names_of_genes_is_mended_and_said(tmp_path: Path, first, second, code: str, named):
     dataset = genes(tmp_path, first, second)
-    assert dataset.n_vars == 8
+    assert list(dataset.var_names) == named
     assert code in codes(dataset)
     np.testing.assert_array_equal(dataset.layers["counts"].toarray()[12:], make(seed=1).X.toarray())
 

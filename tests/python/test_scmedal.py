@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from unbatch.models import scmedal
 from unbatch.models.scmedal import Model, Settings, fit, fit_projection, loss_weights, model, parameters, schedule
 from unbatch.models.scmedal.parts import Parts, of_fold, without_batch
+from unbatch.models.scmedal.random_effects import Reden
 from unbatch.nn.layers import rows
 from unbatch.nn.minibatches import Resident, Streamed
 from unbatch.nn.training import Diverged
@@ -195,6 +196,27 @@ def test_divergence_is_that_of_normal_distributions():
     assert float(effects.divergence().detach()) == pytest.approx(float(expected), rel=1e-5)
     drawn = torch.stack([torch.stack(effects.sampled_divergence(effects.sample())).sum() for _ in range(300)])
     assert float(drawn.mean()) == pytest.approx(float(expected), rel=0.1)
+
+
+def test_a_block_stretches_and_shifts_its_units_by_the_effects_of_the_batch():
+    torch.manual_seed(0)
+    block = Reden(3, 4, 2, activation=False)
+    # four cells, many times over; slopes and intercepts of unlike certainty
+    values, batch = torch.randn(4, 3).repeat_interleave(10_000, 0), torch.tensor([0, 0, 1, 1]).repeat_interleave(10_000)
+    block.effects.rho.data += torch.linspace(3, 0, 8)
+    (slope, intercept), (of_slope, of_intercept) = (
+        rows(each.detach(), torch.tensor([0, 0, 1, 1])).chunk(2, 1) for each in (block.effects.mean, block.effects.sd())
+    )
+    with torch.no_grad():
+        drawn = block.train()(values, batch)
+        given = block(values, batch, block.effects.mean)[::10_000]
+        plain = (values - values.mean(0)) @ block.dense.weight.T
+        plain = (plain / (plain.square().mean(0) + 1e-3).sqrt())[::10_000]
+    drawn = drawn.reshape(4, 10_000, 4)
+    expected, variance = plain + slope * plain + intercept, (plain * of_slope).square() + of_intercept.square()
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(drawn.mean(1), expected, rtol=0, atol=0.03)
+    torch.testing.assert_close(drawn.var(1), variance, rtol=0.08, atol=0)
 
 
 def test_rows_of_a_table_are_products_with_the_one_hot_batch():

@@ -1,5 +1,6 @@
 """Intervals over cells and seeds: scores with groups of cells left out, and what may be said of their differences."""
 
+import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -102,6 +103,28 @@ def test_groups_are_of_one_size_and_even_within_strata():
     assert len(np.unique(group[strata == 2])) == 7
     np.testing.assert_array_equal(group, uncertainty.deal(strata, 3))
     assert np.unique(uncertainty.deal(np.zeros(5, dtype=int), 0)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_jackknife_of_a_mean_is_its_variance():
+    values = np.random.default_rng(0).gamma(2, 1, 12)
+    without = (values.sum() - values) / 11
+    assert uncertainty.jackknife_variance(without) == pytest.approx(np.var(values, ddof=1) / 12)
+
+
+def test_the_variance_between_clusterings_is_that_of_nmi_and_ari(monkeypatch: pytest.MonkeyPatch):
+    label = np.random.default_rng(0).integers(0, 3, 60)
+    found = [np.where(np.arange(60) < 10 * start, label, 0) for start in range(uncertainty.CLUSTERINGS)]
+
+    class Clusters:
+        def __init__(self, _number: int, *, random_state: int, **_settings) -> None:
+            self.labels_ = found[random_state % len(found)]
+
+        def fit(self, _embedding: np.ndarray) -> "Clusters":
+            return self
+
+    monkeypatch.setattr(jackknife, "KMeans", Clusters)
+    scores = [normalized_mutual_info_score(label, each) + adjusted_rand_score(label, each) for each in found]
+    assert jackknife.clustering_variance(np.zeros((60, 2)), label) == pytest.approx(statistics.variance(scores))
 
 
 def mean_sample(values: np.ndarray, group: np.ndarray) -> Sample:
