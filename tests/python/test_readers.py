@@ -443,3 +443,13 @@ def test_separators_and_blanks_within_names_do_not_split_a_table(tmp_path: Path)
     assert list(sample.obs.index) == ["T cell; CD4 1", "T cell; CD4, 2"]
     (tmp_path / "t.csv").write_text("gene,T cell CD4 1,T cell CD4 2\nACTB,1,2\nGAPDH,3,4\n")
     assert list(inspect(tmp_path / "t.csv", "s").obs.index) == ["T cell CD4 1", "T cell CD4 2"]
+
+
+def test_an_error_without_a_text_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError
+
+    text_table(tmp_path / "t.csv", genes_in_rows=True)
+    monkeypatch.setattr(pd, "read_csv", fail)
+    with pytest.raises(InputError, match=r"cannot be read as a table \(ValueError\)"):
+        inspect(tmp_path / "t.csv", "s")

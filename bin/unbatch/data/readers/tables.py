@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from unbatch.data import features, names
+from unbatch.data import features, io, names
 from unbatch.data.genes import ID_COLUMNS, SYMBOL_COLUMNS, looks_like_id
 from unbatch.data.readers.coordinates import of_columns
 from unbatch.data.readers.kinds import READ, Found
@@ -303,7 +303,7 @@ def _read_text(path: Path, sep: str, top: int, columns: list[str]) -> tuple[list
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        raise InputError(f"{path}: cannot be read as a table ({str(error).splitlines()[0][:200]})") from error
+        raise InputError(f"{path}: cannot be read as a table ({io.first_line(error)})") from error
     if numeric is None:
         raise InputError(f"{path}: a table without lines below the first")
     other = pd.concat(blocks)
