@@ -74,39 +74,60 @@ def imageOf(card, common) {
 // The lines of a samplesheet that are not blank, as lists of texts: separated by what finds the columns sample and path,
 // as unbatch.data.samplesheet reads them
 def sheetLines(sheet) {
-    def bytes = sheet.bytes
-    // marks of UTF-16
-    def wide = bytes.length > 1 && [[-1, -2], [-2, -1]].contains([bytes[0] as int, bytes[1] as int])
-    def text = new String(bytes, wide ? 'UTF-16' : 'UTF-8').replace('\uFEFF', '')
+    def text = sheetText(sheet.bytes)
+    def lines = sheetBody(text).readLines()
     def stated = text =~ /^sep=(.)\r?\n/
-    def given = stated.find() ? stated.group(1) : null
-    def body = given ? text.substring(stated.end()) : text
-    def start = body.readLines().find { line -> line.replaceAll(/[\s,;|"]/, '') } ?: ''
-    def seps = [',', ';', '\t', '|']
-    def sep = given ?: seps.max { one ->
-        def cells = start.split(java.util.regex.Pattern.quote(one)).collect { cell -> unquoted(cell).toLowerCase() }
-        ['sample', 'path'].count { name -> cells.contains(name) }
+    def sep = stated.find() ? stated.group(1) : separator(lines.find { line -> line.replaceAll(/[\s,;|"]/, '') } ?: '')
+    lines.collect { line -> sheetCells(line, sep) }.findAll { cells -> cells.any { cell -> cell.trim() } }
+}
+
+// Text of a file in UTF-8, or UTF-16 with its mark
+def sheetText(bytes) {
+    def wide = bytes.length > 1 && [[-1, -2], [-2, -1]].contains([bytes[0] as int, bytes[1] as int])
+    new String(bytes, wide ? 'UTF-16' : 'UTF-8').replace('\uFEFF', '')
+}
+
+// What is below the line with which spreadsheets state the separator
+def sheetBody(text) {
+    text.replaceFirst(/^sep=.\r?\n/, '')
+}
+
+// What separates the columns sample and path, else what a header has most of
+def separator(header) {
+    [',', ';', '\t', '|'].max { sep ->
+        def cells = header.split(java.util.regex.Pattern.quote(sep), -1).collect { cell -> unquoted(cell).toLowerCase() }
+        100000 * ['sample', 'path'].count { name -> cells.contains(name) } + cells.size()
     }
-    body.readLines().collect { line -> sheetCells(line, sep) }.findAll { cells -> cells.any { cell -> cell.trim() } }
 }
 
 // The cells of a line; within double quotes a separator is text, and two quotes are one
 def sheetCells(line, sep) {
-    def end = line.toList().inject([cells: [''], quoted: false, open: false]) { state, letter ->
-        def last = state.cells.last()
-        if (letter == '"' && (state.quoted || !last.trim() || state.open)) {
+    def cells = []
+    def cell = new StringBuilder()
+    def state = [quoted: false, open: false]
+    line.toList().each { letter ->
+        if (letter == '"' && (state.quoted || state.open || !cell.toString().trim())) {
             // a second quote in a row, after one that seemed to close the text
-            def doubled = !state.quoted && state.open && last
-            [cells: state.cells.init() + [doubled ? last + '"' : state.quoted ? last : last.trim()], quoted: !state.quoted, open: true]
+            if (!state.quoted && state.open && cell.length() > 0) {
+                cell.append('"')
+            }
+            else if (!state.quoted) {
+                cell.setLength(0)
+            }
+            state.quoted = !state.quoted
+            state.open = true
         }
         else if (letter == sep && !state.quoted) {
-            [cells: state.cells + [''], quoted: false, open: false]
+            cells.add(cell.toString())
+            cell.setLength(0)
+            state.open = false
         }
         else {
-            [cells: state.cells.init() + [last + letter], quoted: state.quoted, open: state.quoted]
+            cell.append(letter)
+            state.open = state.quoted
         }
     }
-    end.cells
+    cells + [cell.toString()]
 }
 
 // A cell without blanks at its ends and quotes around it
@@ -116,16 +137,30 @@ def unquoted(cell) {
     inner.matches() ? ((1..6).collect { number -> inner.group(number) }.find { found -> found != null }).trim() : text
 }
 
-// Whether the input is a samplesheet and not counts: text whose header has a column sample or path, or no numbers below it
+// Whether the input is a samplesheet and not counts, by the rule of is_samplesheet of unbatch.data.samplesheet: the header
+// has the columns sample and path, or below a wrong one are names of files or mostly no numbers
 def isSheet(source) {
     if (!source.isFile() || !(source.extension.toLowerCase() in ['csv', 'tsv', 'txt'])) {
         return false
     }
-    def lines = sheetLines(source).take(5)
-    def head = lines ? lines[0].collect { cell -> unquoted(cell).toLowerCase() } : []
-    def below = lines ? lines.last().drop(1) : []
-    def numbers = below.count { cell -> (cell ?: '').trim() ==~ /[+-]?\d+\.?\d*([eE][+-]?\d+)?/ }
-    head.contains('sample') || head.contains('path') || !below || numbers < 0.5 * below.size()
+    // tables of counts have gigabytes
+    def limit = 65536
+    def bytes = source.withInputStream { stream -> stream.readNBytes(limit) }
+    def whole = bytes.length < limit
+    def filled = sheetBody(sheetText(bytes)).readLines().findAll { line -> line.replaceAll(/[\s,;|"]/, '') }
+    // a line that the limit cut says nothing, and no sheet has such a long header; tables may start with comments
+    def lines = (whole ? filled : filled.dropRight(1)).findAll { line -> !line.startsWith('#') }.take(5)
+    if (!lines) {
+        return whole
+    }
+    def sep = lines[0] =~ /[,;\t|]/ ? separator(lines[0]) : ' '
+    def rows = lines.collect { line -> sheetCells(line, sep).collect { cell -> unquoted(cell) } }
+    if (rows[0]*.toLowerCase().containsAll(['sample', 'path'])) {
+        return true
+    }
+    def cells = rows.drop(1).collectMany { row -> row.drop(1) }
+    def numbers = cells.count { cell -> cell ==~ /[+-]?\d+\.?\d*([eE][+-]?\d+)?/ }
+    cells.any { cell -> cell ==~ /(?i).*\.(h5ad|h5|hdf5|h5mu|loom|zarr|csv|tsv|txt|gz|zip|mtx)/ } || !cells || numbers < 0.5 * cells.size()
 }
 
 // The files that a samplesheet names, in the order of its rows; its own checks are preprocess's, before any reading

@@ -1,5 +1,6 @@
 import csv
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from scipy.sparse import csr_matrix
 from unbatch.cli.preprocess import main
 from unbatch.data import io, join, preprocess, schema, sparse
 from unbatch.data.notes import Note, read_notes
-from unbatch.data.samplesheet import read_samplesheet
+from unbatch.data.samplesheet import is_samplesheet, read_samplesheet
 
 DLPFC = Path(__file__).parents[3] / "shared/data/dlpfc"
 
@@ -766,3 +767,45 @@ def test_four_sections_of_dlpfc_share_653_genes(tmp_path: Path):
     assert dataset.obs["label"].isna().sum() == 47
     assert dataset.obsm["spatial"].shape == (15769, 2)
     schema.validate(io.read_h5ad(tmp_path / "dataset.h5ad"), "dataset", "dataset")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", "cell,sample,ACTB,GAPDH\nc1,s1,3,4\nc2,path,0,1\n", False),
+        ("a.csv", 'cell,ACTB,GAPDH\nc1,3,4\n"sample",0,1\n', False),
+        ("a.tsv", "# counts, of all\n\ngene\tc1\tc2\nACTB\t3\t4\n", False),
+        ("a.txt", "gene c1 c2\nACTB 3 4\n", False),
+        ("a.csv", "gene," + ",".join(f"cell_{i}" for i in range(20000)) + "\nsample,1\n", False),
+        ("a.csv", "sample,path,age,weight,height\nA,a.h5ad,1,2,3\n", True),
+        ("a.csv", "sample,file,age,weight,height\nA,a.h5ad,1,2,3\n", True),
+        ("a.csv", "name,file\nA,folder\n", True),
+        ("a.csv", '\n;;\n"Sample";"PATH"\nA;1\n', True),
+        ("a.csv", "\n\n", True),
+        ("a.png", "sample,path\nA,a.h5ad\n", False),
+    ],
+)
+def test_a_samplesheet_is_told_from_a_table_of_counts(tmp_path: Path, name: str, content: str, expected: bool):
+    (tmp_path / name).write_text(content)
+    assert is_samplesheet(tmp_path / name) is expected
+
+
+def test_a_table_of_counts_with_a_column_of_samples_is_one_dataset(tmp_path: Path):
+    frame = pd.DataFrame(make().X.toarray().astype(int), make().obs_names, [f"GENE{i}" for i in range(8)])
+    frame.insert(0, "sample", make().obs["sample"])
+    frame.to_csv(tmp_path / "counts.csv", index_label="cell")
+    dataset = done(tmp_path / "counts.csv")
+    assert list(dataset.obs["batch"].cat.categories) == ["s1", "s2"]
+    assert list(dataset.var_names) == list(frame.columns[1:])
+
+
+def test_only_the_start_of_a_file_tells_what_it_is(tmp_path: Path):
+    with (tmp_path / "large.csv").open("wb") as file:
+        file.write(b"gene,c1,c2\nACTB,1,2\n")
+        file.truncate(1 << 26)
+    tracemalloc.start()
+    try:
+        assert not is_samplesheet(tmp_path / "large.csv")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()

@@ -342,3 +342,114 @@ def test_mutated_inputs_end_in_a_sentence_or_in_what_they_were(tmp_path: Path):
         sys.path.pop(0)
     ends = [outcome for outcome in fuzz.run(30, 7, tmp_path) if outcome.end in ("crash", "silent")]
     assert not ends
+
+
+# Tables of counts ---------------------------------------------------------------------------------------------------
+
+
+def counts_table(genes_in_rows: bool, **columns: list) -> pd.DataFrame:
+    """Counts of 12 genes in 30 cells, and other columns."""
+    counts = np.random.default_rng(0).poisson(3, (30, 12))
+    frame = pd.DataFrame(
+        counts, index=[f"cell_{i}" for i in range(30)], columns=["ACTB", "CD3E", *(f"GENE{i}" for i in range(10))]
+    )
+    frame = frame.T.rename_axis("gene") if genes_in_rows else frame.rename_axis("cell")
+    return frame.assign(**{name: np.resize(values, len(frame)) for name, values in columns.items()})
+
+
+@pytest.mark.parametrize("genes_in_rows", [True, False])
+@pytest.mark.parametrize("value", ["1e", "1,5", "1.5"])
+def test_a_column_of_counts_with_a_wrong_value_is_refused(tmp_path: Path, genes_in_rows: bool, value: str):
+    frame = counts_table(genes_in_rows).astype(object)
+    frame.iloc[3, 4] = value
+    frame.to_csv(tmp_path / "t.csv", sep=";")
+    with pytest.raises(InputError, match=rf"column {frame.columns[4]} holds '?{value}") as refusal:
+        inspect(tmp_path / "t.csv", "s")
+    assert "expected" in str(refusal.value)
+
+
+def test_decimal_commas_throughout_a_column_are_refused(tmp_path: Path):
+    frame = counts_table(genes_in_rows=True, cell_30=["1,5", "2,0"])
+    frame.to_csv(tmp_path / "t.csv", sep=";")
+    with pytest.raises(InputError, match="column cell_30 holds '1,5', expected numbers with a decimal point"):
+        inspect(tmp_path / "t.csv", "s")
+
+
+@pytest.mark.parametrize(
+    ("genes_in_rows", "columns", "severity"),
+    [
+        (False, {"is_tumor": ["TRUE", "FALSE"], "age": [60, 54]}, "warning"),
+        (False, {"S.Score": [0.5, -0.25], "malignancy": [0.25, 1.5]}, "warning"),
+        (False, {"nCount_RNA": [900, 800], "percent.mt": [1, 2], "Fresh": ["TRUE", "FALSE"]}, "warning"),
+        (True, {"length": [900, 1200], "GC": [0.5, 0.75]}, "warning"),
+        (True, {"family": ["one", "two"]}, "info"),
+    ],
+)
+def test_columns_that_are_no_counts_are_kept_apart_and_named(
+    tmp_path: Path, genes_in_rows: bool, columns: dict[str, list], severity: str
+):
+    counts_table(genes_in_rows, **columns).to_csv(tmp_path / "t.csv")
+    sample = inspect(tmp_path / "t.csv", "s")
+    plain = counts_table(genes_in_rows)
+    plain = plain.T if genes_in_rows else plain
+    assert (list(sample.obs.index), list(sample.var.index)) == (list(plain.index), list(plain.columns))
+    np.testing.assert_array_equal(read_counts(sample, sample.var.index).toarray(), plain)
+    assert set(sample.var.columns if genes_in_rows else sample.obs.columns) == set(columns)
+    remark = next(each for each in sample.remarks if each.code == "table-columns")
+    assert remark.severity == severity
+    assert all(name in remark.text for name in columns)
+
+
+@pytest.mark.parametrize(("genes_in_rows", "name"), [(False, "smoker_years"), (False, "stage"), (True, "reads")])
+def test_whole_numbers_under_a_name_unlike_the_others_are_warned_of(tmp_path: Path, genes_in_rows: bool, name: str):
+    counts_table(genes_in_rows, **{name: [3, 4]}).to_csv(tmp_path / "t.csv")
+    found = {each.code: each for each in inspect(tmp_path / "t.csv", "s").remarks}
+    assert found["table-unlike"].severity == "warning"
+    assert f"as {'cells' if genes_in_rows else 'genes'}: {name};" in found["table-unlike"].text
+    counts_table(genes_in_rows).to_csv(tmp_path / "t.csv")
+    assert [each.code for each in inspect(tmp_path / "t.csv", "s").remarks] == ["table"]
+
+
+def test_a_table_of_cells_without_counts_is_refused(tmp_path: Path):
+    columns = {"nCount_RNA": [900, 800], "score": [1, 2], "S.Score": [0.5, 0.25], "rank": [3, 4]}
+    counts_table(False, **columns)[list(columns)].to_csv(tmp_path / "t.csv")
+    with pytest.raises(InputError, match=r"text file without counts: its columns describe cells \(nCount_RNA"):
+        inspect(tmp_path / "t.csv", "s")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ngene,c_1,c_2\nACTB,1,2\nGAPDH,3,4\n",
+        "# made by a program, version 1\n#\ngene,c_1,c_2\nACTB,1,2\nGAPDH,3,4\n",
+        "#gene,c_1,c_2\nACTB,1,2\nGAPDH,3,4\n",
+        "gene,c_1,c_2,\nACTB,1,2,\nGAPDH,3,4,\n",
+        "gene\tc_1\tc_2\t\t\nACTB\t1\t2\t\t\nGAPDH\t3\t4\t\t\n",
+        "gene,c_1,c_2\nACTB,1,2,\nGAPDH,3,4,\n",
+        "c_1,c_2\nACTB,1,2\n\nGAPDH,3,4\n",
+        "\ufeffgene c_1 c_2\nACTB 1 2\nGAPDH 3 4\n",
+    ],
+)
+def test_what_surrounds_a_table_of_counts_is_no_part_of_it(tmp_path: Path, text: str):
+    (tmp_path / "t.txt").write_text(text)
+    sample = inspect(tmp_path / "t.txt", "s")
+    assert (list(sample.obs.index), list(sample.var.index)) == (["c_1", "c_2"], ["ACTB", "GAPDH"])
+    np.testing.assert_array_equal(read_counts(sample, sample.var.index).toarray(), [[1, 3], [2, 4]])
+
+
+def test_separators_and_blanks_within_names_do_not_split_a_table(tmp_path: Path):
+    (tmp_path / "t.csv").write_text('gene,"T cell; CD4 1","T cell; CD4, 2"\nACTB,1,2\nGAPDH,3,4\n')
+    sample = inspect(tmp_path / "t.csv", "s")
+    assert list(sample.obs.index) == ["T cell; CD4 1", "T cell; CD4, 2"]
+    (tmp_path / "t.csv").write_text("gene,T cell CD4 1,T cell CD4 2\nACTB,1,2\nGAPDH,3,4\n")
+    assert list(inspect(tmp_path / "t.csv", "s").obs.index) == ["T cell CD4 1", "T cell CD4 2"]
+
+
+def test_an_error_without_a_text_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError
+
+    text_table(tmp_path / "t.csv", genes_in_rows=True)
+    monkeypatch.setattr(pd, "read_csv", fail)
+    with pytest.raises(InputError, match=r"cannot be read as a table \(ValueError\)"):
+        inspect(tmp_path / "t.csv", "s")

@@ -1,5 +1,6 @@
 """Reading a samplesheet: which sample is in which file, and what else is known about it."""
 
+import codecs
 import csv
 import io as text_io
 import os
@@ -43,22 +44,41 @@ class Row:
     places: dict[str, str]
 
 
+_START = 65536
+"""Bytes of a file that tell whether it is a samplesheet."""
+
+_NUMBER = re.compile(r"[+-]?\d+\.?\d*(?:[eE][+-]?\d+)?")
+
+_FILE = re.compile(r".*\.(?:h5ad|h5|hdf5|h5mu|loom|zarr|csv|tsv|txt|gz|zip|mtx)", re.IGNORECASE)
+
+
 def is_samplesheet(source: Path) -> bool:
-    """Tell whether a file is text with a header that has a column sample or path."""
-    if not source.is_file() or source.suffix.lower() in (".gz", ".h5ad", ".h5", ".h5mu", ".loom", ".zip", ".mtx"):
+    """Tell a samplesheet from a file of counts; the workflow has the same rule (``isSheet`` of functions/run.nf).
+
+    Returns
+    -------
+    bool
+        Of files named ``.csv``, ``.tsv`` or ``.txt``, those whose header has the columns sample and path, and those
+        with a wrong header: below it are names of files, or mostly no numbers, as a table of counts has.
+    """
+    if not source.is_file() or source.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return False
-    try:
-        text = _decoded(source)
-    except InputError:
-        return source.suffix.lower() in (".csv", ".tsv", ".txt")
-    lines = [line for line in text.splitlines()[:5] if line.strip()]
-    heads = {cell.strip().strip('"').lower() for line in lines for cell in re.split(r"[,;\t|]", line)}
-    if {"sample", "path"} & heads or not lines:
+    with source.open("rb") as file:
+        content = file.read(_START)
+    text = codecs.getincrementaldecoder(_encoding(content))(errors="replace").decode(content)
+    whole = len(content) < _START
+    lines = [line for line in _separated(text)[2].splitlines() if line.strip(' \t,;|"')]
+    # a line that the limit cut says nothing, and no sheet has such a long header; tables may start with comments
+    lines = [line for line in (lines if whole else lines[:-1]) if not line.startswith("#")]
+    if not lines:
+        return whole
+    sep = _separator(lines[0]) if any(sep in lines[0] for sep in _SEPARATORS) else " "
+    head, *below = [next(csv.reader([line], delimiter=sep, skipinitialspace=True), []) for line in lines[:5]]
+    if {"sample", "path"} <= {_unquoted(cell).lower() for cell in head}:
         return True
-    # a table of counts has numbers below its header; anything else with this ending is a sheet with a wrong header
-    below = [cell.strip() for cell in re.split(r"[,;\t|]", lines[-1])][1:]
-    numbers = sum(bool(re.fullmatch(r"[+-]?\d+\.?\d*(?:[eE][+-]?\d+)?", cell)) for cell in below)
-    return source.suffix.lower() in (".csv", ".tsv", ".txt") and (not below or numbers < 0.5 * len(below))
+    cells = [_unquoted(cell) for line in below for cell in line[1:]]
+    numbers = sum(bool(_NUMBER.fullmatch(cell)) for cell in cells)
+    return any(_FILE.fullmatch(cell) for cell in cells) or not cells or numbers < 0.5 * len(cells)
 
 
 def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
@@ -122,27 +142,38 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
     return rows
 
 
+def _encoding(content: bytes) -> str:
+    return "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
 def _decoded(sheet: Path) -> str:
     content = sheet.read_bytes()
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return content.decode(encoding)
+        return content.decode(_encoding(content))
     except UnicodeDecodeError as error:
         raise InputError(
             f"{sheet}: not a UTF-8 text (byte {error.start}), expected a CSV samplesheet; save it as CSV UTF-8"
         ) from error
 
 
+def _separated(text: str) -> tuple[int, str, str]:
+    """Lines before the header that state the separator, the separator, and the text below those lines."""
+    stated = re.match(r"sep=(.)\r?\n", text)
+    body = text[stated.end() :] if stated else text
+    if stated:
+        return 1, stated[1], body
+    return 0, _separator(next((line for line in body.splitlines() if line.strip(' \t,;|"')), "")), body
+
+
+def _separator(header: str) -> str:
+    """Return what separates the columns sample and path, else what a header has most of."""
+    heads = {sep: {_unquoted(cell).lower() for cell in header.split(sep)} for sep in _SEPARATORS}
+    return max(_SEPARATORS, key=lambda sep: (len({"sample", "path"} & heads[sep]), header.count(sep), sep == ","))
+
+
 def _lines(sheet: Path) -> list[tuple[int, list[str]]]:
     """Lines that are not blank, with their numbers, split by what separates the header's sample and path."""
-    text = _decoded(sheet)
-    stated = re.match(r"sep=(.)\r?\n", text)
-    skipped = 1 if stated else 0
-    body = text[stated.end() :] if stated else text
-    start = next((line for line in body.splitlines() if line.strip(' \t,;|"')), "")
-    heads = {sep: [cell.strip().strip('"').strip().lower() for cell in start.split(sep)] for sep in _SEPARATORS}
-    best = max(_SEPARATORS, key=lambda sep: (len({"sample", "path"} & set(heads[sep])), sep == ","))
-    sep = stated[1] if stated else best
+    skipped, sep, body = _separated(_decoded(sheet))
     # a blank behind a quote means nothing, where csv takes it for text
     body = re.sub(rf'" +(?={re.escape(sep)}|\r?$)', '"', body, flags=re.MULTILINE)
     reader = csv.reader(text_io.StringIO(body, newline=""), delimiter=sep, strict=True, skipinitialspace=True)
