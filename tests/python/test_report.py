@@ -789,7 +789,7 @@ def test_multiqc_makes_one_page_of_it_that_asks_no_server(written, tmp_path):
     assert "rror" not in done.stderr
     html = (tmp_path / "multiqc_report.html").read_text(encoding="utf-8")
     heads = re.findall(r'<h2 class="mb-0" id="(\w+)">', html)
-    parts = ["summary", "warnings", "scores", "tradeoff", "umap", "tissue", "cost", "methods"]
+    parts = ["summary", "data_warnings", "warnings", "scores", "tradeoff", "umap", "tissue", "cost", "methods"]
     assert heads == [*(f"unbatch_{part}" for part in parts), "multiqc_software_versions"]
     # pages go by the file of their order and not by their titles, among which Metrics would come first
     found = re.findall(r'<h3 id="unbatch_methods_(\w+)_page', html)
