@@ -3,7 +3,7 @@
     python benchmarks/render.py            # write docs/results/, which is what `make results` does
     python benchmarks/render.py --check    # exit 1, and name the pages, where docs/results/ is something else
 
-A page is a file of pages/, Markdown with calls of the functions in `Page`. Of every dataset, method, seed and metric
+A page is a file of pages/, Markdown with calls of the functions in `Page`. For every dataset, method, seed and metric
 the newest row counts.
 """
 

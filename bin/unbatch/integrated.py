@@ -257,7 +257,7 @@ def add_neighbours(
     values
         The embedding (n x d), or the graph (n x n CSR, how strongly cells are joined).
     seed
-        Of layout and clusters.
+        Seed of the layout and the clusters.
     tell
         Told what is done, one line each.
     """

@@ -294,7 +294,7 @@ def test_a_model_without_a_term_for_the_batch_says_so(dataset, tmp_path):
     about["batch_effect"]["factor"][:] = 1
     pages = report(tmp_path, dataset, fit)
     assert "This model has no term for the batch" in pages["effect_0_0_found"]
-    assert "once the batch effect is taken off" not in pages["metagenes_0_0_genes"]
+    assert "once the batch effect is removed" not in pages["metagenes_0_0_genes"]
     assert "Evidence" not in pages["effect_0_0_found"]
 
 

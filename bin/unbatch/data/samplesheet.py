@@ -58,8 +58,8 @@ def is_samplesheet(source: Path) -> bool:
     Returns
     -------
     bool
-        Of files named ``.csv``, ``.tsv`` or ``.txt``, those whose header has the columns sample and path, and those
-        with a wrong header: below it are names of files, or mostly no numbers, as a table of counts has.
+        True for a file named ``.csv``, ``.tsv`` or ``.txt`` whose header has the columns sample and path, and for one
+        with a wrong header where below it are names of files, or mostly no numbers, as a table of counts has.
     """
     if not source.is_file() or source.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return False

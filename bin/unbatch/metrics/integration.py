@@ -242,7 +242,7 @@ def diffusion_neighbours(neighbours: NeighborsResults, batch: np.ndarray, label:
     Returns
     -------
     list of Tested
-        Of each label with two batches and 10 cells.
+        One for each label with two batches and 10 cells.
     """
     graph = neighbours.knn_graph_connectivities.tocsr()
     tested = []
@@ -265,7 +265,7 @@ def diffusion_neighbours(neighbours: NeighborsResults, batch: np.ndarray, label:
 
 
 def diffusion_map(graph: csr_matrix, components: int = 100) -> np.ndarray:
-    """Embed the cells of a graph so that Euclidean distances are diffusion distances, as scib-metrics and scanpy do.
+    """Embed the cells of a graph in diffusion distances, as scib-metrics and scanpy do.
 
     Parameters
     ----------

@@ -218,7 +218,7 @@ class DistanceCorrelation:
     interval
         95 % interval of `r` by a bootstrap of spots.
     p
-        Of a Mantel test: share of permutations of the spots, the given order being one, whose correlation is as large.
+        P-value of a Mantel test: share of permutations of the spots, the given order being one, whose correlation is as large.
     spots
         Spots that were compared.
     """
@@ -243,7 +243,7 @@ def distance_correlation(
     draws
         Bootstrap samples, and permutations.
     seed
-        Of the sample of spots, the bootstrap and the permutations.
+        Seed of the sample of spots, the bootstrap and the permutations.
 
     Notes
     -----
@@ -307,7 +307,7 @@ def distortion(
     pairs
         Pairs of spots, drawn at random.
     seed
-        Of the pairs.
+        Seed of the pairs.
     """
     embedding, positions = np.asarray(embedding, dtype=np.float64), np.asarray(positions, dtype=np.float64)
     one, other = np.random.default_rng(seed).integers(len(positions), size=(2, pairs))

@@ -39,13 +39,13 @@ def greedy(points: Tensor, kind: str, scale: float, tolerance: float, most: int,
     points
         Positions of the spots, n x d, float64.
     kind, scale
-        Of the kernel.
+        Kind and scale of the kernel.
     tolerance
         Mean residual variance at which there are enough.
     most
         Most inducing points.
     seed
-        Of the sample that is searched where there are more than `MOST_SEARCHED` spots.
+        Seed of the sample that is searched where there are more than `MOST_SEARCHED` spots.
 
     Notes
     -----
@@ -107,7 +107,7 @@ def whitened(inducing: Tensor, points: Tensor, kind: str, scale: Tensor | float,
     inducing, points
         M x d and n x d, float64.
     kind, scale
-        Of the kernel.
+        Kind and scale of the kernel.
     used
         Which inducing points there are, M; the features of the others, which only fill a block up, are 0.
 

@@ -52,7 +52,7 @@ class GammaTerms:
 
     Notes
     -----
-    Of a minibatch these terms are replaced by their mean over all spots: they depend on the dispersions alone, so
+    In a minibatch these terms are replaced by their mean over all spots: they depend on the dispersions alone, so
     that costs no accuracy and saves counting in each step.
     """
 

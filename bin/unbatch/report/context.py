@@ -25,13 +25,13 @@ class Report:
     results
         Scores of the datasets.
     cards
-        Of the methods, by name.
+        Cards of the methods, by name.
     parameters, versions
         What is known of the run, and versions of the report's own packages.
     sweep
         The scores on their grid, where the results are settings of a simulation and their seeds.
     seed, threads, max_cells
-        Of layouts and drawing orders; of layouts; cells in a UMAP at most.
+        Seed of layouts and drawing orders; threads of layouts; cells in a UMAP at most.
     views
         What is shown of each dataset.
     """

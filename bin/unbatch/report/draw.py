@@ -88,7 +88,7 @@ def section_colours(names: Sequence[str], batches: Sequence[Sequence[int]]) -> l
     Parameters
     ----------
     names
-        Of the batches.
+        Names of the batches.
     batches
         Codes of the batches that have cells in each section.
     """
@@ -117,9 +117,9 @@ def cells(
     codes
         Category of every cell; -1 for none, drawn first and grey.
     colours
-        Of the categories.
+        Colours of the categories.
     seed
-        Of the drawing order.
+        Seed of the drawing order.
     pixels
         Side of the square picture.
     """

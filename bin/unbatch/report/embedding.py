@@ -55,7 +55,7 @@ def lay_out(embedding: np.ndarray, seed: int) -> Layout:
     embedding
         n x d, of three cells or more.
     seed
-        Of the layout, and of neighbours that are approximate.
+        Seed of the layout, and of neighbours that are approximate.
     """
     from scipy.sparse import csr_matrix
 

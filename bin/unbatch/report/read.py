@@ -25,7 +25,7 @@ class Cells:
     Attributes
     ----------
     names
-        Of the cells.
+        Names of the cells.
     batches, labels
         Names of batches and labels; no labels at all is None.
     batch, label

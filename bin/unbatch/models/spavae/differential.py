@@ -77,7 +77,7 @@ def compare(
     draws
         Pairs that are drawn.
     seed
-        Of the draws.
+        Seed of the draws.
 
     Raises
     ------

@@ -52,7 +52,7 @@ def by_mixture(values: np.ndarray, clusters: int, seed: int = 0, starts: int = 1
     clusters
         Number of components.
     seed
-        Of the starts.
+        Seed of the starts.
     starts
         Number of starts.
     steps
@@ -102,7 +102,7 @@ def number_of(values: np.ndarray, independent: float, seed: int = 0) -> int:
         Number of values that the spots determine of one process (`Posterior.explained`): neighbouring spots have
         nearly one value, so their number would favour ever more domains.
     seed
-        Of the starts.
+        Seed of the starts.
     """
     width, scores = values.shape[1], []
     most = min(MOST, len(values) // 10)

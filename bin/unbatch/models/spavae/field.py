@@ -42,10 +42,10 @@ def choose(positions: np.ndarray, section: np.ndarray, settings: Settings, scale
     settings
         How.
     scale
-        Of the kernel; None for the preset's, less in a small tissue, more where it would take more than
+        Scale of the kernel; None for the preset's, less in a small tissue, more where it would take more than
         `FEW` inducing points.
     seed
-        Of samples of spots and of k-means.
+        Seed of samples of spots and of k-means.
     """
     given = scale is not None or settings.learns_scale
     if not given:
@@ -85,7 +85,7 @@ class Field(nn.Module):
     points
         Inducing points of each section, M x d; blocks of fewer points are filled up with features that are 0.
     kind, scale
-        Of the kernel.
+        Kind and scale of the kernel.
     trained
         Whether each section's scale is learnt, from `scale` on.
     """

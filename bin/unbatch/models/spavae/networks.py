@@ -21,7 +21,7 @@ class Inputs(nn.Module):
     depth
         Counts of a spot of size factor 1.
     mean, spread
-        Of log1p(counts / size factor) by gene, G.
+        Moments of log1p(counts / size factor) by gene, G.
     components
         G x C, which make components of variance 1 of standardised genes; None to encode the genes.
     """

@@ -40,7 +40,7 @@ class SpatialGenes:
     Attributes
     ----------
     p_value, q_value
-        Of the score test, and after Benjamini and Hochberg.
+        P-value of the score test, and the same after Benjamini and Hochberg.
     scale
         Scale of the kernel with the smallest p-value, in squared spot pitches.
     moran, moran_p_value

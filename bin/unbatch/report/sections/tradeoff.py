@@ -35,7 +35,7 @@ def scatter(entries: Sequence[Entry], weights: dict[str, float]) -> str:
     entries
         Methods with both scores.
     weights
-        Of ``batch`` and ``bio`` in the total, for lines of equal total.
+        Weights of ``batch`` and ``bio`` in the total, for lines of equal total.
     """
     from adjustText import adjust_text
 

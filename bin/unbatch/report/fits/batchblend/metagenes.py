@@ -169,7 +169,7 @@ def _matrices(estimate: np.ndarray, permuted: np.ndarray, marked: np.ndarray, na
     marked
         K x K: what differs from permutation; a dot is drawn there.
     names
-        Of the metagenes.
+        Names of the metagenes.
     """
     with draw.figure(9.2, 4.6) as figure:
         panels = figure.subplots(1, 2, sharey=True)

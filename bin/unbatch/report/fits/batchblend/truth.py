@@ -116,9 +116,9 @@ def _against(truth: np.ndarray, estimate: np.ndarray, width: np.ndarray, colour:
     width
         Half the length of the whiskers; NaN for none.
     colour
-        Of the points.
+        Colour of the points.
     unit
-        Of both axes.
+        Unit of both axes.
     """
     with draw.figure(2.4, 2.4, dpi=200, **{"font.size": 8}) as figure:
         axes = figure.subplots()

@@ -26,7 +26,7 @@ class Training:
     best
         The epoch whose weights were kept, from 1.
     weights
-        Of the terms in the total.
+        Weights of the terms in the total.
     """
 
     terms: dict[str, np.ndarray]

@@ -67,7 +67,7 @@ def curves(
     means, halves
         line x row x column x x: the score, and half the width of its interval; NaN where there is none.
     labels, kinds
-        Of the lines.
+        Labels and kinds of the lines.
     rows, columns
         Titles: scores and panels.
     x
