@@ -218,7 +218,8 @@ class DistanceCorrelation:
     interval
         95 % interval of `r` by a bootstrap of spots.
     p
-        P-value of a Mantel test: share of permutations of the spots, the given order being one, whose correlation is as large.
+        P-value of a Mantel test: share of permutations of the spots, the given order being one, whose correlation is as
+        large.
     spots
         Spots that were compared.
     """

@@ -18,8 +18,8 @@ class Settings:
     kernel
         ``"cauchy"``, ``"eq"`` or ``"matern"``, functions of the squared distance over the scale.
     scale
-        Scale of the kernel, in squared spot pitches; None for `default_scale`, less in a small tissue, more in one that would
-        need more than 128 inducing points (`field.choose`).
+        Scale of the kernel, in squared spot pitches; None for `default_scale`, less in a small tissue, more in one that
+        would need more than 128 inducing points (`field.choose`).
     default_scale
         See `scale`; where `box` is set, in the unit that this makes.
     learns_scale
