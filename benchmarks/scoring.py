@@ -123,14 +123,16 @@ def scored(code: Path, arguments: list[str], threads: int) -> tuple[dict[str, fl
 
 def values(table: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, float]]]:
     """Values and standard errors over cells (NaN where there is none) of a table, by method and metric."""
+    import numpy as np
+
+    from unbatch.metrics.uncertainty import jackknife_variance
+
     found: dict[str, dict[str, tuple[float | None, float]]] = {}
     for row in table["rows"]:
         own = found[row["method"]] = {name: (row[name], math.nan) for name in ("batch", "bio", "total")}
         own |= {name: (value, math.nan) for name, value in row["metrics"].items()}
         for name, replicates in ((row.get("cells") or {}).get("left_out") or {}).items():
-            n, mean = len(replicates), sum(replicates) / len(replicates)
-            variance = (n - 1) / n * sum((each - mean) ** 2 for each in replicates)
-            own[name] = (own[name][0], math.sqrt(variance))
+            own[name] = (own[name][0], math.sqrt(jackknife_variance(np.array(replicates))))
         for held_out, by in (row.get("prediction") or {}).get("label", {}).items():
             if held_out not in ("cells", "batches"):
                 continue
@@ -168,6 +170,10 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append the figures to benchmarks/results/scoring.csv")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    # not above, as a process that scores by another version's code must not import this one's package
+    import environment  # noqa: F401
+    import record
+
     simulated = given.folder / "simulated.h5ad"
     given.folder.mkdir(parents=True, exist_ok=True)
     if not (given.folder / "simulated" / "dataset.h5ad").exists():
@@ -182,6 +188,7 @@ def main() -> None:
         files = sorted(given.sections.glob("*.h5ad"))
         sheet.write_text("sample,path\n" + "".join(f"{file.stem},{file.resolve()}\n" for file in files))
         data["dlpfc"] = made(given.folder / "dlpfc", [str(sheet)], ["--label-key", "layer"])
+    at = {"now": record.commit(), "before": given.against}
     with tempfile.TemporaryDirectory() as scratch:
         versions = {"now": ROOT / "bin"}
         if given.against:
@@ -201,12 +208,10 @@ def main() -> None:
                 for part, seconds in sorted(spent.items(), key=lambda item: -item[1]):
                     print(f"    {seconds:8.2f}  {part}")
                 if given.record:
-                    from record import record
-
                     measured = {"cpu_s": everything, "peak_mb": peak} | {f"cpu_s of {k}": v for k, v in spent.items()}
                     cells = f"{given.cells:,} cells of 8 batches, 20,000 scored" if dataset == "simulated" else dataset
                     name = f"{cells}, {len(METHODS)} embeddings, {given.threads} thread"
-                    record("scoring", name, version, measured, seed=0)
+                    record.record("scoring", name, version, measured, seed=0, at=at[version])
             if len(tables) > 1:
                 print("\n".join(compared(tables["now"], tables["before"])), flush=True)
 

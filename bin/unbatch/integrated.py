@@ -177,11 +177,6 @@ class Taken:
     slot: str
     inside: str
 
-    @property
-    def is_graph(self) -> bool:
-        """Whether it is a graph of cells."""
-        return self.slot.startswith("obsp/")
-
 
 def take(result: Result, fits: Mapping[str, Path]) -> list[Taken]:
     """List the fits to put into the file: of each method the first seed with the full set of scores.
@@ -269,7 +264,7 @@ def add_neighbours(
     say("Laying out %d cells by %s", adata.n_obs, slot)
     if hasattr(values, "indptr"):
         adata.obsp["connectivities"] = values
-        adata.obsm["X_umap"] = _lay_out_graph(values, seed)
+        adata.obsm["X_umap"] = embedding.lay_out_graph(values, seed)
     else:
         layout = embedding.lay_out(values, seed)
         adata.obsp["connectivities"], adata.obsp["distances"] = layout.connectivities, layout.distances
@@ -281,36 +276,3 @@ def add_neighbours(
     say("Clustering")
     settings = {"flavor": "igraph", "directed": False, "n_iterations": ITERATIONS, "resolution": RESOLUTION}
     sc.tl.leiden(adata, random_state=seed, key_added=CLUSTERS, **settings)
-
-
-def _lay_out_graph(graph: "csr_matrix", seed: int) -> np.ndarray:
-    """Lay out a graph of cells by UMAP with the settings of embeddings; n x 2."""
-    import warnings
-
-    from scipy.sparse.csgraph import connected_components
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from umap.umap_ import find_ab_params, simplicial_set_embedding
-
-        a, b = find_ab_params(1.0, embedding.MIN_DIST)
-        positions, _ = simplicial_set_embedding(
-            data=np.zeros((graph.shape[0], 1), dtype=np.float32),
-            graph=graph,
-            n_components=2,
-            initial_alpha=1.0,
-            a=a,
-            b=b,
-            gamma=1.0,
-            negative_sample_rate=5,
-            n_epochs=embedding.EPOCHS,
-            # spectral takes the parts of a graph that is not connected from the data, of which there are none
-            init="spectral" if connected_components(graph, directed=False)[0] == 1 else "random",
-            random_state=np.random.RandomState(seed),
-            metric="euclidean",
-            metric_kwds={},
-            densmap=False,
-            densmap_kwds={},
-            output_dens=False,
-        )
-    return np.asarray(positions, dtype=np.float32)

@@ -257,6 +257,18 @@ def test_files_that_do_not_belong_together_are_refused_and_nothing_is_written(da
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_two_outputs_have_two_names_and_a_row_has_one_fit(dataset_path, made, tmp_path):
+    for options in (["--notes", "x.h5ad"], ["--zarr", "x.h5ad"], ["--notes", "n.json", "--zarr", "n.json"]):
+        paths = [option if option.startswith("-") else str(tmp_path / option) for option in options]
+        assert run(dataset_path, made, tmp_path / "x.h5ad", *paths).exit_code == 2, options
+    assert not list(tmp_path.iterdir())
+    fit = made / "toy.harmony.s0.fit.h5ad"
+    (tmp_path / "toy.harmony.s0.h5ad").write_bytes(fit.read_bytes())
+    twice = run(dataset_path, made, tmp_path / "x.h5ad", fits=[fit, tmp_path / "toy.harmony.s0.h5ad"])
+    assert (twice.exit_code, "toy.harmony.s0" in twice.output) == (2, True)
+    assert not (tmp_path / "x.h5ad").exists()
+
+
 def grouped(cells: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     return (rng.normal(size=(cells, 5)) + 8 * np.eye(5)[np.arange(cells) % 5]).astype(np.float32)

@@ -123,6 +123,15 @@ def test_versions_are_json():
     assert {"unbatch", "python", "scib-metrics", "torch"} <= set(found)
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "3"])
+def test_a_list_of_jobs_that_is_none_is_refused(tmp_path: Path, content: str):
+    from unbatch.cli import each
+
+    (tmp_path / "jobs.json").write_text(content)
+    found = CliRunner().invoke(each.main, [str(tmp_path / "jobs.json")])
+    assert (found.exit_code, "jobs.json" in found.output) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["preprocess", "score", "fit-baseline", "report", "integrate"])
 def test_a_missing_file_is_one_sentence_and_exit_code_2(name: str, tmp_path: Path):
     more = {"fit-baseline": ["--method", "none"], "score": ["no.fit.h5ad"]}.get(name, [])

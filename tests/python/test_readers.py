@@ -368,6 +368,11 @@ def test_a_column_of_counts_with_a_wrong_value_is_refused(tmp_path: Path, genes_
     assert "expected" in str(refusal.value)
 
 
+def test_a_gene_named_like_a_column_of_cells_stays_a_gene(tmp_path: Path):
+    counts_table(genes_in_rows=False, PCA3=[3, 1]).to_csv(tmp_path / "t.csv")
+    assert "PCA3" in inspect(tmp_path / "t.csv", "s").var.index
+
+
 def test_decimal_commas_throughout_a_column_are_refused(tmp_path: Path):
     frame = counts_table(genes_in_rows=True, cell_30=["1,5", "2,0"])
     frame.to_csv(tmp_path / "t.csv", sep=";")

@@ -621,8 +621,7 @@ def test_every_file_is_read_once(tmp_path, monkeypatch):
     obs = write_dataset(tmp_path / "d.h5ad")
     given = [tmp_path / "s.json", "--dataset", tmp_path / "d.h5ad"]
     for method in ("scmedal", "harmony", "none"):
-        # called by no id: method and seed say which row it is of
-        given += ["--fit", tmp_path / f"{method}.h5ad"]
+        given += ["--fit", tmp_path / f"toy.{method}.default.s0.h5ad"]
         write_fit(given[-1], obs, method)
     names = []
 
@@ -633,7 +632,7 @@ def test_every_file_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr("unbatch.report.read.read_h5ad", read)
     monkeypatch.setattr("unbatch.report.embedding.umap", lambda values, seed: values[:, :2])
     assert run(*given, "-o", tmp_path / "out").exit_code == 0
-    assert sorted(names) == ["d.h5ad", "harmony.h5ad", "none.h5ad", "scmedal.h5ad"]
+    assert sorted(names) == ["d.h5ad", *(f"toy.{method}.default.s0.h5ad" for method in ("harmony", "none", "scmedal"))]
 
 
 # what is wrong is said in a sentence

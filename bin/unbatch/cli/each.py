@@ -1,8 +1,6 @@
 """`each`: run programs one after another in one process, so that libraries are loaded and compiled once."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -30,12 +28,10 @@ def main(_run: object, jobs: Path) -> None:
 
 
 def _read_jobs(path: Path) -> list[list[str]]:
-    from unbatch.data.io import require_file
+    from unbatch.data.io import read_json
 
-    try:
-        content: Any = json.loads(require_file(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+    expected = "a list of command lines, each a list of program and arguments"
+    content = read_json(path, expected)
     if not isinstance(content, list) or not all(isinstance(job, list) and job for job in content):
-        raise InputError(f"{path}: expected a JSON list of command lines, each a list of program and arguments")
+        raise InputError(f"{path}: found something else, expected {expected}")
     return [[str(part) for part in job] for job in content]

@@ -12,6 +12,7 @@ from unbatch.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
+    from pandas import Index
     from scipy.sparse import csr_matrix
 
     from unbatch.integrated import Taken
@@ -52,6 +53,7 @@ def main(
 
     from unbatch import integrated
     from unbatch.data import as_zarr, io
+    from unbatch.data import fits as fits_data
     from unbatch.data.notes import Notes
     from unbatch.report.read import match_fits
     from unbatch.report.scores import read_cards, read_scores
@@ -59,9 +61,9 @@ def main(
     inputs = [dataset, *fits, scores, cards]
     io.require_place(output, inputs)
     if notes is not None:
-        io.require_place(notes, inputs)
+        io.require_place(notes, [*inputs, output])
     if store is not None:
-        as_zarr.require_store_place(store)
+        as_zarr.require_store_place(store, [*inputs, output, *([notes] if notes else [])])
     result = read_scores(scores, read_cards(cards))
     choice = integrated.choose(result, use)
     taken = integrated.take(result, {row: fit.path for row, fit in match_fits([result], fits).items()})
@@ -72,20 +74,18 @@ def main(
             f"{', '.join(str(row['id']) for row in choice.entry.compared)} was expected"
         )
     adata, copied = _read_dataset(dataset)
-    if adata.n_obs != result.dataset["cells"]:
-        raise InputError(
-            f"{dataset}: holds {adata.n_obs} cells, but the scores of {result.name!r} are of {result.dataset['cells']}"
-        )
+    result.require_cells(adata.n_obs, dataset)
     found_out = Notes()
     (found_out.warn if choice.doubtful else found_out.tell)("chosen", choice.text, reason=str(choice.reason))
     integrated.free_columns(adata, found_out)
     for each in taken:
-        values = _read_fit(each, adata)
+        fit = fits_data.read(each.path, adata)
         copied[each.slot] = (each.path, each.inside)
+        values = _found(each, fit)
         if each is chosen:
             with threadpool_limits(run.threads):
                 integrated.add_neighbours(adata, each.slot.partition("/")[2], values, run.seed, log.info)
-            if _has_corrected(each, adata):
+            if _has_corrected(each, fit.var_names, adata):
                 copied[f"obsm/{integrated.CORRECTED}"] = (each.path, f"layers/{integrated.CORRECTED}")
     about = {"seed": run.seed, "versions": versions(*PACKAGES)} | ({"use": use} if use else {})
     adata.uns["unbatch"]["integrated"] = integrated.describe(taken, choice, result) | about
@@ -112,15 +112,8 @@ def _read_dataset(path: Path) -> tuple["AnnData", dict[str, tuple[Path, str]]]:
     return adata, copied
 
 
-def _read_fit(taken: "Taken", adata: "AnnData") -> "np.ndarray | csr_matrix":
-    """Read the embedding or graph of a fit, and check the fit."""
-    from unbatch import methods
-    from unbatch.data import io, schema
-
-    fit = io.read_h5ad(taken.path, ["obsm", "obsp", "uns/unbatch"])
-    method = str(fit.uns.get("unbatch", {}).get("method", ""))
-    slots = methods.load(method).slots if method in methods.names() else None
-    schema.validate(fit, "fit", taken.path, cells_of=adata, slots=slots)
+def _found(taken: "Taken", fit: "AnnData") -> "np.ndarray | csr_matrix":
+    """Take the embedding or graph out of a fit."""
     group, _, name = taken.inside.partition("/")
     values: Any = getattr(fit, group).get(name)
     if values is None:
@@ -128,7 +121,7 @@ def _read_fit(taken: "Taken", adata: "AnnData") -> "np.ndarray | csr_matrix":
     return values
 
 
-def _has_corrected(taken: "Taken", adata: "AnnData") -> bool:
+def _has_corrected(taken: "Taken", genes: "Index", adata: "AnnData") -> bool:
     """Mark the genes of which a fit has corrected expression; False where it has none."""
     from unbatch.data import io
     from unbatch.integrated import CORRECTED
@@ -136,7 +129,6 @@ def _has_corrected(taken: "Taken", adata: "AnnData") -> bool:
     with io.open_hdf5(taken.path) as file:
         if f"layers/{CORRECTED}" not in file:
             return False
-    genes = io.read_h5ad(taken.path, []).var_names
     known = adata.var_names.isin(genes)
     if not adata.var_names[known].equals(genes):
         raise InputError(f"{taken.path}: its genes are not genes of the dataset in the same order")

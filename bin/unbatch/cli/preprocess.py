@@ -301,12 +301,11 @@ def _with_unique_names(file: "Sample", batch: "pd.Categorical", key: str, notes:
     renamed = replace(file, obs=file.obs.set_axis(index))
     if not index.is_unique:
         require_unique_cells(file)
+    shared = int(file.obs.index.duplicated(keep=False).sum())
     notes.warn(
         "cells-renamed",
-        f"{int(file.obs.index.duplicated(keep=False).sum())} cells share their name with a cell of another "
-        "batch: cells are named BATCH/NAME "
-        f"({key}).",
-        cells=int(file.obs.index.duplicated(keep=False).sum()),
+        f"{shared} cells share their name with a cell of another batch: cells are named BATCH/NAME ({key}).",
+        cells=shared,
     )
     return renamed.obs
 
@@ -338,8 +337,7 @@ def _tell_case(files: "list[Sample]", genes: "pd.Index", notes: "Notes") -> None
         notes.warn(
             "gene-case",
             f"Genes that samples spell in different case are left out: {listed}. If all are of one species, "
-            "spell them in one way; "
-            "symbols of mouse (Actb) and human (ACTB) are not the same genes.",
+            "spell them in one way; symbols of mouse (Actb) and human (ACTB) are not the same genes.",
             samples=found,
         )
 

@@ -1,13 +1,11 @@
 """`score`: one dataset, many fits, one table of scores."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from unbatch import methods
 from unbatch.cli.common import InPath, OutPath, Run, program, progress, versions
 from unbatch.errors import InputError
 
@@ -98,26 +96,23 @@ def _read_dataset(path: Path) -> "AnnData":
 
 def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> "Fitted":
     """Read a fit, check it whole, and keep what it has of the cells to score."""
-    from unbatch.data import io, schema
+    from unbatch.data import fits
     from unbatch.scoring import Fitted
 
-    fit = io.read_h5ad(path, ["obsm", "obsp", "uns/unbatch"])
-    made = dict(fit.uns.get("unbatch", {}))
-    method = str(made.get("method", ""))
-    slots = methods.load(method).slots if method in methods.names() else None
-    schema.validate(fit, "fit", path, cells_of=dataset, slots=slots)
-    return Fitted.of(made, fit.obsm, fit.obsp, cells)
+    fit = fits.read(path, dataset)
+    return Fitted.of(dict(fit.uns["unbatch"]), fit.obsm, fit.obsp, cells)
 
 
 def _read_outcomes(path: Path, files: dict[str, Path]) -> list[dict[str, Any]]:
     """Read the planned fits, and check that every fit given is one of them."""
     from unbatch.data import io
 
+    expected = "a list of outcomes that name their fit"
+    planned = io.read_json(path, expected)
     try:
-        planned = json.loads(io.require_file(path).read_text(encoding="utf-8"))
         named = {row["fit"] for row in planned if row["fit"] is not None}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a JSON list of outcomes that name their fit ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: found something else ({error}), expected {expected}") from error
     if named != set(files):
         odd = sorted(named ^ set(files))[0]
         raise InputError(f"{path}: {odd} is {'named there but not given' if odd in named else 'given but not named'}")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,19 @@ BLOCK = 2**22
 """Values that are read at once, and that a chunk of the store holds at most."""
 
 
-def require_store_place(folder: str | Path) -> Path:
+def require_store_place(folder: str | Path, others: Iterable[Path] = ()) -> Path:
     """Return `folder` if a zarr store can be written there; programs ask before heavy work.
 
     Raises
     ------
     InputError
-        If it is a file or a folder of anything else, which would be lost, or its own folder is missing or read-only.
+        If it is a file or a folder of anything else, which would be lost, one of the other inputs and outputs, or its
+        own folder is missing or read-only.
     """
     folder = Path(folder)
+    same = next((other for other in others if folder.resolve() == other.resolve()), None)
+    if same is not None:
+        raise InputError(f"{folder}: the zarr store would replace {same.name}, expected another name")
     if folder.exists() and not (folder / ".zgroup").is_file():
         raise InputError(f"{folder}: cannot write the zarr store, something else has this name")
     if not folder.parent.is_dir():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from unbatch.data import schema
+from unbatch.data import io, schema
 from unbatch.data.cells import Cells
 from unbatch.errors import InputError
 from unbatch.machine import peak_mb, versions
@@ -16,6 +16,30 @@ from unbatch.machine import peak_mb, versions
 if TYPE_CHECKING:
     from unbatch.contract import Fit, Run
     from unbatch.methods import Method
+
+
+def read(path: str | Path, dataset: AnnData) -> AnnData:
+    """Read a fit without its corrected expression, and check it whole.
+
+    Parameters
+    ----------
+    path
+        The file.
+    dataset
+        The dataset that it must be of: the same cells in the same order.
+
+    Raises
+    ------
+    InputError
+        If it breaks the contract.
+    """
+    from unbatch import methods
+
+    fit = io.read_h5ad(path, ["obsm", "obsp", "uns/unbatch"])
+    method = str(fit.uns.get("unbatch", {}).get("method", ""))
+    slots = methods.load(method).slots if method in methods.names() else None
+    schema.validate(fit, "fit", path, cells_of=dataset, slots=slots)
+    return fit
 
 
 def assemble(

@@ -237,9 +237,8 @@ def name_genes(samples: "list[Sample]", by: By, source: object, notes: Notes) ->
             about[number] = known(samples[number].var)
         elif found.own == "number" and len(samples) > 1:
             raise InputError(
-                f"{sample.path}: genes are named by their position alone ({some(sample.var.index, 3)}), which "
-                "is no gene in "
-                "another sample; expected symbols or ids as var_names, or in var['gene_ids']"
+                f"{sample.path}: genes are named by their position alone ({some(sample.var.index, 3)}), which is no "
+                "gene in another sample; expected symbols or ids as var_names, or in var['gene_ids']"
             )
     if by != "auto":
         _require(samples, about, by, source)
@@ -266,8 +265,7 @@ def _alone(sample: "Sample", about: Known, by: By, mends: Mends, notes: Notes) -
     index = sample.var.index
     tenx = sample.slot == "matrix"
     chosen = by if by != "auto" else about.own
-    other = by == "auto" and not index.is_unique and about.ids is not None and chosen == "symbol"
-    if tenx and by == "auto" and other:
+    if tenx and by == "auto" and chosen == "symbol" and not index.is_unique and about.ids is not None:
         chosen = "id"
     values = index.to_numpy(dtype=object) if chosen == about.own or about.of(chosen) is None else about.of(chosen)
     text = np.where(values == "", index, values)
@@ -453,21 +451,16 @@ def _unambiguous(samples: "list[Sample]", keys: list[np.ndarray], join: str, men
     series = [pd.Series(key, dtype=object) for key in keys]
     for text in series:
         bad |= set(text[text.duplicated()])
-    families: list[np.ndarray] = []
-    if join == "symbol":
-        for text in series:
-            base = text.str.extract(_SUFFIX)[0]
-            family = base[base.isin(set(text) - {np.nan})]
-            bad |= set(family)
-            families.append(base.where(base.isin(set(text))).to_numpy())
+    # names without the suffix by which doubled symbols are made unique
+    plain = [text.str.extract(_SUFFIX)[0] for text in series] if join == "symbol" else []
+    for text, base in zip(series, plain, strict=False):
+        bad |= set(base[base.isin(set(text) - {np.nan})])
     keep = []
     for number, (sample, text) in enumerate(zip(samples, series, strict=True)):
         mask = ~text.isin(bad).to_numpy()
-        if families:
-            mask &= ~pd.Series(families[number], dtype=object).isin(bad).to_numpy()
-            # a suffix whose plain name another sample has more than once
-            base = text.str.extract(_SUFFIX)[0]
-            mask &= ~base.isin(bad).to_numpy()
+        if plain:
+            # also a suffix whose plain name another sample has more than once
+            mask &= ~plain[number].isin(bad).to_numpy()
         if not mask.all():
             mends.add("genes-ambiguous", sample.name, int((~mask).sum()))
         keep.append(mask)

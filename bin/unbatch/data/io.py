@@ -74,18 +74,33 @@ def read_mapping(path: str | Path, expected: str) -> dict[str, Any]:
     """
     import yaml
 
-    path = require_file(Path(path))
-    kind, read = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", yaml.safe_load)
-    try:
-        content = read(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: not {kind}, expected {expected} ({' '.join(str(error).split())[:200]})") from error
-    if content is None and kind == "YAML":
+    path = Path(path)
+    as_json = path.suffix == ".json"
+    content = read_json(path, expected) if as_json else _parsed(path, expected, "YAML", yaml.safe_load, yaml.YAMLError)
+    if content is None and not as_json:
         # comments only
         return {}
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}, expected {expected}, 'name: value' pairs")
     return {str(name): value for name, value in content.items()}
+
+
+def read_json(path: str | Path, expected: str) -> Any:
+    """Read whatever a JSON file holds; `expected` is what it should be, for messages.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    return _parsed(Path(path), expected, "JSON", json.loads, ValueError)
+
+
+def _parsed(path: Path, expected: str, kind: str, read: Callable[[str], Any], fault: type[Exception]) -> Any:
+    try:
+        return read(require_file(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, fault) as error:
+        raise InputError(f"{path}: not {kind}, expected {expected} ({' '.join(str(error).split())[:200]})") from error
 
 
 @contextmanager
@@ -221,9 +236,8 @@ def unreadable(path: str | Path, kind: str, error: Exception) -> InputError:
     said = " ".join(str(each) for each in causes(error))
     if _FILTER.search(said):
         return InputError(
-            f"{path}: compressed in a way that is not read here ({first_line(error)}), expected {kind} with "
-            "gzip or lzf; "
-            "read and write it anew where it was made"
+            f"{path}: compressed in a way that is not read here ({first_line(error)}), expected {kind} with gzip or "
+            "lzf; read and write it anew where it was made"
         )
     own = isinstance(error, KeyError | AttributeError | TypeError | IndexError) or type(error).__name__.startswith(
         "IORegistry"

@@ -127,11 +127,6 @@ def labels(obs: pd.DataFrame, key: str, source: Path, notes: Notes | None = None
     return label
 
 
-def without(values: pd.Categorical, names: list[str]) -> pd.Categorical:
-    """Make these values missing."""
-    return values.remove_categories(values.categories.intersection(names))
-
-
 def column(obs: pd.DataFrame, key: str, source: Path, option: str) -> pd.Series:
     """Return a column that an option names.
 

@@ -168,10 +168,9 @@ def require_unique_cells(sample: Sample) -> None:
     twice = index[index.duplicated()].unique()
     if len(twice):
         raise InputError(
-            f"{sample.path}: {len(twice)} cell names are there more than once ({some(twice)}), expected unique "
-            "ones; if "
-            "the file joins several samples, give it in place of a samplesheet with --batch-key, or make names unique "
-            "(adata.obs_names_make_unique())"
+            f"{sample.path}: {len(twice)} cell names are there more than once ({some(twice)}), expected unique ones; "
+            "if the file joins several samples, give it in place of a samplesheet with --batch-key, or make names "
+            "unique (adata.obs_names_make_unique())"
         )
 
 

@@ -109,14 +109,16 @@ def read_samplesheet(sheet: Path, staged: Path | None = None) -> list[Row]:
     header = _header(sheet, lines[0][1], [cells for _, cells in lines[1:]])
     rows: list[Row] = []
     places: dict[str, str] = {}
+    samples: set[str] = set()
     for number, (line, found) in enumerate(lines[1:], 1):
         where = f"{sheet}: line {line}"
         cells = _fitted(found, header, where)
         values = {name: _unquoted(cell) for name, cell in zip(header, cells, strict=True) if name}
         sample, path = values.pop("sample"), values.pop("path")
         _check_name(sample, where)
-        if sample in {row.sample for row in rows}:
+        if sample in samples:
             raise InputError(f"{where}: sample {sample} is there twice, expected one line for each sample")
+        samples.add(sample)
         if not path:
             raise InputError(f"{where}: path is empty, expected the file of sample {sample}")
         location = _staged(staged / str(number), sample) if staged else _located(sheet, path)

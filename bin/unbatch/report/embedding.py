@@ -92,6 +92,41 @@ def lay_out(embedding: np.ndarray, seed: int) -> Layout:
     return Layout(positions, connectivities, near, k)
 
 
+def lay_out_graph(graph: "csr_matrix", seed: int) -> np.ndarray:
+    """Lay out a graph of cells by UMAP with the settings of embeddings; n x 2."""
+    from scipy.sparse.csgraph import connected_components
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap.umap_ import find_ab_params, simplicial_set_embedding
+
+        from unbatch.report.compiled import keep_compiled
+
+        keep_compiled()
+
+        a, b = find_ab_params(1.0, MIN_DIST)
+        positions, _ = simplicial_set_embedding(
+            data=np.zeros((graph.shape[0], 1), dtype=np.float32),
+            graph=graph,
+            n_components=2,
+            initial_alpha=1.0,
+            a=a,
+            b=b,
+            gamma=1.0,
+            negative_sample_rate=5,
+            n_epochs=EPOCHS,
+            # spectral takes the parts of a graph that is not connected from the data, of which there are none
+            init="spectral" if connected_components(graph, directed=False)[0] == 1 else "random",
+            random_state=np.random.RandomState(seed),
+            metric="euclidean",
+            metric_kwds={},
+            densmap=False,
+            densmap_kwds={},
+            output_dens=False,
+        )
+    return np.asarray(positions, dtype=np.float32)
+
+
 def _neighbours(embedding: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest cells of each, itself among them: distances (float32) and indices, n x k."""
     if len(embedding) <= EXACT:

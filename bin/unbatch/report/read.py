@@ -164,10 +164,8 @@ def read_dataset(path: Path, result: Result | None = None) -> Dataset:
         positions,
         *(_codes(data.obs["section"]) if divided else (None, None)),
     )
-    if result is not None and data.n_obs != result.dataset["cells"]:
-        raise InputError(
-            f"{path}: holds {data.n_obs} cells, but the scores of {result.name!r} are of {result.dataset['cells']}"
-        )
+    if result is not None:
+        result.require_cells(data.n_obs, path)
     return Dataset(cells, _about(data.uns.get("unbatch", {})), data, path)
 
 
@@ -206,13 +204,7 @@ class FitFile:
     @property
     def about(self) -> dict[str, Any]:
         """What it says of itself: method, seed, parameters and so on."""
-        about = self.data.uns.get("unbatch", {})
-        absent = {"method", "seed"} - set(about)
-        if absent:
-            raise InputError(
-                f"{self.path}: uns/unbatch lacks {', '.join(sorted(absent))}; a fit of unbatch was expected"
-            )
-        return about
+        return _made(self.data, self.path)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -322,21 +314,37 @@ def match_fits(results: Sequence[Result], paths: Sequence[Path]) -> dict[str, Fi
     Raises
     ------
     InputError
-        If a file belongs to no row, or to several.
+        If a file belongs to no row, or to several; or a row has two files.
     """
     rows = {row["id"]: row for result in results for row in result.rows}
     found: dict[str, FitFile] = {}
     for path in paths:
-        fit = FitFile(path)
-        if _stem(path) in rows:
-            found[_stem(path)] = fit
-            continue
-        method, seed = str(fit.about["method"]), int(fit.about["seed"])
-        fitting = [name for name, row in rows.items() if (row["method"], int(row["seed"])) == (method, seed)]
-        if len(fitting) != 1:
+        name = _stem(path) if _stem(path) in rows else _row_of(path, rows)
+        if name in found:
             raise InputError(
-                f"{path}: holds method {method}, seed {seed}, which is "
-                f"{'no row' if not fitting else 'more than one row'} of the scores; name fits <id of the row>.h5ad"
+                f"{path}: {found[name].path} is a fit of the row {name}, too; expected one file for each row"
             )
-        found[fitting[0]] = fit
+        found[name] = FitFile(path)
     return found
+
+
+def _row_of(path: Path, rows: dict[str, dict[str, Any]]) -> str:
+    """Find the row of a fit by the method and seed that the file holds."""
+    about = _made(read_h5ad(path, ["uns/unbatch"]), path)
+    method, seed = str(about["method"]), int(about["seed"])
+    fitting = [name for name, row in rows.items() if (row["method"], int(row["seed"])) == (method, seed)]
+    if len(fitting) != 1:
+        raise InputError(
+            f"{path}: holds method {method}, seed {seed}, which is "
+            f"{'no row' if not fitting else 'more than one row'} of the scores; name fits <id of the row>.h5ad"
+        )
+    return fitting[0]
+
+
+def _made(fit: "AnnData", path: Path) -> dict[str, Any]:
+    """Take out how a fit was made."""
+    about = fit.uns.get("unbatch", {})
+    absent = {"method", "seed"} - set(about)
+    if absent:
+        raise InputError(f"{path}: uns/unbatch lacks {', '.join(sorted(absent))}; a fit of unbatch was expected")
+    return about

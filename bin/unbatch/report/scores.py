@@ -168,6 +168,19 @@ class Result:
     entries: list[Entry]
     evidence: dict[str, Any] | None = None
 
+    def require_cells(self, cells: int, path: Path) -> None:
+        """Check that a file holds as many cells as the scored dataset has.
+
+        Raises
+        ------
+        InputError
+            If not.
+        """
+        if cells != self.dataset["cells"]:
+            raise InputError(
+                f"{path}: holds {cells} cells, but the scores of {self.name!r} are of {self.dataset['cells']}"
+            )
+
     @property
     def name(self) -> str:
         """Name of the dataset."""

@@ -66,7 +66,7 @@ _OF_CELLS = re.compile(
     r"pct[._]\w+|percent(?:age)?[._]\w+|n(?:Count|Feature)_\w+|library_size|"
     r"leiden\w*|louvain\w*|cluster\w*|seurat_clusters|\w+_snn_res[._][\d.]+|phase|"
     r"x|y|z|x_?centroid|y_?centroid|center_?[xy]|area|volume|fov|array_(?:row|col)|in_tissue|pxl_\w+|"
-    r"size_?factors?|(?:umap|tsne|pca?)_?\d+|\w*pseudotime|doublets?|(?:\w+[._ ])*scores?(?:[._]?\d+)?|"
+    r"size_?factors?|(?:umap|tsne|pc)_?\d+|pca_\d+|\w*pseudotime|doublets?|(?:\w+[._ ])*scores?(?:[._]?\d+)?|"
     r"age|sex|gender|bmi|height|weight|length|width|time(?:point)?|day|dose|passage|rin|viability|"
     r"batch|sample|donor|patient|subject|individual|replicate|run|lane|slide|section|library|"
     r"(?:batch|sample|donor|patient|subject|library|section|cluster|cell)_?id|"
@@ -118,7 +118,8 @@ def read(found: Found, name: str, wanted: Wanted) -> Sample:
         raise InputError(f"{table_kind}: no column of numbers, found {some(columns)}; expected {READ}")
     genes_in_rows = _orientation(path, corner, index, numeric.columns)
     about = _OF_GENES if genes_in_rows else _OF_CELLS
-    known = np.array([bool(about.fullmatch(column)) for column in numeric.columns])
+    # what is surely named like a gene stays one, whatever the lists of other columns say
+    known = np.array([bool(about.fullmatch(column)) and not _is_gene(column) for column in numeric.columns])
     odd = _fractions(path, numeric, known)
     kept = np.flatnonzero(~known & ~odd)
     moved = [numeric.columns[place] for place in np.flatnonzero(known | odd)]
@@ -373,7 +374,7 @@ def _unlike(listed: list[str], are_cells: bool) -> list[str]:
         ways = [np.array([bool(_CELL.fullmatch(name)) for name in listed])]
     else:
         # microRNAs are named hsa-mir-21
-        gene = np.array([_share_of_genes([name]) > 0 for name in listed])
+        gene = np.array([_is_gene(name) for name in listed])
         ways = [
             gene | np.array([not re.match(r"[a-z](?!\w\w-)", name) for name in listed]),
             gene | np.array([not re.search(r"[_ ]|[a-z]\.[a-z]", name) for name in listed]),
@@ -409,14 +410,13 @@ def _orientation(path: Path, corner: str, rows: list[str], columns: list[str]) -
     )
 
 
+def _is_gene(name: str) -> bool:
+    """Whether a name is surely one of a gene."""
+    return name.lower() in _COMMON or bool(_GENE.fullmatch(name)) or looks_like_id(name)
+
+
 def _share_of_genes(listed: list[str]) -> float:
-    return (
-        float(
-            np.mean([name.lower() in _COMMON or bool(_GENE.fullmatch(name)) or looks_like_id(name) for name in listed])
-        )
-        if listed
-        else 0.0
-    )
+    return float(np.mean([_is_gene(name) for name in listed])) if listed else 0.0
 
 
 def _share_of_cells(listed: list[str]) -> float:

@@ -11,6 +11,7 @@ from unbatch.report.scores import Result, number
 from unbatch.report.section import Page, Section, render
 from unbatch.report.sections.paper import paper
 from unbatch.report.text import parameter
+from unbatch.text import some
 
 _ENTERING = {"batch": "batch", "bio": "biology", "other": "no mean", "evidence": "no mean"}
 
@@ -83,7 +84,7 @@ def _over_fits(values: list[Any]) -> Any:
         return different[0]
     if all(number(value) is not None for value in different):
         return f"{parameter(min(different))} to {parameter(max(different))}, by fit"
-    return f"{', '.join(parameter(value) for value in different[:5])}{', ...' if len(different) > 5 else ''}, by fit"
+    return f"{some(map(parameter, different), 5)}, by fit"
 
 
 def _parameter_parts(report: Report) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from unbatch.report.read import FitFile
 from unbatch.report.scores import UNCORRECTED, Entry
 from unbatch.report.section import MAX_TISSUES, Page, Section, render
 from unbatch.report.sections.embeddings import place
+from unbatch.text import some
 
 MAX_COLOURED = 4
 """Methods whose embedding is drawn as colour, and sections for each of them."""
@@ -82,9 +83,7 @@ def _pages(view: View) -> Iterator[Page]:
 def _note(view: View, batches: list[int], code: int, size: int) -> str:
     """Name the batches of a section, where they have another name, and count its cells."""
     names = [view.cells.batches[batch] for batch in batches]
-    listed = (
-        "" if names == [view.cells.sections[code]] else f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; "
-    )
+    listed = "" if names == [view.cells.sections[code]] else f"{some(names, 3)}; "
     return f"{listed}{size:,} cells"
 
 
