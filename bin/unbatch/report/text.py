@@ -1,4 +1,4 @@
-"""How the report writes numbers, lists and names; nothing else in it does."""
+"""How the report writes numbers, lists and names."""
 
 import math
 import re
