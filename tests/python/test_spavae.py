@@ -551,6 +551,58 @@ def test_the_program_answers_everything_and_its_model_gives_the_fit_again(sectio
     assert np.corrcoef(third.obsm["X_spavae_gp"][:, 0], fit[other.obs_names].obsm["X_spavae_gp"][:, 0])[0, 1] > 0.9
 
 
+@pytest.fixture(scope="module")
+def model_path(section_path: Path) -> Path:
+    """A model of both sections, fitted for two epochs."""
+    folder = section_path.parent / "short"
+    result = run(
+        section_path, section_path.parent / "short.h5ad", "--max-epochs", "2", "--domains", "4", "--model", str(folder)
+    )
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def part_of(dataset: Path, output: Path, rows: np.ndarray, **renamed: str) -> Path:
+    """Write some cells of a dataset, with other names of batches."""
+    adata = ad.read_h5ad(dataset)[rows].copy()
+    adata.obs["batch"] = adata.obs["batch"].astype(str).replace(renamed).astype("category")
+    adata.obs["section"] = adata.obs["section"].cat.remove_unused_categories()
+    adata.write_h5ad(output)
+    return output
+
+
+def test_known_batches_of_fewer_cells_are_predicted_as_themselves(section_path, model_path, tmp_path):
+    new = tmp_path / "new.csv"
+    new.write_text("section,x,y\ntwo,750,50\ntwo,150,850\n")
+    both = np.arange(512)
+    found = {}
+    for name, rows in (("all", both), ("one", both[:256]), ("two", both[256:])):
+        dataset = part_of(section_path, tmp_path / f"{name}.h5ad", rows)
+        result = run(dataset, tmp_path / "fit.h5ad", "--apply", str(model_path), "--predict-at", str(new))
+        assert result.exit_code == 0, result.output
+        found[name] = ad.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["predicted"]["expression"]
+    np.testing.assert_allclose(found["two"], found["all"], rtol=1e-5)
+    # no cell tells the batch of section two: it is the average one
+    assert np.abs(found["one"] / found["all"] - 1).max() > 1e-3
+
+
+def test_batches_that_the_fit_has_not_seen_are_compared_as_the_average_one(section_path, model_path, tmp_path):
+    dataset = part_of(section_path, tmp_path / "new.h5ad", np.arange(512), one="new", two="other")
+    options = ["--apply", str(model_path), "--differential", "label", "--between", "A,C"]
+    result = run(dataset, tmp_path / "fit.h5ad", *options)
+    assert result.exit_code == 0, result.output
+    assert np.isfinite(ad.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["differential"]["change"]).all()
+
+
+def test_spots_of_unseen_batches_are_drawn_as_often_as_others():
+    batch = np.repeat([-1, 0], 30)
+    groups = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    pairs, told = differential._pairs(groups, batch, 2000, np.random.default_rng(0))
+    assert (told == -1).mean() == pytest.approx(0.5, abs=0.05)
+    for rows in pairs:
+        np.testing.assert_array_equal(batch[rows], told)
+
+
 def test_without_coordinates_it_does_not_apply(section_path: Path, tmp_path: Path):
     dataset = ad.read_h5ad(section_path)
     del dataset.obsm["spatial"]

@@ -15,7 +15,7 @@ from unbatch.data.cells import Cells
 from unbatch.errors import InputError, UnbatchError
 
 if TYPE_CHECKING:
-    from unbatch.models.spavae import Fitted, Latent, Model, Settings
+    from unbatch.models.spavae import Fitted, Latent, Model, Settings, Spots
 
 log = logging.getLogger("unbatch")
 
@@ -373,7 +373,7 @@ def _found(
     if latent.gaussian.shape[1]:
         slots["obsm/X_spavae_gaussian"] = latent.gaussian.astype(np.float32)
     if params.predict_at is not None:
-        slots["uns/predicted"] = _predicted(model, Path(params.predict_at), cells, sections or cells.sections)
+        slots["uns/predicted"] = _predicted(model, Path(params.predict_at), cells, sections or cells.sections, spots)
     if params.spatial_genes:
         slots["uns/spatial_genes"] = _spatial_genes(cells, spots)
     if params.differential is not None:
@@ -498,18 +498,19 @@ def _read_positions(path: Path, cells: Cells, sections: list[str]) -> tuple[np.n
     return found, codes
 
 
-def _predicted(model: "Model", path: Path, cells: Cells, sections: list[str]) -> dict[str, Any]:
+def _predicted(model: "Model", path: Path, cells: Cells, sections: list[str], spots: "Spots") -> dict[str, Any]:
     """Predict at the positions of a file, in the average batch unless a section's cells are of one batch."""
     from unbatch.models.spavae.prediction import predict
 
     points, code = _read_positions(path, cells, sections)
     found = predict(model, points, code)
     _warn_far(found.distance, str(path))
+    # codes of `spots` are the model's; those of the cells are their own dataset's
     told = np.full(len(sections), -1)
-    for own, name in enumerate(cells.sections):
-        batches = np.unique(cells.batch[cells.section == own])
-        if len(batches) == 1 and model.network.batches == cells.n_batches:
-            told[sections.index(name)] = batches[0]
+    for own in np.unique(spots.section):
+        batches = np.unique(spots.batch[spots.section == own])
+        if len(batches) == 1:
+            told[own] = batches[0]
     rates = np.concatenate(list(model.rates(found.latent.embedding, told[code])))
     return {
         "section": _text(sections)[code],

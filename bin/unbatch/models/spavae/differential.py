@@ -69,7 +69,7 @@ def compare(
     Parameters
     ----------
     model, latent, batch
-        The model, the spots' latent values, and codes of their batches, n.
+        The model, the spots' latent values, and codes of their batches, n; -1 for one that the fit has not seen.
     counts
         n x G, a scipy CSR matrix or an array.
     groups
@@ -118,12 +118,16 @@ def compare(
 def _pairs(
     groups: tuple[np.ndarray, np.ndarray], batch: np.ndarray, draws: int, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Draw spots of both groups, of one batch where batches have both; also give the batch that both are decoded as."""
-    sizes = np.array([[(batch[rows] == code).sum() for rows in groups] for code in range(int(batch.max()) + 1)])
+    """Draw spots of both groups, of one batch where batches have both; also give the batch that both are decoded as.
+
+    Batches that the fit has not seen, -1, count as one, the average batch.
+    """
+    codes = np.unique(batch)
+    sizes = np.array([[(batch[rows] == code).sum() for rows in groups] for code in codes])
     shared = sizes.min(1)
     if not shared.any():
         return [rng.choice(rows, draws) for rows in groups], np.full(draws, -1)
-    told = np.sort(rng.choice(len(shared), draws, p=shared / shared.sum()))
+    told = codes[np.sort(rng.choice(len(codes), draws, p=shared / shared.sum()))]
     pairs = [np.concatenate([rng.choice(rows[batch[rows] == code], (told == code).sum()) for code in np.unique(told)])
              for rows in groups]  # fmt: skip
     return pairs, told
