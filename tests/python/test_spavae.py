@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from unbatch import contract, methods
 from unbatch.cli import fit_spavae, preprocess
+from unbatch.metrics import spatial
 from unbatch.models import spavae
 from unbatch.models.spavae import PRESETS, Spots, differential, domains, field, positions, spatial_genes
 from unbatch.models.spavae.controller import Controller
@@ -214,7 +215,6 @@ def test_tails_of_sums_of_chi_squares_are_right_where_they_can_be_known():
     drawn = (np.random.default_rng(0).standard_normal((20_000, 200)) ** 2) @ many
     assert middle[0] == pytest.approx((drawn > many.sum()).mean(), abs=0.01)
     np.testing.assert_allclose(spatial_genes.combined(np.array([[0.01, 1e-200], [0.01, 1e-200]])), [0.01, 1e-200])
-    np.testing.assert_allclose(spatial_genes.adjusted(np.array([0.04, 0.01, 0.5])), [0.06, 0.03, 0.5])
 
 
 @pytest.mark.parametrize("factor", [1.0, 137.0])
@@ -225,7 +225,7 @@ def test_the_unit_is_the_pitch_of_the_spots_in_indices_and_in_pixels(factor):
     none = np.zeros(300, np.int64)
     for points in (indices, pixels):
         place = points * positions.units(points, none)[none]
-        assert positions.spacing(place, none) == pytest.approx(1)
+        assert spatial.pitch(place, none) == pytest.approx(1)
         edges = np.linalg.norm(place[:, None] - place, axis=2)
         assert ((edges > 0.99) & (edges < 1.01)).sum(1).max() == 6
     square = np.stack([row, column], 1) * 2.0
@@ -280,7 +280,7 @@ def test_domains_are_the_layers_and_clusterers_agree_with_sklearn(small, fitted)
     assert adjusted_rand_score(domains.by_kmeans(latent.embedding, 4), small["layer"]) > 0.6
     place = small["points"] * fitted.model.units[0]
     refined = domains.refined(found.labels, place, small["section"])
-    near = positions.neighbours(place, small["section"], 6)
+    near = spatial.nearest(place, 6)
     assert (refined[near] == refined[:, None]).mean() >= (found.labels[near] == found.labels[:, None]).mean()
     from sklearn.mixture import GaussianMixture
 

@@ -152,13 +152,13 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     from unbatch.nn.threads import use_threads
     from unbatch.nn.training import Diverged
 
-    settings = _settings(params)
+    settings = _settings(params, cells.coordinates.shape[1])
     counts = cells.whole_counts()
     if counts is not cells.counts:
         log.warning("%s: layers/counts are not whole numbers; they are scaled and rounded for the model", cells.name)
     part, spots = _parts(cells, counts, params, run.device)
     train = np.flatnonzero(part == "train")
-    _require_questions(cells, params)
+    at = _require_questions(cells, params, cells.sections)
     try:
         spavae.require(spots, train, cells.sections)
     except ValueError as error:
@@ -190,7 +190,7 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     if params.fold is not None:
         slots["uns/held_out"] = _held_out(model, latent, spots, part)
     log.info("scale %.4g: %s inducing points", chosen.scale, ", ".join(map(str, about["points"])))
-    found = _found(cells, params, run, (model, latent, spots, part))
+    found = _found(cells, params, run, (model, latent, spots, part), cells.sections, at)
     found.weights, found.config = spavae.weights(model), config | spavae.config(model)
     found.slots |= slots
     learnt = {} if settings.learns_scale else {"scale": chosen.scale}
@@ -228,9 +228,9 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
             f"{cells.name}: obsm/spatial has {cells.coordinates.shape[1]} columns, expected the "
             f"{fitted.units.shape[1]} of the model in {model.folder}"
         )
-    _require_questions(cells, model.params)
     new = [name for name in cells.sections if name not in names]
     every = [*names, *new]
+    at = _require_questions(cells, model.params, every)
     section = np.array([every.index(name) for name in cells.sections])[cells.section]
     unknown = [name for name in cells.batches if name not in model.batches]
     if unknown:
@@ -252,14 +252,14 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
     counted = np.zeros(len(cells), dtype=bool)
     counted[own] = True
     latent = _latent(fitted, spots, counted, cells)
-    return _found(cells, model.params, run, (fitted, latent, spots, part), every)
+    return _found(cells, model.params, run, (fitted, latent, spots, part), every, at)
 
 
 # ------------------------------------------------------------------------------------------------- what the model sees
 
 
-def _settings(params: Params) -> "Settings":
-    """Make settings of the preset and of what was stated."""
+def _settings(params: Params, axes: int) -> "Settings":
+    """Make settings of the preset and of what was stated, for positions of so many axes."""
     from unbatch.models.spavae import PRESETS
 
     if params.encoder == "convolutional" and params.inputs == "pcs":
@@ -268,7 +268,7 @@ def _settings(params: Params) -> "Settings":
     inputs = "genes" if params.encoder == "convolutional" else params.inputs
     inducing = params.inducing or preset.inducing
     number = params.inducing_points
-    steps = None if number is None else max(1, round(number**0.5) - 1)
+    steps = None if number is None else max(1, round(number ** (1 / axes)) - 1)
     names = ("latent", "gaussian", "kernel", "scale", "encoder", "dispersion", "beta", "noise", "epochs", "minibatch")
     if params.scale is not None and preset.box is not None:
         raise InputError("spavae: preset paper trains the scale of the kernel from 20 on, expected scale null")
@@ -311,31 +311,38 @@ def _parts(cells: Cells, counts: Any, params: Params, device: str) -> tuple[np.n
     return part, Spots.of(counts, cells.coordinates, cells.section, cells.batch, device)
 
 
-def _require_questions(cells: Cells, params: Params) -> None:
-    """Refuse what can't be answered before anything is fitted."""
+def _require_questions(cells: Cells, params: Params, sections: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Refuse what can't be answered before anything is fitted; give positions to predict at, and their sections."""
+    from unbatch.models.spavae import domains, positions
+
     if params.between is not None and params.differential is None:
         raise InputError("spavae: parameter between names groups of differential, which is not given")
-    if params.differential not in (None, "domains"):
+    if params.differential == "domains":
+        _between(params, [str(code) for code in range(params.domains or domains.MOST)])
+    elif params.differential is not None:
         _groups(cells, params, {})
-    if params.predict_at is not None:
-        _read_positions(Path(params.predict_at), cells, cells.sections)
+    if params.spatial_genes and np.bincount(cells.section).max() < positions.LEAST:
+        raise InputError(
+            f"{cells.name}: no section has {positions.LEAST} cells, expected one at least to test genes for a pattern "
+            "over space (spatial_genes)"
+        )
+    return None if params.predict_at is None else _read_positions(Path(params.predict_at), cells, sections)
 
 
 # -------------------------------------------------------------------------------------------------- what is asked of it
 
 
-def _latent(model: "Model", spots: Any, counted: np.ndarray, cells: Cells) -> "Latent":
+def _latent(model: "Model", spots: "Spots", counted: np.ndarray, cells: Cells) -> "Latent":
     """Embed cells; those that are not `counted` by their positions alone. Warn of what is outside the tissue."""
     from unbatch.models.spavae import Latent
-    from unbatch.models.spavae.prediction import predict
+    from unbatch.models.spavae.prediction import surroundings
 
-    own, by_place = model.embed(spots), predict(model, spots.points, spots.section)
-    _warn_far(by_place.distance, f"{cells.name}: obsm/spatial")
-    mixed = [
-        np.where(counted[:, None], getattr(own, name), getattr(by_place.latent, name))
-        for name in ("gaussian", "gaussian_variance")
-    ]
-    return Latent(own.mean, own.variance, *mixed)
+    own = model.embed(spots)
+    near, distance = surroundings(model, spots.points, spots.section)
+    _warn_far(distance, f"{cells.name}: obsm/spatial")
+    mean = np.where(counted[:, None], own.gaussian, near)
+    # of the dimensions that no position tells, the variance is the prior's
+    return Latent(own.mean, own.variance, mean, np.where(counted[:, None], own.gaussian_variance, 1.0))
 
 
 def _warn_far(distance: np.ndarray, where: str) -> None:
@@ -357,10 +364,14 @@ def _found(
     cells: Cells,
     params: Params,
     run: Run,
-    known: "tuple[Model, Latent, Any, np.ndarray]",
-    sections: list[str] | None = None,
+    known: "tuple[Model, Latent, Spots, np.ndarray]",
+    sections: list[str],
+    at: tuple[np.ndarray, np.ndarray] | None,
 ) -> Fit:
-    """Give the embedding, and answers to all that was asked, in the slots of a fit."""
+    """Give the embedding, and answers to all that was asked, in the slots of a fit.
+
+    Codes of sections, of the spots and of the positions to predict `at`, are those of `sections`.
+    """
     model, latent, spots, part = known
     place = spots.points * model.units[spots.section]
     domains = _domains(model, latent, place, spots.section, params, run.seed)
@@ -372,10 +383,10 @@ def _found(
     }
     if latent.gaussian.shape[1]:
         slots["obsm/X_spavae_gaussian"] = latent.gaussian.astype(np.float32)
-    if params.predict_at is not None:
-        slots["uns/predicted"] = _predicted(model, Path(params.predict_at), cells, sections or cells.sections, spots)
+    if at is not None:
+        slots["uns/predicted"] = _predicted(model, params.predict_at, at, sections, spots)
     if params.spatial_genes:
-        slots["uns/spatial_genes"] = _spatial_genes(cells, spots)
+        slots["uns/spatial_genes"] = _spatial_genes(model, cells, spots)
     if params.differential is not None:
         slots["uns/differential"] = _differential(cells, params, domains, known, run.seed)
     layers = {"denoised": _denoised(model, latent, spots.batch, run.seed)} if params.denoised else {}
@@ -391,7 +402,8 @@ def _domains(
 
     number = params.domains
     if number is None:
-        number = domains.number_of(latent.mean, float(model.posterior.explained.mean(1).sum()), seed)
+        explained = model.posterior.explained.mean(1).cpu().numpy()
+        number = domains.number_of(latent.mean, float(explained[np.unique(section)].sum()), seed)
         log.info("%d domains by the Bayesian information criterion", number)
     found = {
         "kmeans": domains.by_kmeans(latent.embedding, number, seed),
@@ -498,13 +510,15 @@ def _read_positions(path: Path, cells: Cells, sections: list[str]) -> tuple[np.n
     return found, codes
 
 
-def _predicted(model: "Model", path: Path, cells: Cells, sections: list[str], spots: "Spots") -> dict[str, Any]:
+def _predicted(
+    model: "Model", path: str, at: tuple[np.ndarray, np.ndarray], sections: list[str], spots: "Spots"
+) -> dict[str, Any]:
     """Predict at the positions of a file, in the average batch unless a section's cells are of one batch."""
     from unbatch.models.spavae.prediction import predict
 
-    points, code = _read_positions(path, cells, sections)
+    points, code = at
     found = predict(model, points, code)
-    _warn_far(found.distance, str(path))
+    _warn_far(found.distance, path)
     # codes of `spots` are the model's; those of the cells are their own dataset's
     told = np.full(len(sections), -1)
     for own in np.unique(spots.section):
@@ -523,14 +537,13 @@ def _predicted(model: "Model", path: Path, cells: Cells, sections: list[str], sp
     }
 
 
-def _spatial_genes(cells: Cells, spots: Any) -> dict[str, Any]:
+def _spatial_genes(model: "Model", cells: Cells, spots: "Spots") -> dict[str, Any]:
     """Test all genes, on the cells that have counts, in spot pitches whatever the preset's unit."""
-    from unbatch.models.spavae import positions, spatial_genes
+    from unbatch.models.spavae import spatial_genes
 
     rows = np.flatnonzero(np.asarray(spots.counts.sum(1)).ravel() > 0)
-    section, points = spots.section[rows], spots.points[rows]
-    section = np.unique(section, return_inverse=True)[1]
-    place = points * positions.units(points, section)[section]
+    section = spots.section[rows]
+    place = spots.points[rows] * model.pitches[section]
     batch = np.unique(cells.batch[rows], return_inverse=True)[1]
     found = spatial_genes.spatial_genes(spots.counts[rows], place, section, batch)
     log.info(
@@ -552,15 +565,23 @@ def _groups(cells: Cells, params: Params, domains: dict[str, Any]) -> dict[str, 
         column = cells.obs[params.differential]
         text = column.astype(str).astype(object).where(column.notna(), None).to_numpy()
     names = sorted({each for each in text if each is not None})
+    wanted = _between(params, names)
+    if wanted is not None:
+        return {" vs ".join(wanted): tuple(np.flatnonzero(text == name) for name in wanted)}
+    if len(names) < 2:
+        raise InputError(f"{cells.name}: obs/{params.differential} has {len(names)} groups, expected two or more")
+    known = np.array([each is not None for each in text])
+    return {name: (np.flatnonzero(text == name), np.flatnonzero((text != name) & known)) for name in names}
+
+
+def _between(params: Params, names: list[str]) -> list[str] | None:
+    """Give the two groups that are compared, None for each against all others."""
     if params.between is None:
-        if len(names) < 2:
-            raise InputError(f"{cells.name}: obs/{params.differential} has {len(names)} groups, expected two or more")
-        known = np.array([each is not None for each in text])
-        return {name: (np.flatnonzero(text == name), np.flatnonzero((text != name) & known)) for name in names}
+        return None
     wanted = [each.strip() for each in params.between.split(",")]
     if len(wanted) != 2 or not set(wanted) <= set(names) or wanted[0] == wanted[1]:
         raise InputError(f"spavae: parameter between is {params.between!r}, expected two of {_listed(names)}")
-    return {" vs ".join(wanted): tuple(np.flatnonzero(text == name) for name in wanted)}
+    return wanted
 
 
 def _differential(cells: Cells, params: Params, domains: dict[str, Any], known: tuple, seed: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ divided to be comparable between technologies.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist, squareform
 
@@ -17,18 +18,30 @@ PAS_NEIGHBOURS = 10
 """Neighbours of a spot that its label is compared with (Shang and Zhou 2022)."""
 
 
-def pitch(positions: np.ndarray) -> float:
-    """Median distance of a spot, n x p, to its nearest other position.
+def pitch(positions: np.ndarray, section: np.ndarray | None = None) -> float:
+    """Median distance of a spot, n x p, to the nearest other position of its section.
+
+    Parameters
+    ----------
+    positions
+        n x p.
+    section
+        Section of each spot, n; None: one. Those whose spots are all on one position are left out.
 
     Raises
     ------
     ValueError
-        If all spots are on one position.
+        If the spots of every section are on one position.
     """
-    places = np.unique(np.asarray(positions, dtype=np.float64), axis=0)
-    if len(places) < 2:
+    positions, section = np.asarray(positions, dtype=np.float64), _sections(positions, section)
+    found = []
+    for code in np.unique(section):
+        places = np.unique(positions[section == code], axis=0)
+        if len(places) > 1:
+            found.append(cKDTree(places).query(places, 2)[0][:, 1])
+    if not found:
         raise ValueError("all spots are on one position, expected two positions or more")
-    return float(np.median(cKDTree(places).query(places, 2)[0][:, 1]))
+    return float(np.median(np.concatenate(found)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,7 @@ def position_errors(found: np.ndarray, true: np.ndarray, unit: float = 1.0) -> P
     return PositionErrors(float(np.sqrt((distance**2).mean())), float(np.median(distance)), explained)
 
 
-def nearest(positions: np.ndarray, k: int, section: np.ndarray | None = None) -> np.ndarray:
+def nearest(positions: np.ndarray, k: int, section: np.ndarray | None = None, *, fewer: bool = False) -> np.ndarray:
     """List the k nearest other spots of each spot; those of another section are not near.
 
     Parameters
@@ -141,33 +154,45 @@ def nearest(positions: np.ndarray, k: int, section: np.ndarray | None = None) ->
     positions
         n x p.
     k
-        Neighbours; every section needs more spots than that.
+        Neighbours.
     section
         Section of each spot, n; None: one.
+    fewer
+        Whether a section may have no more than k spots.
 
     Returns
     -------
     numpy.ndarray
-        n x k positions in the arrays.
+        n x k positions in the arrays, nearest first; -1 where a section has too few spots.
 
     Raises
     ------
     ValueError
-        If a section has too few spots.
+        If a section has too few spots, unless `fewer`.
     """
-    positions = np.asarray(positions, dtype=np.float64)
-    section = np.zeros(len(positions), dtype=int) if section is None else np.asarray(section)
-    found = np.empty((len(positions), k), dtype=np.int64)
+    positions, section = np.asarray(positions, dtype=np.float64), _sections(positions, section)
+    found = np.full((len(positions), k), -1, dtype=np.int64)
     for code in np.unique(section):
         mine = np.flatnonzero(section == code)
-        if len(mine) <= k:
+        most = min(k, len(mine) - 1)
+        if most < k and not fewer:
             raise ValueError(f"section {code} has {len(mine)} spots, expected more than the {k} neighbours")
-        near = cKDTree(positions[mine]).query(positions[mine], k + 1)[1]
+        if most < 1:
+            continue
+        near = cKDTree(positions[mine]).query(positions[mine], most + 1)[1]
         # of spots on one position any may come first: the spot itself is taken out wherever it is, else the farthest
         itself = near == np.arange(len(mine))[:, None]
         itself[~itself.any(axis=1), -1] = True
-        found[mine] = mine[near[~itself].reshape(len(mine), k)]
+        found[mine, :most] = mine[near[~itself].reshape(len(mine), most)]
     return found
+
+
+def adjacency(neighbours: np.ndarray) -> sparse.csr_array:
+    """Make an n x n matrix of neighbours (see `nearest`): 1 in the row of a spot for each of its own."""
+    spots, k = neighbours.shape
+    there = neighbours >= 0
+    source = np.repeat(np.arange(spots), k).reshape(spots, k)[there]
+    return sparse.csr_array((np.ones(len(source)), (source, neighbours[there])), (spots, spots))
 
 
 def morans_i(values: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
@@ -178,16 +203,16 @@ def morans_i(values: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     values
         n x d.
     neighbours
-        n x k, see `nearest`.
+        n x k, see `nearest`; -1 for none.
 
     Returns
     -------
     numpy.ndarray
         d numbers: about 0 without a spatial pattern, towards 1 with one; NaN of a constant column.
     """
-    centred = _centred(values)
+    centred, graph = _centred(values), adjacency(neighbours)
     total = (centred**2).sum(axis=0)
-    cross = (centred[neighbours].mean(axis=1) * centred).sum(axis=0)
+    cross = len(centred) / graph.sum() * (centred * (graph @ centred)).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(total > 0, cross / total, np.nan)
 
@@ -380,6 +405,10 @@ def chaos(cluster: np.ndarray, positions: np.ndarray, section: np.ndarray | None
             if len(points) > 2:
                 total += cKDTree(points).query(points, 2)[0][:, 1].sum()
     return total / len(cluster)
+
+
+def _sections(positions: np.ndarray, section: np.ndarray | None) -> np.ndarray:
+    return np.zeros(len(positions), dtype=int) if section is None else np.asarray(section)
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

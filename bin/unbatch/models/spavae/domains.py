@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.linalg import solve_triangular
 
-from unbatch.models.spavae.positions import neighbours
+from unbatch.metrics import spatial
 from unbatch.nn.kmeans import kmeans, nearest
 
 MOST = 15
@@ -123,7 +123,7 @@ def refined(labels: np.ndarray, positions: np.ndarray, section: np.ndarray) -> n
     positions, section
         Positions (n x d) and codes of sections (n).
     """
-    near = neighbours(positions, section, NEIGHBOURS)
+    near = spatial.nearest(positions, NEIGHBOURS, section, fewer=True)
     there = near >= 0
     votes = np.stack([((labels[near] == code) & there).sum(1) for code in range(int(labels.max()) + 1)], 1)
     first = votes.argmax(1)

@@ -107,6 +107,17 @@ class Model:
         """Posterior of the processes, sections x L."""
         return Posterior.of(self.moments)
 
+    @property
+    def pitches(self) -> np.ndarray:
+        """What coordinates are multiplied by to be in spot pitches, sections x axes, whatever the preset's unit."""
+        if self.settings.box is None:
+            return self.units
+        place, section, _ = self.known
+        points = place / self.units[section]
+        # indices of an array are whole numbers, which the division has to leave whole
+        whole = np.rint(points)
+        return positions.units(np.where(np.abs(points - whole) < 1e-9, whole, points), section)
+
     def at(self, points: np.ndarray, section: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give means and variances of the processes at any positions (n x d, as given to `fit`), each n x L."""
         posterior, found = self.posterior, []

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from scipy.spatial import cKDTree
 
+from unbatch.metrics.spatial import pitch
+
 LEAST = 20
 """Fewest spots of a section: of fewer, neither the process nor the network learns anything."""
 MOST_SHARED = 0.01
@@ -94,36 +96,7 @@ def units(points: np.ndarray, section: np.ndarray, box: float | None = None) -> 
         elif is_hexagonal(own):
             found[code] = math.sqrt(3) / 2, 1 / 2
         else:
-            found[code] = 1 / np.median(cKDTree(own).query(own, 2)[0][:, 1])
-    return found
-
-
-def spacing(positions: np.ndarray, section: np.ndarray) -> float:
-    """Median distance of spots to the nearest other position of their section: a pitch, in the unit of `positions`."""
-    nearest = []
-    for code in np.unique(section):
-        own = np.unique(positions[section == code], axis=0)
-        nearest.append(cKDTree(own).query(own, 2)[0][:, 1])
-    return float(np.median(np.concatenate(nearest)))
-
-
-def neighbours(positions: np.ndarray, section: np.ndarray, count: int) -> np.ndarray:
-    """Find the nearest other spots of each spot's section.
-
-    Returns
-    -------
-    np.ndarray
-        n x count; -1 where a section has too few.
-    """
-    found = np.full((len(positions), count), -1)
-    for code in np.unique(section):
-        own = np.flatnonzero(section == code)
-        most = min(count, len(own) - 1)
-        near = cKDTree(positions[own]).query(positions[own], most + 1)[1]
-        itself = near == np.arange(len(own))[:, None]
-        # of spots on one position any can come first
-        itself[~itself.any(1), -1] = True
-        found[own, :most] = own[near[~itself].reshape(len(own), most)]
+            found[code] = 1 / pitch(own)
     return found
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from unbatch.metrics.spatial import pitch
 from unbatch.models.spavae.model import Latent, Model
-from unbatch.models.spavae.positions import nearest_spots, spacing
+from unbatch.models.spavae.positions import nearest_spots
 from unbatch.nn.negative_binomial import negative_log_likelihood
 
 NEAREST = 6
@@ -40,14 +41,24 @@ def predict(model: Model, points: np.ndarray, section: np.ndarray) -> Predicted:
         Codes, m.
     """
     mean, variance = model.at(points, section)
+    near, distance = surroundings(model, points, section)
+    return Predicted(Latent(mean, variance, near, np.ones_like(near)), distance)
+
+
+def surroundings(model: Model, points: np.ndarray, section: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average the Gaussian latent values of the nearest measured spots of any positions; see `predict`.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        The averages (m x H), and distances to the nearest spot in spot pitches (m).
+    """
     place, known, gaussian = model.known
-    at = points * model.units[section]
-    distance, number = nearest_spots(place, known, at, section, NEAREST)
-    weight = 1 / np.maximum(distance, 1e-6 * spacing(place, known)) ** 2
+    unit = pitch(place, known)
+    distance, number = nearest_spots(place, known, points * model.units[section], section, NEAREST)
+    weight = 1 / np.maximum(distance, 1e-6 * unit) ** 2
     weight /= weight.sum(1, keepdims=True)
-    near = (weight[:, :, None] * gaussian[number]).sum(1)
-    latent = Latent(mean, variance, near, np.ones_like(near))
-    return Predicted(latent, distance[:, 0] / spacing(place, known))
+    return (weight[:, :, None] * gaussian[number]).sum(1), distance[:, 0] / unit
 
 
 def agreement(rates: np.ndarray, counts: np.ndarray, size: np.ndarray) -> tuple[float, float]:

@@ -49,7 +49,7 @@ def model_of(config: dict[str, Any], weights: dict[str, np.ndarray], device: str
         moments = Moments(moments.precision.to(device), moments.weighted.to(device))
         known = tuple(np.array(weights[f"known.{name}"]) for name in ("positions", "section", "gaussian"))
         units = np.array(weights["units"])
-    except (TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (TypeError, LookupError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{type(error).__name__} {said}") from error
     shape = (len(points), settings.latent, points[0].shape[0])

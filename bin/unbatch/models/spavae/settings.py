@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
+from unbatch.nn.kernels import KERNELS
 from unbatch.nn.training import Plan
 
 
@@ -121,10 +122,12 @@ class Settings:
         Raises
         ------
         ValueError
-            If names are not those of settings.
+            If names are not those of settings, or the kernel is none.
         """
         if set(given) != {each.name for each in fields(cls)}:
             raise ValueError(f"settings are {', '.join(sorted(given))}, which are not those of a spaVAE")
+        if given["kernel"] not in KERNELS:
+            raise ValueError(f"kernel is {given['kernel']!r}, expected one of {', '.join(KERNELS)}")
         return cls(**given | {"hidden": tuple(given["hidden"])})
 
 

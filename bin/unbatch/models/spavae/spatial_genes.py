@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.stats import norm
+from scipy.stats import false_discovery_control, norm
 
-from unbatch.models.spavae.positions import neighbours
+from unbatch.metrics.spatial import adjacency, morans_i, nearest
 from unbatch.nn import inducing
 from unbatch.nn.negative_binomial import residuals
 
@@ -73,16 +73,15 @@ def spatial_genes(counts: Any, positions: np.ndarray, section: np.ndarray, batch
     """
     counts = sparse.csc_matrix(counts)
     kernels = [_features(positions, section, scale) for scale in SCALES]
+    near = nearest(positions, NEIGHBOURS, section, fewer=True)
     depth = np.asarray(counts.sum(1)).ravel()
-    first = np.stack([_tested(counts, depth, batch, kernel) for kernel in kernels])
-    quiet = np.asarray(counts[:, combined(first) >= LOOSE].sum(1)).ravel()
-    by_scale = first
+    by_scale, moran = _tested(counts, depth, batch, kernels, near)
+    quiet = np.asarray(counts[:, combined(by_scale) >= LOOSE].sum(1)).ravel()
     if quiet.sum() >= LEAST * depth.sum() and (quiet > 0).all():
-        depth = quiet
-        by_scale = np.stack([_tested(counts, depth, batch, kernel) for kernel in kernels])
+        by_scale, moran = _tested(counts, quiet, batch, kernels, near)
     p_value = combined(by_scale)
-    moran = _moran(counts, depth, batch, neighbours(positions, section, NEIGHBOURS))
-    return SpatialGenes(p_value, adjusted(p_value), np.array(SCALES)[by_scale.argmin(0)], *moran)
+    scale = np.array(SCALES)[by_scale.argmin(0)]
+    return SpatialGenes(p_value, false_discovery_control(p_value), scale, moran, _moran_p_value(moran, near))
 
 
 def _features(positions: np.ndarray, section: np.ndarray, scale: float) -> tuple[list[tuple], np.ndarray]:
@@ -100,14 +99,20 @@ def _features(positions: np.ndarray, section: np.ndarray, scale: float) -> tuple
     return parts, found[found > 1e-8 * found.max()]
 
 
-def _tested(counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray, kernel: tuple) -> np.ndarray:
-    parts, values = kernel
-    found = []
+def _tested(
+    counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray, kernels: list[tuple], near: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give p-values of the score test (kernels x G), and Moran's I (G), 0 of genes without counts."""
+    by_scale, moran = [], []
     for start in range(0, counts.shape[1], GENES):
         own = _residuals(counts[:, start : start + GENES], depth, batch)
-        squares = sum(((features.T @ own[rows]) ** 2).sum(0) for rows, features in parts)
-        found.append(upper_tail(squares, values, len(own)))
-    return np.concatenate(found)
+        found = []
+        for parts, values in kernels:
+            squares = sum(((features.T @ own[rows]) ** 2).sum(0) for rows, features in parts)
+            found.append(upper_tail(squares, values, len(own)))
+        by_scale.append(np.stack(found))
+        moran.append(np.nan_to_num(morans_i(own, near)))
+    return np.concatenate(by_scale, 1), np.concatenate(moran)
 
 
 def _residuals(counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray) -> np.ndarray:
@@ -181,33 +186,13 @@ def combined(p_values: np.ndarray) -> np.ndarray:
     return np.where(large, 1 / (np.pi * np.where(large, mean, 1.0)), 0.5 - np.arctan(mean) / np.pi)
 
 
-def adjusted(p_value: np.ndarray) -> np.ndarray:
-    """Adjust p-values for their number (Benjamini and Hochberg 1995)."""
-    order = np.argsort(p_value)
-    ranked = p_value[order] * len(p_value) / np.arange(1, len(p_value) + 1)
-    found = np.empty_like(ranked)
-    found[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1)
-    return found
-
-
-def _moran(
-    counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray, near: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Moran's I of residuals with weights of 1 between neighbours, and p-values of its moments under normality."""
-    spots = len(near)
-    source, target = np.repeat(np.arange(spots), near.shape[1]), near.ravel()
-    there = target >= 0
-    graph = sparse.csr_matrix((np.ones(there.sum()), (source[there], target[there])), (spots, spots))
+def _moran_p_value(moran: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """One-sided p-values of Moran's I with weights of 1 between neighbours, by its moments under normality."""
+    spots, graph = len(near), adjacency(near)
     both = graph + graph.T
     weight = graph.sum()
     first = both.multiply(both).sum() / 2
-    second = np.square(np.asarray(graph.sum(1)).ravel() + np.asarray(graph.sum(0)).ravel()).sum()
+    second = np.square(graph.sum(1) + graph.sum(0)).sum()
     expected = -1 / (spots - 1)
     square = (spots**2 * first - spots * second + 3 * weight**2) / (weight**2 * (spots**2 - 1))
-    values = []
-    for start in range(0, counts.shape[1], GENES):
-        own = _residuals(counts[:, start : start + GENES], depth, batch)
-        total = np.maximum((own**2).sum(0), 1e-12)
-        values.append(spots / weight * (own * (graph @ own)).sum(0) / total)
-    found = np.concatenate(values)
-    return found, norm.sf((found - expected) / np.sqrt(square - expected**2))
+    return norm.sf((moran - expected) / np.sqrt(square - expected**2))

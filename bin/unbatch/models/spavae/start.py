@@ -31,19 +31,24 @@ def inputs_of(source: Source, train: np.ndarray, settings: Settings, depth: floa
         chosen = np.sort(np.random.default_rng(seed).choice(train, MOST, replace=False))
     genes = source.shape[1]
     total = torch.zeros(genes, dtype=torch.float64, device=source.device)
-    gram = torch.zeros(genes, genes, dtype=torch.float64, device=source.device)
+    squares = torch.zeros_like(total)
+    pairs = settings.inputs != "genes"
+    gram = torch.zeros(genes, genes, dtype=torch.float64, device=source.device) if pairs else None
     for _, counts in source.minibatches(chosen, BLOCK):
         values = torch.log1p(counts / (counts.sum(1, keepdim=True) / depth).clamp(min=1e-4))
         total += values.sum(0, dtype=torch.float64)
-        gram += (values.T @ values).double()
-    mean = total / len(chosen)
-    covariance = (gram / len(chosen) - mean[:, None] * mean) * (len(chosen) / (len(chosen) - 1))
-    spread = covariance.diagonal().clamp(min=0).sqrt()
+        if gram is None:
+            squares += values.double().square().sum(0)
+        else:
+            gram += (values.T @ values).double()
+    mean, unbiased = total / len(chosen), len(chosen) / (len(chosen) - 1)
+    variance = ((squares if gram is None else gram.diagonal()) / len(chosen) - mean * mean) * unbiased
+    spread = variance.clamp(min=0).sqrt()
     # a gene that never varies tells nothing: its standardised value is 0
     spread = torch.where(spread > 1e-6, spread, torch.inf)
-    if settings.inputs == "genes":
+    if gram is None:
         return Inputs(depth, mean, spread, None)
-    correlation = covariance / spread[:, None] / spread
+    correlation = (gram / len(chosen) - mean[:, None] * mean) * unbiased / spread[:, None] / spread
     rank = min(settings.components, genes, len(chosen) - 1)
     if genes <= EXACT:
         values, vectors = torch.linalg.eigh(correlation)
