@@ -72,6 +72,25 @@ def test_neighbours_stay_in_their_section_even_on_one_position():
         spatial.nearest(places, 16, section)
 
 
+def test_a_section_with_too_few_spots_has_fewer_neighbours_where_that_is_asked_for():
+    places = np.concatenate((grid(4), 3 * grid(2), [[1.0, 1.0]]))
+    section = np.repeat([0, 1, 2], [16, 4, 1])
+    near = spatial.nearest(places, 5, section, fewer=True)
+    np.testing.assert_array_equal((near >= 0).sum(axis=1), np.repeat([5, 3, 0], [16, 4, 1]))
+    np.testing.assert_array_equal(np.sort(near[16]), [-1, -1, 17, 18, 19])
+    np.testing.assert_array_equal(near[:16], spatial.nearest(grid(4), 5))
+    # by their definition, each neighbour that there is counts once
+    values = np.random.default_rng(0).normal(size=(21, 2))
+    centred = values - values.mean(axis=0)
+    products = [centred[spot] * centred[other] for spot in range(21) for other in near[spot] if other >= 0]
+    expected = np.sum(products, axis=0) / len(products) / (centred**2).mean(axis=0)
+    np.testing.assert_allclose(spatial.morans_i(values, near), expected)
+    assert spatial.pitch(places, section) == 1
+    assert spatial.pitch(places[16:], section[16:]) == 3
+    with pytest.raises(ValueError, match="one position"):
+        spatial.pitch(places[20:], section[20:])
+
+
 def test_correlation_of_distances_has_an_interval_of_spots_and_a_test_against_chance():
     places = grid(12)
     found = spatial.distance_correlation(noisy(places, 2.0), places)

@@ -13,15 +13,17 @@ from sklearn.metrics import adjusted_rand_score
 
 from unbatch import contract, methods
 from unbatch.cli import fit_spavae, preprocess
+from unbatch.methods import spavae as spavae_method
 from unbatch.metrics import spatial
 from unbatch.models import spavae
 from unbatch.models.spavae import PRESETS, Spots, differential, domains, field, positions, spatial_genes
 from unbatch.models.spavae.controller import Controller
 from unbatch.models.spavae.field import Field, Running
 from unbatch.models.spavae.prediction import agreement, predict
+from unbatch.models.spavae.start import inputs_of
 from unbatch.nn import inducing
 from unbatch.nn.kernels import kernel_matrix
-from unbatch.nn.negative_binomial import GammaTerms, mean_terms, negative_log_likelihood
+from unbatch.nn.negative_binomial import GammaTerms, mean_terms, negative_log_likelihood, residuals
 from unbatch.nn.sparse_gp import Moments, Posterior, moments
 
 SETTINGS = PRESETS["recommended"]
@@ -364,6 +366,41 @@ def test_every_option_fits_two_sections_and_its_model_comes_back_from_its_arrays
     assert (float((scale - found.chosen.scale).detach().abs().max()) > 1e-6) == ("learns_scale" in changes)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda config, _: config["settings"].update(kernel="linear"),
+        lambda _, weights: weights.update({"network.field.inducing": weights["network.field.inducing"][0]}),
+        lambda _, weights: weights.pop("network.inputs.mean"),
+    ],
+    ids=["kernel", "no sections", "no mean"],
+)
+def test_a_damaged_model_is_refused(fitted, damage):
+    config, weights = json.loads(json.dumps(spavae.config(fitted.model))), spavae.weights(fitted.model)
+    damage(config, weights)
+    with pytest.raises(ValueError, match=r"kernel is|IndexError|KeyError"):
+        spavae.model_of(config, weights)
+
+
+@pytest.mark.parametrize(("axes", "steps"), [(2, 7), (3, 3)])
+def test_a_grid_has_the_number_of_points_that_was_asked_for(axes, steps):
+    params = methods.load("spavae").params
+    asked = contract.checked("spavae", params, {"inducing": "grid", "inducing_points": 64})
+    settings = spavae_method._settings(asked, axes)
+    assert settings.grid_steps == steps
+    place = torch.rand(50, axes, dtype=torch.float64)
+    assert len(inducing.grid(place, "cauchy", 1.0, settings.grid_steps).points) == 64
+
+
+@pytest.mark.parametrize("kind", ["genes", "pcs"])
+def test_moments_of_genes_are_those_of_logarithms(small, kind):
+    spots = spots_of(small)
+    found = inputs_of(spots.source, np.arange(len(spots)), SETTINGS.but(inputs=kind), 200.0, 0)
+    values = np.log1p(small["counts"] / (small["counts"].sum(1, keepdims=True) / 200))
+    np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(found.spread, values.std(0, ddof=1), rtol=1e-4)
+
+
 def test_the_paper_is_a_preset_that_trains_and_scores_epochs_without_beta(small):
     settings = PRESETS["paper"].but(epochs=3)
     losses = [spavae.fit(spots_of(small), settings.but(beta=beta), seed=0) for beta in (1e-6, 20.0)]
@@ -407,7 +444,7 @@ def test_markers_of_a_layer_are_differentially_expressed_and_types_without_order
         differential.compare(fitted.model, latent, none, small["counts"], (halves[0], np.array([], int)))
 
 
-def test_patterns_are_found_and_the_p_values_of_genes_without_one_are_uniform(small):
+def test_patterns_are_found_and_the_p_values_of_genes_without_one_are_uniform(small, monkeypatch):
     rng = np.random.default_rng(3)
     spots, genes = len(small["layer"]), 300
     size = rng.gamma(8, 1 / 8, (spots, 1))
@@ -421,6 +458,13 @@ def test_patterns_are_found_and_the_p_values_of_genes_without_one_are_uniform(sm
     for p_values in (found.p_value[20:], found.moran_p_value[20:]):
         assert stats.kstest(p_values, "uniform").pvalue > 0.01
     assert found.moran[:20].mean() > found.moran[20:].mean() + 0.02
+    # blocks of genes change nothing, and their residuals are made once in each of the two rounds
+    made = []
+    monkeypatch.setattr(spatial_genes, "GENES", 150)
+    monkeypatch.setattr(spatial_genes, "residuals", lambda *given: made.append(1) or residuals(*given))
+    blocks = spatial_genes.spatial_genes(sparse.csr_matrix(counts), place, small["section"], small["section"])
+    np.testing.assert_allclose(blocks.p_value, found.p_value, rtol=1e-9)
+    assert len(made) == 4
     # positions at random have no pattern
     shuffled = place[rng.permutation(spots)]
     none = spatial_genes.spatial_genes(counts, shuffled, small["section"], small["section"])
@@ -460,6 +504,8 @@ def test_data_that_no_field_can_be_fitted_to_are_refused_with_a_sentence(change,
         ({"between": "a,b"}, "names groups of differential"),
         ({"differential": "nothing"}, "no column 'nothing'"),
         ({"differential": "label", "between": "A,C"}, "expected two of"),
+        ({"differential": "domains", "between": "1"}, "expected two of"),
+        ({"differential": "domains", "between": "1,3", "domains": 3}, "expected two of 0, 1, 2"),
         ({"fold": 9}, "no fold 9"),
         ({"predict_at": "absent.csv"}, "no such file"),
     ],
@@ -555,9 +601,7 @@ def test_the_program_answers_everything_and_its_model_gives_the_fit_again(sectio
 def model_path(section_path: Path) -> Path:
     """A model of both sections, fitted for two epochs."""
     folder = section_path.parent / "short"
-    result = run(
-        section_path, section_path.parent / "short.h5ad", "--max-epochs", "2", "--domains", "4", "--model", str(folder)
-    )
+    result = run(section_path, section_path.parent / "short.h5ad", "--max-epochs", "2", "--model", str(folder))
     assert result.exit_code == 0, result.output
     return folder
 
@@ -601,6 +645,56 @@ def test_spots_of_unseen_batches_are_drawn_as_often_as_others():
     assert (told == -1).mean() == pytest.approx(0.5, abs=0.05)
     for rows in pairs:
         np.testing.assert_array_equal(batch[rows], told)
+
+
+def test_domains_of_one_section_count_its_own_values_alone(section_path, model_path, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(domains, "number_of", lambda _values, independent, _seed: found.append(independent) or 2)
+    for rows in (np.arange(256), np.arange(256, 512), np.arange(512)):
+        dataset = part_of(section_path, tmp_path / "part.h5ad", rows)
+        assert run(dataset, tmp_path / "fit.h5ad", "--apply", str(model_path)).exit_code == 0
+    assert found[0] + found[1] == pytest.approx(found[2])
+    assert min(found) > 1
+
+
+def test_genes_of_few_cells_are_tested_in_the_pitches_of_the_model(section_path, model_path, tmp_path, monkeypatch):
+    places, test = [], spatial_genes.spatial_genes
+    monkeypatch.setattr(spatial_genes, "spatial_genes", lambda *given: places.append(given[1]) or test(*given))
+    every, options = np.arange(512), ["--apply", str(model_path), "--spatial-genes"]
+    # a sparse sample of one section, and a cell of the other
+    for rows in (every, np.append(every[:256:3], 400)):
+        result = run(part_of(section_path, tmp_path / "part.h5ad", rows), tmp_path / "fit.h5ad", *options)
+        assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(places[1], places[0][rows])
+    result = run(part_of(section_path, tmp_path / "part.h5ad", every[[3, 4, 400]]), tmp_path / "few.h5ad", *options)
+    assert result.exit_code == 2, result.output
+    assert not (tmp_path / "few.h5ad").exists()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_model_knows_the_pitches_of_its_sections_whatever_its_unit(preset):
+    given = tissue(side=10, sections=2)
+    given["points"][100:] *= (3, 4)
+    units = spavae.fit(spots_of(given), PRESETS[preset].but(epochs=1, beta=1.0)).model.pitches
+    np.testing.assert_allclose(units, [[1 / 100] * 2, [1 / 300] * 2])
+
+
+def test_a_file_of_positions_is_read_once_against_all_sections_before_anything_is_embedded(
+    section_path, model_path, tmp_path, monkeypatch
+):
+    read, embedded = [], []
+    plain, embed = spavae_method._read_positions, spavae.Model.embed
+    monkeypatch.setattr(spavae_method, "_read_positions", lambda *given: read.append(given[2]) or plain(*given))
+    monkeypatch.setattr(spavae.Model, "embed", lambda *given: embedded.append(1) or embed(*given))
+    dataset, new = part_of(section_path, tmp_path / "one.h5ad", np.arange(256)), tmp_path / "new.csv"
+    options = ["--apply", str(model_path), "--predict-at", str(new)]
+    new.write_text("x,y\n150,150\n")
+    assert run(dataset, tmp_path / "fit.h5ad", *options).exit_code == 2
+    assert not embedded
+    new.write_text("section,x,y\ntwo,150,150\n")
+    assert run(dataset, tmp_path / "fit.h5ad", *options).exit_code == 0
+    assert read == [["one", "two"]] * 2
+    assert list(ad.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["predicted"]["section"]) == ["two"]
 
 
 def test_without_coordinates_it_does_not_apply(section_path: Path, tmp_path: Path):
