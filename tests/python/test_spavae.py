@@ -686,6 +686,8 @@ def test_a_file_of_positions_is_read_once_against_all_sections_before_anything_i
     plain, embed = spavae_method._read_positions, spavae.Model.embed
     monkeypatch.setattr(spavae_method, "_read_positions", lambda *given: read.append(given[2]) or plain(*given))
     monkeypatch.setattr(spavae.Model, "embed", lambda *given: embedded.append(1) or embed(*given))
+    placed, at = [], spavae.Model.at
+    monkeypatch.setattr(spavae.Model, "at", lambda *given: placed.append(len(given[1])) or at(*given))
     dataset, new = part_of(section_path, tmp_path / "one.h5ad", np.arange(256)), tmp_path / "new.csv"
     options = ["--apply", str(model_path), "--predict-at", str(new)]
     new.write_text("x,y\n150,150\n")
@@ -694,6 +696,7 @@ def test_a_file_of_positions_is_read_once_against_all_sections_before_anything_i
     new.write_text("section,x,y\ntwo,150,150\n")
     assert run(dataset, tmp_path / "fit.h5ad", *options).exit_code == 0
     assert read == [["one", "two"]] * 2
+    assert placed == [256, 1]
     assert list(ad.read_h5ad(tmp_path / "fit.h5ad").uns["unbatch"]["predicted"]["section"]) == ["two"]
 
 
