@@ -83,7 +83,7 @@ class Params(Parameters):
         "the preset's",
     )
     inducing_points: int | None = Field(
-        None, ge=4, description="of a section: at most (auto) or in all (grid, a square; kmeans); null: 512 or 49"
+        None, ge=4, description="of a section: at most (auto) or in all (grid, kmeans); null: 512 or 49"
     )
     inputs: Literal["pcs", "genes"] | None = Field(
         None, description="what is encoded: principal components or all genes; null: the preset's"
