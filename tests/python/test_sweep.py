@@ -358,7 +358,7 @@ def test_each_gives_what_the_program_alone_gives(tmp_path):
         ([["simulate", "--cells", "1", "-o", "x.h5ad"], ["simulate"]], 2, "parameter cells is 1"),
         ([["simulate", "--sead", "1", "-o", "x.h5ad"]], 2, "--sead"),
         ([["simulat", "-o", "x.h5ad"]], 2, "no program 'simulat'"),
-        ({"simulate": 1}, 2, "expected a JSON list of command lines"),
+        ({"simulate": 1}, 2, "expected a list of command lines"),
     ],
 )
 def test_each_ends_at_the_first_failure_with_its_code(tmp_path, monkeypatch, jobs, code, message):
