@@ -23,6 +23,12 @@ export NXF_OFFLINE := true
 # Without a terminal (a log, CI), Nextflow writes plain lines instead of redrawing them.
 plain_log = test -t 1 || export NXF_ANSI_LOG=false
 
+# Runs the pipeline with some options, and prints the path of the report
+define pipeline
+@$(plain_log); nextflow run . $(1) --outdir "$(OUTDIR)" $(ARGS)
+@report="$$(realpath "$(OUTDIR)")/multiqc/multiqc_report.html" && test -s "$$report" && echo "$$report"
+endef
+
 # One thread each: on data as small as the tests' more threads wait for one another. The tests of a file, which share
 # what they fit, run one after another; files run at once, in the order in which they are found (tests/conftest.py).
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_THREADS:-1} \
@@ -30,7 +36,7 @@ pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_T
 # for a Java that runs for seconds
 test test-slow lint: export NXF_JVM_ARGS ?= -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 
-.PHONY: help setup run test test-slow test-modules lint format docs bench results lock image image-liger image-seurat test-docker clean distclean
+.PHONY: help setup run run-all test test-slow test-modules lint format docs bench results lock image image-liger image-seurat test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -38,9 +44,11 @@ help: ## list the targets
 setup: ## install what is needed into .venv and .tools; does nothing when it is there
 	@setup/setup.sh
 
-run: setup ## run the pipeline on data that it simulates; ARGS="..." are further options, OUTDIR=... where to
-	@$(plain_log); nextflow run . --simulate --outdir "$(OUTDIR)" $(ARGS)
-	@report="$$(realpath "$(OUTDIR)")/multiqc/multiqc_report.html" && test -s "$$report" && echo "$$report"
+run: setup ## run a small example on data that it simulates; ARGS="..." are further options, OUTDIR=... where to
+	$(call pipeline,-params-file conf/demo.yml)
+
+run-all: setup ## run all default methods with three seeds on simulated data, which takes several times as long
+	$(call pipeline,--simulate)
 
 test: lint ## check style, then run the tests; PYTEST_ARGS="..." are pytest's options, -n 0 for one at a time
 	$(pytest) $(PYTEST_ARGS)

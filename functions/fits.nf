@@ -49,6 +49,20 @@ def rowsOf(meta, job, runs, outcomes, fits) {
     }
 }
 
+// Says how many of the planned fits have ended, at most every few seconds, and when the last one has. What was told
+// before is kept in `told`, a list of the outcomes so far and a list of times
+def tellProgress(told, planned, outcomes) {
+    told.outcomes.addAll(outcomes)
+    def now = System.currentTimeMillis()
+    if (told.outcomes.size() < planned && told.times && now - told.times.last() < 5000) {
+        return
+    }
+    told.times << now
+    def others = told.outcomes.findAll { outcome -> outcome.status != 'ok' }.countBy { outcome -> outcome.status }
+    def apart = others ? " (${others.collect { status, count -> "${count} ${status}" }.join(', ')})" : ''
+    log.info("${told.outcomes.size()} of ${planned} fits have ended${apart}")
+}
+
 // Collated versions as MultiQC reads them: {step or program: {tool: version}}
 def versionsText(found, about) {
     def tools = found.collectEntries { step, json -> [step.tokenize(':').last(), new groovy.json.JsonSlurper().parseText(json)] }

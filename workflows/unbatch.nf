@@ -10,7 +10,7 @@ include { SCORE      } from '../modules/score/main'
 include { INTEGRATE  } from '../modules/integrate/main'
 include { REPORT     } from '../modules/report/main'
 include { MULTIQC    } from '../modules/multiqc/main'
-include { fileList ; fitTasks ; outcomesById ; rowsOf ; taskGroups ; versionsText } from '../functions/fits'
+include { fileList ; fitTasks ; outcomesById ; rowsOf ; taskGroups ; tellProgress ; versionsText } from '../functions/fits'
 include { showNotes ; showCommonNotes } from '../functions/notes'
 
 workflow UNBATCH {
@@ -49,11 +49,15 @@ workflow UNBATCH {
     def groups = taskGroups(plan, about.sweep as boolean)
     ch_tasks = ch_datasets.flatMap { meta, datasets -> fitTasks(meta, datasets, groups, about.sweep as boolean) }
     FIT(ch_tasks)
+    ch_outcomes = FIT.out.outcomes.map { meta, outcomes -> [meta, outcomesById(outcomes)] }
+    def told = [outcomes: [], times: []]
+    def planned = plan.size() * points.sum { point -> point.names.size() }
+    ch_outcomes.subscribe { _meta, outcomes -> tellProgress(told, planned, outcomes.values()) }
 
     // one row per planned fit, whatever became of it
     ch_rows = ch_tasks
         .map { meta, _datasets, job, runs -> [meta, job, runs] }
-        .join(FIT.out.outcomes.map { meta, outcomes -> [meta, outcomesById(outcomes)] }, remainder: true)
+        .join(ch_outcomes, remainder: true)
         .join(FIT.out.fits.map { meta, fits -> [meta, fileList(fits)] }, remainder: true)
         .map { meta, job, runs, outcomes, fits -> [groupKey(meta.point, groups.size()), rowsOf(meta, job, runs, outcomes, fits ?: []), fits ?: []] }
         .groupTuple()

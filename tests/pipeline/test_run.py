@@ -47,6 +47,7 @@ def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
         "pipeline_info/unbatch_mqc_versions.yml",
     } <= published
     assert not [name for name in published if name.endswith((".outcome.json", "picky.default.s0.fit.h5ad"))]
+    assert "5 of 5 fits have ended" in full.output
     assert "3 of 5 fits done" in full.output
     assert f"Report: {full.outdir}/multiqc/multiqc_report.html" in full.output
 

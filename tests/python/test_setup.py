@@ -1,5 +1,6 @@
 """Set-up: what it takes as good enough, when it does nothing, and what it says is missing."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ["bash", "cat", "dirname", "env", "grep", "head", "ls", "readlink", "sed", "sha256sum", "sort"]
@@ -143,3 +145,11 @@ def test_jars_are_compared_with_the_lock(tmp_path):
     jar.write_bytes(b"changed")
     damaged = subprocess.run(check, capture_output=True, text=True)
     assert (damaged.returncode, damaged.stderr) == (1, "not as locked: a-1.jar\n")
+
+
+def test_the_example_names_parameters_and_methods_that_exist():
+    known = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"]
+    parameters = {name for group in known.values() for name in group["properties"]}
+    example = yaml.safe_load((ROOT / "conf/demo.yml").read_text())
+    assert example.keys() <= parameters
+    assert set(example["methods"].split(",")) <= yaml.safe_load((ROOT / "assets/methods.yml").read_text()).keys()
