@@ -37,6 +37,8 @@ SHORT = {
     "liger": {"factors": 4},
     "saucie": {"steps": 20},
     "staligner": {"epochs": 6, "alone": 3, "refresh": 2, "hidden": 16, "latent": 4},
+    "stagate": {"epochs": 6, "hidden": 16, "latent": 4},
+    "resolvi": {"epochs": 2},
 }
 """Parameters that make a fit short enough for a test."""
 

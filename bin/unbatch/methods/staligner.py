@@ -46,36 +46,31 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     """Return the embedding."""
     import torch
     import torch.nn.functional as F  # noqa: N812
-    from torch import nn
 
     from unbatch.data.graph import neighbours
-    from unbatch.models.staligner import Autoencoder
+    from unbatch.models.staligner import train
 
-    torch.manual_seed(run.seed)
     rng = np.random.default_rng(run.seed)
     graph = neighbours(cells.coordinates, cells.section, names=cells.sections)
-    own = np.arange(len(cells.batch))
-    edges = torch.from_numpy(np.stack([np.r_[graph.source, own], np.r_[graph.target, own]])).to(run.device)
-    X = torch.from_numpy(cells.X.toarray()).to(run.device)
-    network = Autoencoder(X.shape[1], params.hidden, params.latent).to(run.device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
     triplets = None
-    for epoch in range(params.epochs):
-        embedding, made = network(X, edges)
-        loss = F.mse_loss(made, X)
-        if epoch >= params.alone:
-            if (epoch - params.alone) % params.refresh == 0:
-                found = _triplets(embedding.detach().cpu().numpy(), cells.batch, params.mutual, rng)
-                triplets = torch.from_numpy(found).to(run.device)
-            if triplets is not None and len(triplets):
-                anchor, positive, negative = (embedding[column] for column in triplets.T)
-                loss = loss + F.triplet_margin_loss(anchor, positive, negative, margin=params.margin)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-    with torch.no_grad():
-        return Fit(network(X, edges)[0].cpu().numpy())
+
+    def apart(epoch: int, embedding: torch.Tensor) -> torch.Tensor | None:
+        nonlocal triplets
+        if epoch < params.alone:
+            return None
+        if (epoch - params.alone) % params.refresh == 0:
+            found = _triplets(embedding.detach().cpu().numpy(), cells.batch, params.mutual, rng)
+            triplets = torch.from_numpy(found).to(run.device)
+        if not len(triplets):
+            return None
+        anchor, positive, negative = (embedding[column] for column in triplets.T)
+        return F.triplet_margin_loss(anchor, positive, negative, margin=params.margin)
+
+    widths = params.hidden, params.latent
+    steps = params.epochs, params.learning_rate, params.weight_decay
+    edges = np.stack([graph.source, graph.target])
+    found = train(cells.X.toarray(), edges, *widths, *steps, seed=run.seed, device=run.device, more=apart)
+    return Fit(found)
 
 
 def _triplets(embedding: np.ndarray, batch: np.ndarray, mutual: int, rng: np.random.Generator) -> np.ndarray:

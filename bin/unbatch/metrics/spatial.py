@@ -4,6 +4,7 @@ Distances are in the unit of the positions; `pitch` gives the distance between n
 divided to be comparable between technologies.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,60 @@ def pitch(positions: np.ndarray, section: np.ndarray | None = None) -> float:
     if not found:
         raise ValueError("all spots are on one position, expected two positions or more")
     return float(np.median(np.concatenate(found)))
+
+
+def is_hexagonal(points: np.ndarray) -> bool:
+    """Tell whether positions are indices (row, column) of a hexagonal array, whose neighbours are 2 columns apart.
+
+    Then they are whole numbers whose sums are all even or all odd, and some spots touch across rows: on a square grid
+    of step 2, whose sums are even, too, none do.
+    """
+    if points.shape[1] != 2 or (points != np.rint(points)).any():
+        return False
+    parity = points.sum(1) % 2
+    if (parity != parity[0]).any():
+        return False
+    row, column = (points - points.min(0)).astype(np.int64).T
+    code = row * (int(column.max()) + 3) + column
+    return bool(np.isin(code + int(column.max()) + 4, code).any())
+
+
+def units(points: np.ndarray, section: np.ndarray, box: float | None = None, *, lone: bool = False) -> np.ndarray:
+    """Find what coordinates are multiplied by, for each section and axis.
+
+    Parameters
+    ----------
+    points
+        Coordinates, n x 2 or n x 3.
+    section
+        Code of the section of each spot, n.
+    box
+        Length to which each axis is brought, as published, which changes the shape of the tissue; None for spot
+        pitches: the distance of neighbours on a hexagonal array, or else the median distance to the nearest spot.
+    lone
+        Whether all spots of a section may be on one position; it keeps its unit.
+
+    Returns
+    -------
+    np.ndarray
+        Sections x axes.
+
+    Raises
+    ------
+    ValueError
+        If all spots of a section are on one position, unless `lone`.
+    """
+    found = np.ones((int(section.max()) + 1, points.shape[1]))
+    for code in np.unique(section):
+        own = np.unique(points[section == code], axis=0)
+        extent = np.ptp(own, axis=0)
+        if box is not None:
+            found[code] = box / np.where(extent > 0, extent, 1.0)
+        elif is_hexagonal(own):
+            found[code] = math.sqrt(3) / 2, 1 / 2
+        elif len(own) > 1 or not lone:
+            found[code] = 1 / pitch(own)
+    return found
 
 
 @dataclass(frozen=True)

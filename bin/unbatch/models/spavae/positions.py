@@ -1,11 +1,11 @@
 """Where spots are: one unit of length for all sections, and what cannot be used as positions."""
 
-import math
-
 import numpy as np
 from scipy.spatial import cKDTree
 
-from unbatch.metrics.spatial import pitch
+from unbatch.metrics.spatial import is_hexagonal, units
+
+__all__ = ["is_hexagonal", "nearest_spots", "require", "units"]
 
 LEAST = 20
 """Fewest spots of a section: of fewer, neither the process nor the network learns anything."""
@@ -53,51 +53,6 @@ def require(points: np.ndarray, section: np.ndarray, names: list[str] | None = N
                 f"{name}: {shared} of {len(own)} spots are at the position of another spot, expected a position of its "
                 "own for each; if these are several sections, preprocess --section-key tells them apart"
             )
-
-
-def is_hexagonal(points: np.ndarray) -> bool:
-    """Tell whether positions are indices (row, column) of a hexagonal array, whose neighbours are 2 columns apart.
-
-    Then they are whole numbers whose sums are all even or all odd, and some spots touch across rows: on a square grid
-    of step 2, whose sums are even, too, none do.
-    """
-    if points.shape[1] != 2 or (points != np.rint(points)).any():
-        return False
-    parity = points.sum(1) % 2
-    if (parity != parity[0]).any():
-        return False
-    row, column = (points - points.min(0)).astype(np.int64).T
-    code = row * (int(column.max()) + 3) + column
-    return bool(np.isin(code + int(column.max()) + 4, code).any())
-
-
-def units(points: np.ndarray, section: np.ndarray, box: float | None = None) -> np.ndarray:
-    """Find what coordinates are multiplied by, for each section and axis.
-
-    Parameters
-    ----------
-    points, section
-        As of `require`.
-    box
-        Length to which each axis is brought, as published, which changes the shape of the tissue; None for spot
-        pitches: the distance of neighbours on a hexagonal array, or else the median distance to the nearest spot.
-
-    Returns
-    -------
-    np.ndarray
-        Sections x axes.
-    """
-    found = np.ones((int(section.max()) + 1, points.shape[1]))
-    for code in np.unique(section):
-        own = np.unique(points[section == code], axis=0)
-        extent = np.ptp(own, axis=0)
-        if box is not None:
-            found[code] = box / np.where(extent > 0, extent, 1.0)
-        elif is_hexagonal(own):
-            found[code] = math.sqrt(3) / 2, 1 / 2
-        else:
-            found[code] = 1 / pitch(own)
-    return found
 
 
 def nearest_spots(
