@@ -1,6 +1,6 @@
 """spaVAE on sections of human cortex: domains, held-out spots, spatially variable genes, speed.
 
-    python benchmarks/spavae.py domains FOLDER [SECTION ...]   # NMI and ARI of both clusterers, next to simple rivals
+    python benchmarks/spavae.py domains FOLDER [SECTION ...] [--rows ROW ...]   # NMI and ARI, next to rivals
     python benchmarks/spavae.py held-out FOLDER [SECTION ...]  # a tenth of the spots predicted by their positions
     python benchmarks/spavae.py joint FOLDER [SECTION ...]     # the sections in one model
     python benchmarks/spavae.py genes FOLDER SECTION           # p-values on simulated genes with known patterns
@@ -18,6 +18,7 @@ import environment  # noqa: F401
 import argparse
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -32,8 +33,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, average_precision_score, normalized_mutual_info_score
 from sklearn.model_selection import cross_val_score
 
+from unbatch import contract, methods
+from unbatch.data.cells import Cells
+from unbatch.metrics import domains
+from unbatch.metrics.spatial import nearest
 from unbatch.models import spavae
-from unbatch.models.spavae import Spots, domains, positions, spatial_genes
+from unbatch.models.spavae import Spots, positions, spatial_genes
 from unbatch.models.spavae.prediction import agreement, neighbour_rates, predict
 from unbatch.nn import inducing
 
@@ -41,6 +46,8 @@ SEEDS = (0, 1, 2, 3, 4)
 SETTINGS = spavae.PRESETS["recommended"]
 COMPONENTS, RING = 10, 18
 """Components of the rivals, and neighbours of a spot within two rings."""
+STAGATE_EPOCHS = 250
+"""A quarter of the default, for which a section takes a quarter of an hour of CPU."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,17 @@ def components(counts: sparse.csr_matrix, number: int) -> tuple[np.ndarray, dict
     return values @ vectors, {"mean": mean, "spread": spread, "vectors": vectors}
 
 
-def mean_of_rings(values: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Mean of each spot and its neighbours within two rings."""
-    near = positions.neighbours(place, np.zeros(len(place), np.int64), RING)
-    return (values + values[near].sum(1)) / (RING + 1)
+def mean_around(values: np.ndarray, place: np.ndarray, spots: int) -> np.ndarray:
+    """Mean of each spot and so many nearest ones."""
+    return (values + values[nearest(place, spots)].sum(1)) / (spots + 1)
+
+
+def smoothed(values: np.ndarray, place: np.ndarray, noise: float = 5.0) -> np.ndarray:
+    """Mean of a Gaussian process on values with noise of so many times its variance."""
+    points = torch.as_tensor(place)
+    chosen = inducing.greedy(points, "cauchy", 200.0, 0.03, 512).points
+    features = inducing.whitened(chosen, points, "cauchy", 200.0).numpy()
+    return features @ np.linalg.solve(noise * np.eye(len(chosen)) + features.T @ features, features.T @ values)
 
 
 def compare(labels: np.ndarray, section: Section) -> tuple[float, float]:
@@ -118,30 +132,78 @@ def clustered(
     return found, labels
 
 
-def run_domains(folder: Path, names: list[str]) -> None:
-    """Fit each section with each seed; rivals have seeds of the clusterers alone."""
-    for name in names:
-        section = read(folder, name)
-        own, _ = components(section.counts, COMPONENTS)
-        rings = mean_of_rings(own, section.place)
-        for seed in SEEDS:
-            for method, values in (("10 PCs", own), ("mean of two rings", rings)):
-                spaces = dict.fromkeys(("k-means", "mixture"), values)
-                record("spavae-domains", section.about, method, clustered(section, spaces, seed)[0], seed=seed)
-        found = []
-        for seed in SEEDS:
+def by_method(name: str, section: Section, seed: int, **params: object) -> np.ndarray:
+    """Embedding by a method with its defaults but for `params`."""
+    declared = methods.load(name)
+    size = np.asarray(section.counts.sum(1)).ravel()
+    X = section.counts.astype(np.float32).copy()
+    X.data = np.log1p(X.data / np.repeat(size / size.mean(), np.diff(X.indptr))).astype(np.float32)
+    none = np.zeros(len(size), np.int64)
+    cells = Cells(X, section.counts, section.genes, none, coordinates=section.points, batches=["0"], name=section.name)
+    return declared.fit(cells, contract.checked(name, declared.params, params), contract.Run(seed)).embedding
+
+
+def by_spavae(section: Section, seed: int, preset: str) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Spaces to cluster in, and the number of inducing points."""
+    spots = Spots.of(section.counts, section.points)
+    fitted = spavae.fit(spots, spavae.PRESETS[preset], seed=seed)
+    latent = fitted.model.embed(spots)
+    about = {"inducing points": len(fitted.chosen.points[0]), "epochs": len(fitted.history["score"])}
+    return {"k-means": latent.embedding, "mixture": latent.mean}, about
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of domains: its name, what makes its embedding, and seeds of that and of the clusterers."""
+
+    name: str
+    make: Callable[[Section, int], np.ndarray | tuple]
+    seeds: tuple[int, ...] = SEEDS
+    drawn: bool = True
+
+
+def _pcs(section: Section) -> np.ndarray:
+    return components(section.counts, COMPONENTS)[0]
+
+
+ROWS = {
+    "pcs": Row("10 PCs", lambda section, _: _pcs(section), drawn=False),
+    "rings": Row("mean of two rings", lambda s, _: mean_around(_pcs(s), s.place, RING), drawn=False),
+    "thirty": Row("mean of 30 neighbours", lambda s, _: mean_around(_pcs(s), s.place, 30), drawn=False),
+    "gp": Row("GP on 10 PCs", lambda section, _: smoothed(_pcs(section), section.place), drawn=False),
+    "banksy": Row("BANKSY", lambda section, seed: by_method("banksy", section, seed), drawn=False),
+    "banksy-0.2": Row("BANKSY, lambda 0.2", lambda s, seed: by_method("banksy", s, seed, weight=0.2), drawn=False),
+    "spavae": Row("spaVAE", lambda section, seed: by_spavae(section, seed, "recommended")),
+    "batchblend": Row(
+        "BatchBlend with space", lambda section, seed: by_method("batchblend", section, seed, spatial="linear")
+    ),
+    "resolvi": Row("resolVI, one seed", lambda section, seed: by_method("resolvi", section, seed), seeds=(0,)),
+    "paper": Row("spaVAE, preset paper, one seed", lambda s, seed: by_spavae(s, seed, "paper"), seeds=(0,)),
+    "stagate": Row(
+        f"STAGATE, {STAGATE_EPOCHS} epochs, one seed",
+        lambda section, seed: by_method("stagate", section, seed, epochs=STAGATE_EPOCHS),
+        seeds=(0,),
+    ),
+}
+"""What is compared; `domains` is given names of rows to run some of them."""
+
+
+def run_domains(folder: Path, names: list[str], rows: list[str]) -> None:
+    """Cluster what each row makes of each section; those that draw nothing have seeds of the clusterers alone."""
+    for name, key in product(names, rows or ROWS):
+        section, row, found, known = read(folder, name), ROWS[key], [], None
+        for seed in row.seeds:
             start = time.process_time()
-            spots = Spots.of(section.counts, section.points)
-            fitted = spavae.fit(spots, SETTINGS, seed=seed)
-            latent = fitted.model.embed(spots)
-            seconds = time.process_time() - start
-            scores, labels = clustered(section, {"k-means": latent.embedding, "mixture": latent.mean}, seed)
+            known = row.make(section, seed) if row.drawn or known is None else known
+            about = {"cpu_s": time.process_time() - start} if row.drawn or seed == row.seeds[0] else {}
+            spaces, more = known if isinstance(known, tuple) else (dict.fromkeys(("k-means", "mixture"), known), {})
+            scores, labels = clustered(section, spaces, seed)
             found.append(labels["mixture"])
-            more = {"cpu_s": seconds, "inducing points": len(fitted.chosen.points[0])}
-            record("spavae-domains", section.about, "spaVAE", scores | more, seed=seed)
-        same = [adjusted_rand_score(a, b) for a, b in combinations(found, 2)]
-        agreed = {"ARI of two seeds": np.mean(same), "ARI of two seeds, lowest": np.min(same)}
-        record("spavae-domains", section.about, "spaVAE", agreed, seed=f"{SEEDS[0]}-{SEEDS[-1]}")
+            record("spavae-domains", section.about, row.name, scores | about | more, seed=seed)
+        if len(row.seeds) > 1:
+            same = [adjusted_rand_score(a, b) for a, b in combinations(found, 2)]
+            agreed = {"ARI of two seeds": np.mean(same), "ARI of two seeds, lowest": np.min(same)}
+            record("spavae-domains", section.about, row.name, agreed, seed=f"{row.seeds[0]}-{row.seeds[-1]}")
 
 
 def kriged(
@@ -351,21 +413,25 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     runs = {
-        "domains": run_domains,
         "held-out": run_held_out,
         "joint": run_joint,
         "genes": run_genes,
         "speed": run_speed,
     }
-    parser.add_argument("what", choices=[*runs, "large"])
+    parser.add_argument("what", choices=["domains", *runs, "large"])
     parser.add_argument("given", nargs="*", help="FOLDER SECTION ...; of large: SPOTS GENES")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=[], help="rows of domains; by default all")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "large":
         run_large(*(int(each) for each in (given.given or ["100000", "1000"])))
         return
     folder = Path(given.given[0])
-    runs[given.what](folder, given.given[1:] or sorted(path.stem for path in folder.glob("*.h5ad")))
+    sections = given.given[1:] or sorted(path.stem for path in folder.glob("*.h5ad"))
+    if given.what == "domains":
+        run_domains(folder, sections, given.rows)
+        return
+    runs[given.what](folder, sections)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ SHORT = {
     "staligner": {"epochs": 6, "alone": 3, "refresh": 2, "hidden": 16, "latent": 4},
     "stagate": {"epochs": 6, "hidden": 16, "latent": 4},
     "resolvi": {"epochs": 2},
+    # cells are at random places here: means over neighbours would hold nothing
+    "smoothed_pca": {"rings": 0},
 }
 """Parameters that make a fit short enough for a test."""
 
