@@ -109,6 +109,7 @@ def score(
     *,
     batch_key: str,
     label_key: str | None = None,
+    section_key: str | None = None,
     counts: str | None = None,
     continuous: bool = False,
     n_top_genes: int = 2000,
@@ -126,8 +127,8 @@ def score(
         Cells with their counts and embeddings.
     embeddings
         Names of methods that were fitted, or of slots of obsm.
-    batch_key, label_key, counts, continuous, n_top_genes
-        As of `fit`.
+    batch_key, label_key, section_key, counts, continuous, n_top_genes
+        As of `fit`. Where there are coordinates, domains and neighbourhoods are scored section by section.
     targets
         Columns of obs to predict from each embedding.
     evidence
@@ -140,7 +141,7 @@ def score(
     -------
     pandas.DataFrame
         A row per embedding: ``total``, ``batch``, ``bio`` and every metric (docs/metrics.md); all of scores.json is in
-        ``attrs["scores"]``, probes and predictions in ``attrs["scores"]["rows"]`` (docs/output.md).
+        ``attrs["scores"]``, probes, predictions and domains in ``attrs["scores"]["rows"]`` (docs/output.md).
 
     Raises
     ------
@@ -158,14 +159,14 @@ def score(
         raise InputError("targets: nothing is predicted with evidence=False, leave one of the two out")
     evidence = bool(targets) if evidence is None else evidence
 
-    keys = {"label_key": label_key, "section_key": None, "counts": counts, "continuous": continuous}
+    keys = {"label_key": label_key, "section_key": section_key, "counts": counts, "continuous": continuous}
     dataset = _dataset(adata, batch_key, **keys, n_top_genes=n_top_genes, seed=seed)
     fitted = adata.uns.get("unbatch", {})
     bare = {"seed": seed, "params": {}, "wall_s": 0.0, "peak_mb": 0.0, "device": "", "versions": {}}
     made = {name: fitted.get(name) or bare | {"method": name, "slot": _slot(adata, name)} for name in embeddings}
 
-    def read(name: str, cells: np.ndarray) -> scoring.Fitted:
-        return scoring.Fitted.of(made[name], adata.obsm, adata.obsp, cells)
+    def read(name: str, cells: np.ndarray, tissue: np.ndarray | None) -> scoring.Fitted:
+        return scoring.Fitted.of(made[name], adata.obsm, adata.obsp, cells, tissue)
 
     options = scoring.Options(max_cells, targets=targets, evidence=evidence, seed=seed, threads=threads)
     with threadpool_limits(threads):

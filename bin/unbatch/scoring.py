@@ -26,6 +26,7 @@ from unbatch.metrics.prediction import Question, explains, solves
 if TYPE_CHECKING:
     from scib_metrics.nearest_neighbors import NeighborsResults
 
+    from unbatch.metrics.domains import Tissue
     from unbatch.metrics.evidence import Level
     from unbatch.metrics.integration import Metric
     from unbatch.metrics.prediction import Accuracy
@@ -44,17 +45,26 @@ MAX_CLASSES = 100
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A fit: embedding of the scored cells or neighbours in a graph, how it was made, fixed and random effects."""
+    """A fit: embedding of the scored cells or neighbours in a graph, how it was made, fixed and random effects.
+
+    `tissue` is the embedding of the cells whose domains are scored, which need no label.
+    """
 
     embedding: "np.ndarray | None"
     made: dict[str, Any]
     fixed: "np.ndarray | None"
     random: "np.ndarray | None"
     near: "NeighborsResults | None" = None
+    tissue: "np.ndarray | None" = None
 
     @classmethod
     def of(
-        cls, made: dict[str, Any], obsm: "Mapping[str, Any]", obsp: "Mapping[str, Any]", cells: "np.ndarray"
+        cls,
+        made: dict[str, Any],
+        obsm: "Mapping[str, Any]",
+        obsp: "Mapping[str, Any]",
+        cells: "np.ndarray",
+        tissue: "np.ndarray | None" = None,
     ) -> "Fitted":
         """Take what a fit has of some cells out of its slots.
 
@@ -66,6 +76,8 @@ class Fitted:
             Embeddings and graphs of all cells, by slot.
         cells
             Positions of the cells.
+        tissue
+            Positions of the cells whose domains are scored, None for none.
         """
         method = str(made["method"])
         if made.get("output", "embedding") == "graph":
@@ -74,7 +86,8 @@ class Fitted:
             return cls(None, made, None, None, nearest_by_path(obsp[method], cells, integration.LISI_NEIGHBOURS))
         parts = (obsm.get(str(made.get(name))) for name in ("first", "second"))
         fixed, random = (None if part is None else np.asarray(part)[cells] for part in parts)
-        return cls(np.asarray(obsm[made.get("slot", f"X_{method}")])[cells], made, fixed, random)
+        whole = np.asarray(obsm[made.get("slot", f"X_{method}")])
+        return cls(whole[cells], made, fixed, random, tissue=None if tissue is None else whole[tissue])
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +114,8 @@ class Options:
         Columns of obs to predict in addition to the label.
     evidence
         Whether to probe for the batch and predict the label and the targets.
+    space
+        Whether to score domains and neighbourhoods where there are coordinates.
     seed, threads
         Of sample, probes and predictions; threads at most.
     """
@@ -109,6 +124,7 @@ class Options:
     batch_silhouette: str = "bras"
     targets: list[str] = field(default_factory=list)
     evidence: bool = True
+    space: bool = True
     seed: int = 0
     threads: int = 1
 
@@ -120,7 +136,7 @@ def _silent(items: Iterable[Any], _label: str, _name: Callable[[Any], str]) -> I
 def score(
     adata: AnnData,
     planned: list[dict[str, Any]],
-    read: Callable[[str, np.ndarray], Fitted],
+    read: Callable[[str, np.ndarray, np.ndarray | None], Fitted],
     options: Options,
     *,
     name: str = "dataset",
@@ -138,7 +154,7 @@ def score(
         A mapping per planned fit: ``fit`` (None where it failed or does not apply) and what is known of it (id, method,
         params_id, seed, code, status, exit_code, message, attempts).
     read
-        Gives the fit of a name of ``fit``, of the cells at some positions.
+        Gives the fit of a name of ``fit``: of the cells at some positions, and of those of the tissue (None: none).
     options
         How to score.
     name, source
@@ -163,7 +179,9 @@ def score(
     batch, label = _codes(adata, "batch", cells), _codes(adata, "label", cells) if labelled else None
     strata = batch if label is None else batch * (int(label.max()) + 1) + label
     group = uncertainty.deal(strata, options.seed)
-    fitted = {row["fit"]: read(row["fit"], cells) for row in planned if row["fit"] is not None}
+    tissue = _tissue(adata, labelled, options) if options.space and "spatial" in adata.obsm else None
+    around = None if tissue is None else tissue.cells
+    fitted = {row["fit"]: read(row["fit"], cells, around) for row in planned if row["fit"] is not None}
     graphs = any(fit.near is not None for fit in fitted.values())
     known = integration.metrics(options.batch_silhouette, labelled, graphs)
     probing = _evidence(adata, cells, batch, label, group, columns, options.seed) if options.evidence else None
@@ -191,6 +209,8 @@ def score(
         found = _row(row, name, fit.made, scores, reasons, kinds)
         rows.append(found)
         found["cells"] = _over_cells(found, scene, kinds)
+        if tissue is not None and fit.tissue is not None:
+            found["space"] = _rounded_all(tissue.score(fit.tissue, options.seed))
         if probing and fit.random is not None:
             probes = [m for m in wanted if m.kind == "evidence"]
             effects = _scene(replace(fit, embedding=fit.random), reference, batch, label, None, search=False)
@@ -202,6 +222,7 @@ def score(
         "dataset": _describe(adata, name, cells, labelled),
         "metrics": {**kinds, "weights": integration.WEIGHTS, "missing": missing},
         "evidence": _describe_evidence(probing, alone) if probing else None,
+        "space": _describe_tissue(tissue) if tissue is not None else None,
         "rows": rows,
         "settings": {"seed": options.seed, "max_cells": options.max_cells, "neighbours": integration.LISI_NEIGHBOURS}
         | {"cell_groups": int(group.max()) + 1, "level": uncertainty.LEVEL},
@@ -302,6 +323,40 @@ def _cells_to_score(adata: AnnData, labelled: bool, max_cells: int, seed: int) -
 def _codes(adata: AnnData, column: str, cells: np.ndarray) -> np.ndarray:
 
     return np.unique(adata.obs[column].cat.codes.to_numpy()[cells], return_inverse=True)[1]
+
+
+def _tissue(adata: AnnData, labelled: bool, options: Options) -> "Tissue":
+    """Choose the sections whose domains are scored, with their unlabelled cells."""
+    from unbatch.metrics.domains import Tissue
+
+    section = adata.obs["section" if "section" in adata.obs else "batch"].astype("category")
+    label = adata.obs["label"].cat.codes.to_numpy().astype(np.int64) if labelled else None
+    points, names = np.asarray(adata.obsm["spatial"], dtype=np.float64), [str(name) for name in section.cat.categories]
+    return Tissue.of(points, section.cat.codes.to_numpy(), names, label, options.max_cells, options.seed)
+
+
+def _describe_tissue(tissue: "Tissue") -> dict[str, Any]:
+    """Say of which cells domains are scored, and how."""
+    from unbatch.metrics import domains
+
+    return {
+        "sections": {
+            name: {"cells": each.of, "scored_cells": len(each.cells), "clusters": each.clusters}
+            | {"unlabelled": None if each.label is None else int((each.label < 0).sum())}
+            for name, each in tissue.sections.items()
+        },
+        "left_out": tissue.reasons,
+        "neighbours": domains.NEAR,
+        "voters": domains.NEIGHBOURS,
+        "starts": domains.STARTS,
+    }
+
+
+def _rounded_all(values: Any) -> Any:
+    """Round all numbers of nested mappings as JSON keeps them."""
+    if isinstance(values, dict):
+        return {name: _rounded_all(each) for name, each in values.items()}
+    return values if isinstance(values, str) else _rounded(values)
 
 
 def _reference(adata: AnnData, cells: np.ndarray) -> np.ndarray:

@@ -264,7 +264,7 @@ def test_folds_targets_and_features_are_those_of_the_cells_that_are_asked(monkey
     effects = np.column_stack([batch, rng.normal(size=600)])
     made = {"method": "m", "seed": 0, "params": {}, "versions": {}, "wall_s": 0, "peak_mb": 0, "device": "cpu"}
 
-    def read(_name: str, cells: np.ndarray) -> scoring.Fitted:
+    def read(_name: str, cells: np.ndarray, _tissue: None) -> scoring.Fitted:
         return scoring.Fitted(embedding[cells], made, embedding[cells], effects[cells])
 
     monkeypatch.setattr(scoring, "EVIDENCE_CELLS", 250)

@@ -64,7 +64,7 @@ def test_by_such_a_column_no_biology_is_scored(dataset_path, labels):
     assert len(data) > 100
     embedding = RNG.normal(size=(data.n_obs, 3)).astype(np.float32)
 
-    def read(_name, cells):
+    def read(_name, cells, _tissue):
         from unbatch.scoring import Fitted
 
         made = {"method": "none", "seed": 0, "params": {}, "wall_s": 0, "peak_mb": 0, "device": "cpu", "versions": {}}

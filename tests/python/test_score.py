@@ -265,6 +265,14 @@ def test_score_ranks_data_above_noise_and_repeats_itself(dataset_path: Path, fit
     assert abs(first["dataset"]["scored_cells"] - 120) <= 18
     by_method = {row["method"]: row for row in first["rows"]}
     assert by_method["none"]["bio"] > by_method["shuffled"]["bio"]
+    # whole sections, as many as the limit holds; domains are in a block of their own, which enters no mean
+    ((name, about),) = first["space"]["sections"].items()
+    assert (about["cells"], about["scored_cells"], len(first["space"]["left_out"])) == (100, 100, 1)
+    none, shuffled = (by_method[method]["space"][name] for method in ("none", "shuffled"))
+    for rule in ("kmeans", "kmeans_voted", "mixture", "mixture_voted"):
+        assert none[rule].keys() == {"nmi", "ari", "pas", "chaos"}
+        assert none[rule]["nmi"] > shuffled[rule]["nmi"]
+    assert not {"kept", "pas", "chaos"} & by_method["none"]["metrics"].keys()
 
 
 def test_score_works_without_labels_and_says_what_is_missing(dataset_path: Path, fits: list[Path], tmp_path: Path):
@@ -277,6 +285,8 @@ def test_score_works_without_labels_and_says_what_is_missing(dataset_path: Path,
     assert table["metrics"]["missing"]["nmi"] == "obs/label is missing"
     row = table["rows"][0]
     assert (row["n_batch"], row["bio"], row["total"]) == (3, None, None)
+    assert [each["clusters"] for each in table["space"]["sections"].values()] == [0, 0]
+    assert all(each.keys() == {"kept"} for each in row["space"].values())
 
 
 def test_one_batch_is_scored_for_biology_only(dataset_path: Path, tmp_path: Path):
@@ -303,6 +313,8 @@ def test_fits_of_one_method_and_seed_have_rows_of_their_own(dataset_path: Path, 
         ("dataset.shuffled.s0", "default"),
         ("dataset.none.other.s0", "other"),
     ]
+    assert table["space"] is None
+    assert "space" not in table["rows"][0]
 
 
 @pytest.mark.parametrize(

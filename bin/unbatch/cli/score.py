@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 )
 @click.option("--targets", help="Columns of obs to predict beside label, separated by commas.")
 @click.option(
-    "--evidence/--no-evidence", default=True, help="Probe for the batch and predict label and targets, as well."
+    "--evidence/--no-evidence",
+    default=True,
+    help="Probe for the batch, predict label and targets, and score spatial domains, as well.",
 )
 def main(
     run: Run,
@@ -70,13 +72,14 @@ def main(
         batch_silhouette=batch_silhouette,
         targets=[target.strip() for target in (targets or "").split(",") if target.strip()],
         evidence=evidence,
+        space=evidence,
         seed=run.seed,
         threads=run.threads,
     )
     table = scoring.score(
         adata,
         planned,
-        lambda file, cells: _read_fit(files[file], adata, cells),
+        lambda file, cells, tissue: _read_fit(files[file], adata, cells, tissue),
         options,
         name=name,
         source=dataset,
@@ -94,13 +97,13 @@ def _read_dataset(path: Path) -> "AnnData":
     return adata
 
 
-def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray") -> "Fitted":
-    """Read a fit, check it whole, and keep what it has of the cells to score."""
+def _read_fit(path: Path, dataset: "AnnData", cells: "np.ndarray", tissue: "np.ndarray | None") -> "Fitted":
+    """Read a fit, check it whole, and keep what it has of the cells to score and of those of the tissue."""
     from unbatch.data import fits
     from unbatch.scoring import Fitted
 
     fit = fits.read(path, dataset)
-    return Fitted.of(dict(fit.uns["unbatch"]), fit.obsm, fit.obsp, cells)
+    return Fitted.of(dict(fit.uns["unbatch"]), fit.obsm, fit.obsp, cells, tissue)
 
 
 def _read_outcomes(path: Path, files: dict[str, Path]) -> list[dict[str, Any]]:

@@ -1,13 +1,23 @@
 """Domains: clusters of spots by their place in an embedding, with and without a vote of neighbouring spots."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.linalg import solve_triangular
+from scipy.linalg import cho_factor, cho_solve
 
+from unbatch.errors import out_of_memory
 from unbatch.metrics import spatial
 from unbatch.nn.kmeans import kmeans, nearest
+
+LEAST = 30
+"""Fewest cells of a section whose domains are scored: twice the neighbours that are compared."""
+NEAR = 15
+"""Nearest cells that are compared between tissue and embedding."""
+STARTS = 3
+"""Starts of each clusterer where every method of a run is scored."""
+log = logging.getLogger("unbatch")
 
 NEIGHBOURS = 6
 """Spots around one whose majority it takes where domains are refined."""
@@ -62,6 +72,7 @@ def by_mixture(values: np.ndarray, clusters: int, seed: int = 0, starts: int = 1
 
 
 def _mixture(values: np.ndarray, labels: np.ndarray, clusters: int, steps: int) -> Mixture:
+    values = values - values.mean(0)
     spots, width = values.shape
     share = np.zeros((spots, clusters))
     share[np.arange(spots), labels] = 1
@@ -72,17 +83,17 @@ def _mixture(values: np.ndarray, labels: np.ndarray, clusters: int, steps: int) 
         weight = share.sum(0) + 1e-10
         centre = share.T @ values / weight[:, None]
         covariance = (second - (weight * centre.T) @ centre) / spots + floor
-        factor = np.linalg.cholesky(covariance)
-        white = solve_triangular(factor, values.T, lower=True).T
-        middle = solve_triangular(factor, centre.T, lower=True).T
-        square = (white**2).sum(1)[:, None] + (middle**2).sum(1) - 2 * white @ middle.T
-        logs = np.log(weight / spots) - square / 2
+        factor = cho_factor(covariance, lower=True)
+        towards = cho_solve(factor, centre.T)
+        # less the square that all components have in common, whose mean is enough
+        logs = np.log(weight / spots) + values @ towards - (centre.T * towards).sum(0) / 2
         top = logs.max(1, keepdims=True)
         share = np.exp(logs - top)
         total = share.sum(1, keepdims=True)
         share /= total
-        constant = width * np.log(2 * np.pi) / 2 + np.log(np.diag(factor)).sum()
-        now = float((np.log(total) + top).mean() - constant)
+        common = np.trace(cho_solve(factor, second)) / spots / 2
+        constant = width * np.log(2 * np.pi) / 2 + np.log(np.diag(factor[0])).sum()
+        now = float((np.log(total) + top).mean() - common - constant)
         if now - last < 1e-5:
             break
         last = now
@@ -104,3 +115,156 @@ def refined(labels: np.ndarray, positions: np.ndarray, section: np.ndarray) -> n
     votes = np.stack([((labels[near] == code) & there).sum(1) for code in range(int(labels.max()) + 1)], 1)
     first = votes.argmax(1)
     return np.where(2 * votes.max(1) > there.sum(1), first, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A section that is scored.
+
+    Attributes
+    ----------
+    cells
+        Positions of its cells in the dataset, m.
+    place
+        Their coordinates in spot pitches, m x p.
+    label
+        Codes of their labels, -1 without one, m; None where there are none to score by.
+    of
+        Cells that the section has in all: more than m where they were sampled.
+    """
+
+    cells: np.ndarray
+    place: np.ndarray
+    label: np.ndarray | None
+    of: int
+
+    @property
+    def clusters(self) -> int:
+        """As many as labels."""
+        return 0 if self.label is None else len(np.unique(self.label[self.label >= 0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Tissue:
+    """The sections whose domains are scored, by name, and why others are not."""
+
+    sections: dict[str, Section] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Positions of all its cells in the dataset, section by section."""
+        return np.concatenate([np.empty(0, np.int64), *(each.cells for each in self.sections.values())])
+
+    @classmethod
+    def of(
+        cls,
+        points: np.ndarray,
+        section: np.ndarray,
+        names: list[str],
+        label: np.ndarray | None,
+        most: int,
+        seed: int = 0,
+    ) -> "Tissue":
+        """Choose whole sections, in their order, as long as they have no more than `most` cells together.
+
+        Parameters
+        ----------
+        points
+            Coordinates, n x p.
+        section
+            Code of the section of each cell, n.
+        names
+            Names of the sections by code.
+        label
+            Codes of labels, -1 without one, n; None where there are none to score by.
+        most
+            Cells at most. Of a first section that has more, so many are drawn.
+        seed
+            Seed of the draw.
+        """
+        found = cls()
+        left = most
+        for code, name in enumerate(names):
+            cells = np.flatnonzero(section == code)
+            if not len(cells):
+                continue
+            reason = _reason(points[cells])
+            if not reason and len(cells) > left and found.sections:
+                reason = f"the sections before it have used up the {most:,} cells that are scored"
+            if reason:
+                found.reasons[name] = reason
+                continue
+            of = len(cells)
+            if of > left:
+                cells = np.sort(np.random.default_rng(seed).choice(cells, left, replace=False))
+            left -= len(cells)
+            place = points[cells] * spatial.units(points[cells], np.zeros(len(cells), np.int64))[0]
+            found.sections[name] = Section(cells, place, None if label is None else label[cells], of)
+        return found
+
+    def score(self, embedding: np.ndarray, seed: int = 0) -> dict[str, dict]:
+        """Score an embedding of its cells.
+
+        Parameters
+        ----------
+        embedding
+            Rows in the order of `cells`.
+        seed
+            Seed of the clusterers.
+
+        Returns
+        -------
+        dict
+            By section ``kept``, and for each of ``kmeans``, ``kmeans_voted``, ``mixture``, ``mixture_voted`` its
+            ``nmi``, ``ari``, ``pas`` and ``chaos``; or ``reason``.
+        """
+        found, start = {}, 0
+        for name, section in self.sections.items():
+            values = np.asarray(embedding[start : start + len(section.cells)], dtype=np.float64)
+            start += len(section.cells)
+            try:
+                found[name] = _scores(section, values, seed)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                log.warning("domains of a section could not be scored: %s", error)
+                found[name] = {"reason": str(error)}
+        return found
+
+
+def _reason(points: np.ndarray) -> str:
+    """Say why a section can't be scored; nothing if it can."""
+    if len(points) < LEAST:
+        return f"it has {len(points)} cells, {LEAST} or more are needed"
+    missing = int((~np.isfinite(points).all(1)).sum())
+    if missing:
+        return f"{missing} of its {len(points)} cells have no position"
+    return "" if (np.ptp(points, axis=0) > 0).any() else "all its cells are on one position"
+
+
+def _scores(section: Section, values: np.ndarray, seed: int) -> dict:
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    if not (np.ptp(values, axis=0) > 0).any():
+        raise ValueError("the embedding is the same for all cells of the section")
+    found: dict = {"kept": spatial.neighbourhood_kept(values, section.place, NEAR)}
+    if section.clusters < 2:
+        return found
+    none = np.zeros(len(values), np.int64)
+    known = section.label >= 0
+    labels = {
+        "kmeans": by_kmeans(values, section.clusters, seed, STARTS),
+        "mixture": by_mixture(values, section.clusters, seed, STARTS).labels,
+    }
+    for name in list(labels):
+        labels[f"{name}_voted"] = refined(labels[name], section.place, none)
+    for name, each in labels.items():
+        both = section.label[known], each[known]
+        found[name] = {
+            "nmi": float(normalized_mutual_info_score(*both)),
+            "ari": float(adjusted_rand_score(*both)),
+            "pas": spatial.abnormal_spots(each, section.place),
+            "chaos": float(spatial.chaos(each, section.place)),
+        }
+    return found

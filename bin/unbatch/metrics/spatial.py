@@ -15,6 +15,9 @@ from scipy.spatial.distance import pdist, squareform
 MAX_DISTANCE_SPOTS = 1_500
 """Spots whose pairwise distances are compared; more are sampled, as the cost grows with the square of their number."""
 
+FEW = 10
+"""Dimensions up to which a tree finds neighbours sooner than all distances do."""
+
 PAS_NEIGHBOURS = 10
 """Neighbours of a spot that its label is compared with (Shang and Zhou 2022)."""
 
@@ -234,12 +237,20 @@ def nearest(positions: np.ndarray, k: int, section: np.ndarray | None = None, *,
             raise ValueError(f"section {code} has {len(mine)} spots, expected more than the {k} neighbours")
         if most < 1:
             continue
-        near = cKDTree(positions[mine]).query(positions[mine], most + 1)[1]
+        near = _nearest(positions[mine], most + 1)
         # of spots on one position any may come first: the spot itself is taken out wherever it is, else the farthest
         itself = near == np.arange(len(mine))[:, None]
         itself[~itself.any(axis=1), -1] = True
         found[mine, :most] = mine[near[~itself].reshape(len(mine), most)]
     return found
+
+
+def _nearest(points: np.ndarray, k: int) -> np.ndarray:
+    if points.shape[1] <= FEW:
+        return cKDTree(points).query(points, k)[1]
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors(points, return_distance=False)
 
 
 def adjacency(neighbours: np.ndarray) -> sparse.csr_array:
