@@ -158,6 +158,8 @@ class Result:
         In the order to show them: ranked, not comparable, controls, without scores.
     evidence
         What probes and predictions are read against, as in the file; None where there were none.
+    space
+        Of which sections domains were scored, as in the file; None where there were none.
     """
 
     source: str
@@ -167,6 +169,7 @@ class Result:
     versions: dict[str, str]
     entries: list[Entry]
     evidence: dict[str, Any] | None = None
+    space: dict[str, Any] | None = None
 
     def require_cells(self, cells: int, path: Path) -> None:
         """Check that a file holds as many cells as the scored dataset has.
@@ -294,6 +297,7 @@ def read_scores(path: str | Path, cards: dict[str, Card]) -> Result:
         versions=content.get("versions") or {},
         entries=rank(content["rows"], content["metrics"], cards),
         evidence=content.get("evidence"),
+        space=content.get("space"),
     )
 
 

@@ -21,6 +21,7 @@ SECTIONS = _sections(
     "leakage",
     "embeddings",
     "tissue",
+    "space",
     FITS,
     "runtime",
     "methods",
