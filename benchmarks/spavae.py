@@ -180,7 +180,7 @@ def by_spavae(section: Section, seed: int, preset: str) -> tuple[dict[str, np.nd
     spots = Spots.of(section.counts, section.points)
     fitted = spavae.fit(spots, spavae.PRESETS[preset], seed=seed)
     latent = fitted.model.embed(spots)
-    about = {"inducing points": len(fitted.chosen.points[0]), "epochs": len(fitted.history["score"])}
+    about = {"inducing points": len(fitted.chosen.points[0]), "epochs": len(next(iter(fitted.history.values())))}
     return {"k-means": latent.embedding, "mixture": latent.mean}, about
 
 
