@@ -1,6 +1,7 @@
 """spaVAE on sections of human cortex: domains, held-out spots, spatially variable genes, speed.
 
     python benchmarks/spavae.py domains FOLDER [SECTION ...] [--rows ROW ...]   # NMI and ARI, next to rivals
+    python benchmarks/spavae.py stopping FOLDER [SECTION ...]  # what choosing the epoch by labels would gain
     python benchmarks/spavae.py held-out FOLDER [SECTION ...]  # a tenth of the spots predicted by their positions
     python benchmarks/spavae.py joint FOLDER [SECTION ...]     # the sections in one model
     python benchmarks/spavae.py genes FOLDER SECTION           # p-values on simulated genes with known patterns
@@ -47,6 +48,8 @@ SEEDS = (0, 1, 2, 3, 4)
 SETTINGS = spavae.PRESETS["recommended"]
 COMPONENTS, RING = 10, 18
 """Components of the rivals, and neighbours of a spot within two rings."""
+LENGTHS = (10, 15, 20, 25, 30, 40)
+"""Epochs of the fits among which labels could choose; 20 or so is the default."""
 STAGATE_EPOCHS = 250
 """A quarter of the default, which would take a quarter of an hour of CPU a section."""
 
@@ -236,6 +239,21 @@ def run_domains(folder: Path, names: list[str], rows: list[str]) -> None:
             same = [adjusted_rand_score(a, b) for a, b in combinations(found, 2)]
             agreed = {"ARI of two seeds": np.mean(same), "ARI of two seeds, lowest": np.min(same)}
             record("spavae-domains", section.about, row.name, agreed, seed=f"{row.seeds[0]}-{row.seeds[-1]}")
+
+
+def run_stopping(folder: Path, names: list[str]) -> None:
+    """Fits of several lengths, and what choosing the length by the layers, section by section, would gain."""
+    for name in names:
+        section, found = read(folder, name), {}
+        for epochs in LENGTHS:
+            spots = Spots.of(section.counts, section.points)
+            latent = spavae.fit(spots, SETTINGS.but(epochs=epochs), seed=0).model.embed(spots)
+            scores, _ = clustered(section, {"k-means": latent.embedding, "mixture": latent.mean}, 0)
+            record("spavae-stopping", section.about, f"{epochs} epochs", scores, seed=0)
+            found[epochs] = scores
+        for method, choose in (("mean of all lengths", np.mean), ("best length by the layers", max)):
+            scores = {metric: choose([each[metric] for each in found.values()]) for metric in found[LENGTHS[0]]}
+            record("spavae-stopping", section.about, method, scores, seed=0)
 
 
 def kriged(
@@ -445,6 +463,7 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     runs = {
+        "stopping": run_stopping,
         "held-out": run_held_out,
         "joint": run_joint,
         "genes": run_genes,
