@@ -5,6 +5,7 @@ Made for technologies that see single cells; its authors say that it does not wo
 
 import contextlib
 import io
+import logging
 import warnings
 from typing import Literal
 
@@ -67,6 +68,7 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     from unbatch.data.graph import neighbours
 
     quiet()
+    logging.getLogger("pyro").setLevel(logging.ERROR)
     scvi.settings.seed = run.seed
     # checks the coordinates
     neighbours(cells.coordinates, cells.section, "knn", k=1, names=cells.sections)

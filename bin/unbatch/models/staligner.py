@@ -25,7 +25,7 @@ class Autoencoder(nn.Module):
         # a sigmoid before the softmax, which bounds it
         strength = torch.sigmoid(target[edges[0]] + source[edges[1]]).exp()
         share = strength / strength.new_zeros(n).index_add(0, edges[0], strength)[edges[0]]
-        attention = torch.sparse_coo_tensor(edges, share, (n, n))
+        attention = torch.sparse_coo_tensor(edges, share, (n, n), check_invariants=False)
         embedding = F.elu(torch.sparse.mm(attention, projected)) @ self.second
         made = F.elu(torch.sparse.mm(attention, embedding @ self.second.T)) @ self.first.T
         return embedding, made
