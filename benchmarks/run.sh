@@ -72,7 +72,7 @@ bench_scmedal() {
 # spaVAE: domains, held-out spots, sections together, spatial genes, time
 bench_spavae() {
     local program=(python -W ignore "$root/benchmarks/spavae.py")
-    for part in domains held-out joint; do "${program[@]}" "$part" "$dlpfc"; done
+    for part in domains stopping held-out joint; do "${program[@]}" "$part" "$dlpfc"; done
     for part in genes speed; do "${program[@]}" "$part" "$dlpfc" 151507; done
     "${program[@]}" large
 }
