@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from unbatch import contract, methods
 from unbatch.cli import fit_spavae, preprocess
-from unbatch.methods import spavae as spavae_method
+from unbatch.methods.spavae import given as spavae_given
 from unbatch.metrics import spatial
 from unbatch.models import spavae
 from unbatch.models.spavae import PRESETS, Spots, differential, domains, field, positions, spatial_genes
@@ -311,7 +311,7 @@ def test_the_posterior_is_that_of_all_spots_in_any_order(small, fitted, monkeypa
     spots, train = spots_of(small), training(small)
     order = np.random.default_rng(0).permutation(train)
     again = {name: small[name][order] for name in ("counts", "points", "section")}
-    monkeypatch.setattr("unbatch.models.spavae.model.BLOCK", 37)
+    monkeypatch.setattr("unbatch.models.spavae.objective.BLOCK", 37)
     found, _ = fitted.model.exact(spots_of(again), np.arange(len(order)))
     for name in ("precision", "weighted"):
         np.testing.assert_allclose(getattr(found, name), getattr(fitted.model.moments, name), rtol=1e-4, atol=1e-3)
@@ -386,7 +386,7 @@ def test_a_damaged_model_is_refused(fitted, damage):
 def test_a_grid_has_the_number_of_points_that_was_asked_for(axes, steps):
     params = methods.load("spavae").params
     asked = contract.checked("spavae", params, {"inducing": "grid", "inducing_points": 64})
-    settings = spavae_method._settings(asked, axes)
+    settings = spavae_given.settings(asked, axes)
     assert settings.grid_steps == steps
     place = torch.rand(50, axes, dtype=torch.float64)
     assert len(inducing.grid(place, "cauchy", 1.0, settings.grid_steps).points) == 64
@@ -683,8 +683,8 @@ def test_a_file_of_positions_is_read_once_against_all_sections_before_anything_i
     section_path, model_path, tmp_path, monkeypatch
 ):
     read, embedded = [], []
-    plain, embed = spavae_method._read_positions, spavae.Model.embed
-    monkeypatch.setattr(spavae_method, "_read_positions", lambda *given: read.append(given[2]) or plain(*given))
+    plain, embed = spavae_given.read_positions, spavae.Model.embed
+    monkeypatch.setattr(spavae_given, "read_positions", lambda *given: read.append(given[2]) or plain(*given))
     monkeypatch.setattr(spavae.Model, "embed", lambda *given: embedded.append(1) or embed(*given))
     placed, at = [], spavae.Model.at
     monkeypatch.setattr(spavae.Model, "at", lambda *given: placed.append(len(given[1])) or at(*given))

@@ -99,7 +99,7 @@ class Network(nn.Module):
             mean = mean + inputs @ self.skip
         return mean, self.log_variance(hidden).clamp(-15, 15).exp()
 
-    def decode(self, latent: Tensor, batch: Tensor, genes: slice = slice(None)) -> Tensor:
+    def decode(self, latent: Tensor, batch: Tensor, genes: slice | np.ndarray = slice(None)) -> Tensor:
         """Logarithms of rates at size factor 1, n x G.
 
         Parameters
@@ -109,7 +109,7 @@ class Network(nn.Module):
         batch
             Codes, n; -1 for one that the fit has not seen.
         genes
-            Which genes.
+            Which genes: a slice, or their numbers.
         """
         known = torch.cat([latent, self.table[batch]], 1)
         rate = nn.functional.linear(self.decoder(known), self.out.weight[genes], self.out.bias[genes])
@@ -124,3 +124,7 @@ class Network(nn.Module):
             return self.log_theta[0]
         # of an unknown batch the mean
         return torch.cat([self.log_theta, self.log_theta.mean(0, keepdim=True)])[batch]
+
+    def divergence(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """KL divergence of the Gaussian dimensions (n x H each) from their prior, standard normal, summed over all."""
+        return (variance + mean.square() - 1 - variance.log()).sum() / 2

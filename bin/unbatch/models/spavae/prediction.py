@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from unbatch.metrics.spatial import pitch
+from unbatch.models.spavae.data import Spots
 from unbatch.models.spavae.model import Latent, Model
 from unbatch.models.spavae.positions import nearest_spots
 from unbatch.nn.negative_binomial import negative_log_likelihood
@@ -15,6 +17,9 @@ NEAREST = 6
 """Nearest spots whose Gaussian latent values are averaged by the inverse of their squared distance."""
 THETAS = np.exp(np.linspace(-1.5, 5, 14))
 """Dispersions that are tried for each gene where predictions are compared."""
+
+ALIKE = 0.9
+"""Correlation over the tissue of genes of which one is shown."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +106,95 @@ def neighbour_rates(counts: Any, size: np.ndarray, number: np.ndarray) -> np.nda
         rows = counts[column]
         found += np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows) / size[column][:, None]
     return found / number.shape[1]
+
+
+def kriged_rates(
+    model: Model, spots: Spots, train: np.ndarray, held: np.ndarray, components: int = 20, noise: float = 5.0
+) -> np.ndarray:
+    """Predict by a Gaussian process on the encoder's inputs alone, m x G, brought to mean rates: the closest rival.
+
+    Parameters
+    ----------
+    model
+        Its moments of genes, components, inducing points and kernel are used, none of its networks.
+    spots, train, held
+        Spots, positions of those that are known, and of those to predict.
+    components
+        So many components, where these are what is encoded; else all genes.
+    noise
+        Variance of the noise over that of the process.
+    """
+    inputs, field = model.network.inputs, model.network.field
+    device, features = inputs.mean.device, []
+    for rows in (train, held):
+        place = torch.as_tensor(spots.points[rows] * model.units[spots.section[rows]], device=device)
+        own = field.features(place, torch.as_tensor(spots.section[rows].astype(np.int64), device=device))
+        features.append(own.detach().cpu().numpy())
+    found = np.zeros((len(held), len(inputs.mean)))
+    counts = sparse.csr_matrix(spots.counts)
+    size = np.maximum(np.asarray(counts.sum(1)).ravel() / float(inputs.depth), 1e-9)
+    mean, spread = (each.cpu().numpy().astype(np.float64) for each in (inputs.mean, inputs.spread))
+    basis = None if inputs.components is None else inputs.components.cpu().numpy().astype(np.float64)[:, :components]
+    for code in np.unique(spots.section[held]):
+        rows = train[spots.section[train] == code]
+        here, there = (each[spots.section[of] == code] for each, of in zip(features, (train, held), strict=True))
+        values = (np.log1p(counts[rows].toarray() / size[rows, None]) - mean) / spread
+        if basis is not None:
+            # components have variance 1: what they are in standardised genes
+            values = values @ basis @ (basis / (basis**2).sum(0)).T
+        weights = np.linalg.solve(noise * np.eye(here.shape[1]) + here.T @ here, here.T @ values)
+        finite = np.where(np.isfinite(spread), spread, 0.0)
+        known, asked = (np.maximum(np.expm1(each @ weights * finite + mean), 1e-4) for each in (here, there))
+        rate = np.asarray(counts[rows].sum(0)).ravel() / size[rows].sum()
+        found[spots.section[held] == code] = asked * (rate / known.mean(0))
+    return found
+
+
+def between_spots(model: Model, points: np.ndarray, section: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give positions finer than the spots: each spot and four around it, a quarter of a pitch away on both diagonals.
+
+    Parameters
+    ----------
+    model
+        Its unit, and the median distance of its spots to the nearest one, by section, are used.
+    points, section
+        Coordinates, n x d, and codes of sections, n.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Coordinates (5n x d), those of a spot one after another and itself first, and numbers of their spots (5n).
+    """
+    place, known, _ = model.known
+    steps = np.zeros((5, points.shape[1]))
+    steps[1:, :2] = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+    quarter = np.zeros(len(points))
+    for code in np.unique(section):
+        quarter[section == code] = pitch(place[known == code]) / 4
+    moved = points[:, None] + steps * quarter[:, None, None] / model.units[section][:, None]
+    return moved.reshape(-1, points.shape[1]), np.repeat(np.arange(len(points)), 5)
+
+
+def varying(model: Model, latent: Latent, batch: np.ndarray, count: int, seed: int = 0, most: int = 3000) -> np.ndarray:
+    """Choose genes that the processes make vary most over the tissue and that are not alike, at most `count`.
+
+    How much is the rate times the squared logarithm of it over the gene's mean, of the processes alone, in the mean of
+    `most` spots; of two genes whose logarithms correlate more than `ALIKE`, up or down, the second is passed over.
+    """
+    rows = np.sort(np.random.default_rng(seed).permutation(len(batch))[:most])
+    values = np.concatenate([latent.mean[rows], np.zeros_like(latent.gaussian[rows])], 1)
+    logs = np.log(np.concatenate(list(model.rates(values, batch[rows]))))
+    for code in np.unique(batch[rows]):
+        # what a whole batch has more of is no pattern
+        logs[batch[rows] == code] -= logs[batch[rows] == code].mean(0)
+    rates = np.concatenate(list(model.rates(latent.embedding[rows], batch[rows])))
+    strength = (rates * logs**2).mean(0)
+    norm = np.sqrt((logs**2).sum(0)) + 1e-12
+    found: list[int] = []
+    for gene in np.argsort(-strength, kind="stable"):
+        alike = [abs(logs[:, gene] @ logs[:, other]) / norm[gene] / norm[other] for other in found]
+        if max(alike, default=0.0) < ALIKE:
+            found.append(int(gene))
+        if len(found) == count:
+            break
+    return np.array(found, dtype=np.int64)

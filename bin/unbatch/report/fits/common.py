@@ -16,6 +16,9 @@ EFFECT = (
 )
 """Section to which several families belong: id, title and one sentence."""
 
+TRAINING = ("training", "Training", "How the losses of autoencoders went, and which epoch was kept.")
+"""As `EFFECT`."""
+
 Z90 = 1.645
 """Standard errors on each side of an interval that holds the truth in 90 of 100 cases."""
 

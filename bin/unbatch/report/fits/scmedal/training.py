@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unbatch.report.fits.common import lines
+from unbatch.report.fits.common import TRAINING, lines
 from unbatch.report.fits.scmedal.read import Autoencoders
 from unbatch.report.section import FitSection, Page, Shown, render
 from unbatch.report.text import distinct, plain
@@ -72,4 +72,4 @@ def _title(term: str) -> str:
     return _TERMS.get(term, term.replace("_", " "))
 
 
-SECTION = FitSection("training", "Training", "How the losses of autoencoders went, and which epoch was kept.", _pages)
+SECTION = FitSection(*TRAINING, _pages)
