@@ -38,7 +38,7 @@ def _maps(fit: Spatial, shown: Shown) -> str:
     tissue = Tissue.of(shown.cells, MOST, shown.seed)
     reference = fit.domains["mixture"]
     labels = {name: alike(each, reference, fit.number) for name, each in fit.domains.items()}
-    legend = draw.legend([f"Domain {code + 1}" for code in range(fit.number)])
+    legend = draw.legend([f"Domain {code}" for code in range(fit.number)])
     table = draw.palette(legend)
     columns = [(f"{name}{end}", f"{title}{after}") for name, title in CLUSTERERS.items()
                for end, after in (("", ""), ("_refined", ", voted"))]  # fmt: skip

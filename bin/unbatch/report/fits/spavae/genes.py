@@ -7,7 +7,7 @@ import numpy as np
 from unbatch.report.fits.spavae.prediction import gene_maps
 from unbatch.report.fits.spavae.read import Differential, Spatial
 from unbatch.report.section import FitSection, Page, Shown, render
-from unbatch.report.text import cut, decimals, share, signed
+from unbatch.report.text import NONE, cut, decimals, signed
 
 FALSE = 0.05
 """False discovery rate of genes that are counted."""
@@ -15,6 +15,8 @@ ROWS, OPEN = 30, 10
 """Genes of the table, and those that are seen before anything is unfolded."""
 TOP, MOST_GROUPS, OPEN_GROUPS = 8, 24, 8
 """Genes of a group, groups that are shown, and those that are seen before anything is unfolded."""
+FLOOR = 1e-290
+"""P-values below this are not told apart."""
 SURE = 1.0
 """Logarithm of a Bayes factor from which on a change counts as likely."""
 
@@ -42,7 +44,8 @@ def _table(fit: Spatial) -> str:
             "q": _small(found["q_value"][gene]),
             "moran": decimals(float(found["moran"][gene])),
             "moran_p": _small(found["moran_p_value"][gene]),
-            "scale": f"{np.sqrt(found['scale'][gene]):.0f}",
+            # where p-values of several scales are at the floor, none is the smallest
+            "scale": f"{np.sqrt(found['scale'][gene]):.0f}" if found["p_value"][gene] > FLOOR else NONE,
             "share": decimals(float(found["share"][gene])) if has_share else "",
             "permuted": decimals(float(found["permuted"][gene])) if has_share else "",
         }
@@ -64,15 +67,14 @@ def _table(fit: Spatial) -> str:
         open=OPEN,
         genes=len(fit.genes),
         found=int((found["q_value"] < FALSE).sum()),
-        part=share(float((found["q_value"] < FALSE).mean())),
         share=about_share,
     )
 
 
 def _small(value: float) -> str:
     """Write a p-value."""
-    if value < 1e-300:
-        return "< 1e-300"
+    if value < FLOOR:
+        return f"< {FLOOR:.0e}"
     return decimals(float(value), 3) if value >= 0.001 else f"{value:.0e}"
 
 
@@ -83,13 +85,14 @@ def _tests(fit: Spatial, _shown: Shown) -> Iterator[Page]:
 
 def _groups(fit: Spatial, found: Differential) -> str:
     values, parts = found.values, []
+    pair = len(found.groups) == 1 and " vs " in found.groups[0]
     for number, name in enumerate(found.groups[:MOST_GROUPS]):
         change, factor = values["change"][number], values["bayes_factor"][number]
         # draws bound the Bayes factor, which many genes reach: the larger change comes first
         order = np.lexsort((-np.abs(change), -factor))[:TOP]
         parts.append(
             {
-                "title": name,
+                "title": f"Domain {name}" if found.column == "domains" and not pair else name,
                 "sure": int((factor >= SURE).sum()),
                 "delta": decimals(float(values["delta"][number])),
                 "rows": [
@@ -104,7 +107,6 @@ def _groups(fit: Spatial, found: Differential) -> str:
                 ],
             }
         )
-    pair = len(found.groups) == 1 and " vs " in found.groups[0]
     return render(
         "fits/spavae/differential",
         column=cut(found.column, 60),

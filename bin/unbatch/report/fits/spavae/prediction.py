@@ -68,7 +68,7 @@ def _layout(fit: Spatial, shown: Shown) -> str:
     rows = np.sort(rng.permutation(len(held))[:MOST_CELLS])
     positions = embedding.umap(fit.embedding[rows], shown.seed)
     by_label = cells.label is not None
-    names = cells.labels if by_label else [f"Domain {code + 1}" for code in range(fit.number)]
+    names = cells.labels if by_label else [f"Domain {code}" for code in range(fit.number)]
     codes = (cells.label if by_label else fit.domains["mixture"])[rows]
     legend = draw.legend(names, numbered=len(names) > len(draw.OKABE_ITO))
     marks = draw.Legend(["the others", HELD], [draw.FAINT, "#D55E00"])
