@@ -79,21 +79,27 @@ def test_the_linear_decoder_is_a_sum_of_positive_parts_and_its_prior_is_trained(
     np.testing.assert_allclose(network.divergence(mean, variance).detach(), own.detach(), rtol=1e-5)
 
 
-def test_shares_of_genes_with_a_pattern_are_larger_and_the_permuted_fit_sees_permuted_places_only(monkeypatch):
-    given = tissue(side=14, sections=2)
+@pytest.mark.parametrize(("weight", "low", "high"), [(20.0, 0.99, 1.0), (-20.0, 0.0, 0.01)])
+def test_the_share_is_that_of_the_processes_and_the_second_fit_sees_permuted_places_only(
+    monkeypatch, weight, low, high
+):
+    given = tissue(side=6, sections=2)
     places, own = [], linear._share
     monkeypatch.setattr(linear, "_share", lambda spots, place, *more: places.append(place) or own(spots, place, *more))
-    monkeypatch.setattr(linear, "STEPS", 120)
-    found = linear.spatial_share(spots_of(given))
-    assert ((found.share > 0) & (found.share < 1)).all()
-    marked = given["marker"] < 4
-    assert found.share[marked].mean() > found.share[~marked].mean() + 0.03
-    assert abs(found.permuted[marked].mean() - found.permuted[~marked].mean()) < 0.03
+
+    def start(network: linear.Linear, _rates: torch.Tensor) -> None:
+        network.weight.data[:15] += weight / 2
+        network.weight.data[15:] -= weight / 2
+
+    monkeypatch.setattr(linear.Linear, "start", start)
+    found = linear.spatial_share(spots_of(given), epochs=1)
+    for share in (found.share, found.permuted):
+        assert low <= share.min() <= share.max() <= high
     true, permuted = places
     for code in (0, 1):
         rows = given["section"] == code
-        assert (true[rows] != permuted[rows]).any(1).mean() > 0.9
-        np.testing.assert_array_equal(np.sort(true[rows, 0]), np.sort(permuted[rows, 0]))
+        assert (true[rows] != permuted[rows]).any(1).mean() > 0.8
+        np.testing.assert_array_equal(np.sort(true[rows], axis=0), np.sort(permuted[rows], axis=0))
 
 
 def test_of_several_seeds_the_one_is_kept_that_predicts_spots_none_was_trained_on(monkeypatch):
