@@ -34,7 +34,7 @@ from unbatch.nn.sparse_gp import Posterior
 from unbatch.nn.training import Plan, train
 
 STEPS = 800
-"""Steps of a fit: the order of the genes does not change with more."""
+"""Steps of a fit: a small part of the published 2,000 epochs, which would take hours."""
 BOUND = 15.0
 """Largest logarithm of a latent value."""
 SETTINGS = PRESETS["paper"].but(
