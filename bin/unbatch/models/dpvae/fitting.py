@@ -14,16 +14,12 @@ from unbatch.models.dpvae.readout import Readout
 from unbatch.models.dpvae.settings import COLLAPSED, DRIFT, FEWEST, Settings
 
 
-@dataclass
+@dataclass(frozen=True)
 class Member:
     """A network and what makes positions of its latent values."""
 
     network: Network
     readout: Readout
-
-    def features(self, inputs: np.ndarray, with_inputs: int) -> np.ndarray:
-        """Latent means, and the first components of the inputs."""
-        return np.concatenate([encoded(self.network, inputs), inputs[:, :with_inputs]], axis=1)
 
 
 @dataclass
@@ -40,12 +36,15 @@ class Model:
         Networks with their readouts.
     unit
         What positions were divided by before they were learnt.
+    process
+        Makes positions of the inputs and of what the networks say; None: the networks' mean counts.
     """
 
     settings: Settings
     inputs: Inputs
     members: list[Member]
     unit: float
+    process: Readout | None = None
 
     @property
     def scale(self) -> float:
@@ -57,10 +56,25 @@ class Model:
         section = np.zeros(x.shape[0], np.int64) if section is None else section
         return encoded(self.members[0].network, self.inputs(x, section))
 
+    def gene_weights(self) -> np.ndarray:
+        """Say how much the first network takes of each gene: squared weights of the encoder's first layer, G numbers."""
+        layer = self.members[0].network.hidden[1].weight.detach().cpu().numpy()
+        first = self.inputs.components
+        if first is None:
+            return np.square(layer * np.where(self.inputs.spread > 0, self.inputs.spread, 0)).sum(0)
+        found = np.square(layer[:, : len(first)] @ first).sum(0)
+        residual = self.inputs.residual
+        return found if residual is None else found + np.square(layer[:, len(first) :] @ residual).sum(0)
+
+    def rough(self, inputs: np.ndarray) -> np.ndarray:
+        """Positions by each network, members x n x p, in the coordinates of the reference."""
+        return np.stack([each.readout.place(encoded(each.network, inputs)) for each in self.members])
+
     def locate(self, inputs: np.ndarray, section: np.ndarray) -> np.ndarray:
-        """Give the positions of spots by each member, members x n x p; `inputs` are those of `self.inputs`."""
-        extra = self.settings.with_inputs
-        return np.stack([each.readout(each.features(inputs, extra), section) for each in self.members])
+        """Give positions of spots, see `positions`; `inputs` are those of `self.inputs`."""
+        if self.process is not None:
+            return self.process(np.concatenate([inputs, self.rough(inputs).mean(0)], axis=1), section)
+        return np.mean([each.readout(encoded(each.network, inputs), section) for each in self.members], axis=0)
 
     def positions(self, x: Any, section: np.ndarray | None = None) -> np.ndarray:
         """Predict positions.
@@ -79,7 +93,7 @@ class Model:
             reference where that had no known spot.
         """
         section = np.zeros(x.shape[0], np.int64) if section is None else section
-        return self.locate(self.inputs(x, section), section).mean(0)
+        return self.locate(self.inputs(x, section), section)
 
 
 @dataclass
@@ -91,7 +105,7 @@ class Fitted(Model):
     latent
         Latent means of all spots, n x d.
     predicted
-        Positions of all spots, n x p. Of a known spot, that of the member that was not shown it, where there are several.
+        Positions of all spots, n x p; of a known spot without its own position, unless there is one network only.
     known
         Spots whose position was used, n booleans.
     member
@@ -168,13 +182,14 @@ def fit(
     known = there if known is None else np.asarray(known, bool)
     _require(x, positions, section, known, there, settings)
     rows = np.flatnonzero(known)
-    counts = settings.likelihood == "negative_binomial"
+    likelihood = settings.likelihood == "negative_binomial"
     inputs = Inputs.of(x, section, rows, genes=settings.genes, standardised=settings.standardised,
-                       components=settings.components, counts=counts)  # fmt: skip
+                       components=settings.components, counts=settings.counts,
+                       residuals=settings.residuals)  # fmt: skip
     values = inputs(x, section)
     place, unit = _standardised(positions[rows], section[rows])
     told = section if batch is None else batch
-    own = x[rows][:, inputs.genes] if counts else None
+    own = x[rows][:, inputs.genes] if likelihood else None
     spots = Spots(values[rows], place, section[rows], told[rows], own, rows)
     near = settings.nearest if settings.near else 0
     mask = (lambda points, codes, _number: masks.all_pairs(points, codes, near)) if mask is None else mask
@@ -185,26 +200,34 @@ def fit(
         alpha2, epochs = tried.best
         settings = settings.but(alpha2=alpha2, epochs=epochs)
     fold = np.random.default_rng(seed).permutation(len(rows)) % settings.members
+    kind = "similarity" if settings.latent == positions.shape[1] else "linear"
+    place = {"sections": int(section.max()) + 1, "reference": reference}
     members, history = [], []
     for number in range(settings.members):
         shown = np.flatnonzero(fold != number) if settings.members > 1 else np.arange(len(rows))
-        part = spots.take(shown)
-        network, happened = train_network(part, settings, mask, seed=seed + number, tell=tell, **how)
+        network, happened = train_network(spots.take(shown), settings, mask, seed=seed + number, tell=tell, **how)
         history = history or happened
-        member = Member(network, None)
-        features = member.features(part.inputs, settings.with_inputs)
-        at = rows[shown]
-        member.readout = Readout.of(settings.readout, features, positions[at], section[at], int(section.max()) + 1,
-                                    reference=reference, seed=seed + number)  # fmt: skip
-        members.append(member)
+        latent, at = encoded(network, spots.inputs[shown]), rows[shown]
+        members.append(Member(network, Readout.of(kind, latent, positions[at], section[at], **place)))
         if settings.members > 1:
             tell(f"network {number + 1} of {settings.members}")
     found = Fitted(settings, inputs, members, unit, known=known, history=history, tried=tried)
-    each = found.locate(values, section)
-    found.predicted, found.member = each.mean(0), np.full(len(known), -1)
+    found.member = np.full(len(known), -1)
     if settings.members > 1:
         found.member[rows] = fold
-        found.predicted[rows] = each[fold, rows]
+    if settings.process:
+        rough = found.rough(values)
+        features = np.concatenate([values, rough.mean(0)], axis=1)
+        if settings.members > 1:
+            features[rows, values.shape[1] :] = rough[fold, rows]
+        found.process = Readout.of("process", features[rows], positions[rows], section[rows], seed=seed, **place)
+        found.predicted = found.process(features, section)
+        found.predicted[rows] = found.process.without(features[rows], positions[rows], section[rows])
+    else:
+        each = np.stack([one.readout(encoded(one.network, values), section) for one in members])
+        found.predicted = each.mean(0)
+        if settings.members > 1:
+            found.predicted[rows] = each[fold, rows]
     found.latent = encoded(members[0].network, values)
     found.warnings = _warnings(found, settings)
     return found
@@ -226,11 +249,14 @@ def _require(
         own = positions[known & (section == code)]
         if np.linalg.matrix_rank(own - own.mean(0), tol=1e-9 * np.ptp(own)) < positions.shape[1]:
             raise ValueError(f"the known spots of section {code} are on a line, expected a position of its own for each")
-    if settings.readout == "similarity" and settings.latent != positions.shape[1]:
-        raise ValueError(
-            f"latent values have {settings.latent} dimensions, expected {positions.shape[1]} to be read as positions; "
-            "readout process takes any number"
-        )
+    if settings.process and settings.members < 2:
+        raise ValueError("members is 1, expected 2 or more: a process learns from positions by networks that did not see them")
+    if settings.residuals and settings.components is None:
+        raise ValueError("components is null, expected a number with residuals")
+    if settings.counts:
+        values = x.data if hasattr(x, "indptr") else np.asarray(x)
+        if np.nanmin(values, initial=0) < 0 or (values != np.rint(values))[np.isfinite(values)].any():
+            raise ValueError("expression is not whole numbers of 0 or more, expected counts for residuals or a negative binomial")
 
 
 def _standardised(positions: np.ndarray, section: np.ndarray) -> tuple[np.ndarray, float]:

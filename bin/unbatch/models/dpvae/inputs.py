@@ -1,12 +1,15 @@
 """What of the expression is encoded: genes, their scale, components."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 BLOCK = 4096
 """Spots that are made dense at a time."""
+THETA, LARGEST = 100.0, 8.0
+"""Dispersion of the residuals of counts, and what they are cut at."""
 FEW = 30
 """Spots of a new section below which its own means and deviations of genes are not worth using."""
 
@@ -28,6 +31,10 @@ class Inputs:
     depth
         Molecules of the median spot, to which counts are scaled before their logarithm; None where expression comes
         as logarithms.
+    share
+        Share of each gene in the counts, G; None without residuals.
+    residual
+        Components of the Pearson residuals of the counts, D x G; None without.
     """
 
     genes: np.ndarray
@@ -36,11 +43,19 @@ class Inputs:
     components: np.ndarray | None
     own: bool
     depth: float | None
+    share: np.ndarray | None = None
+    residual: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of inputs, D."""
+        both = [each for each in (self.components, self.residual) if each is not None]
+        return sum(map(len, both)) if both else len(self.genes)
 
     @classmethod
     def of(
         cls, x: Any, section: np.ndarray, known: np.ndarray, *, genes: int | None, standardised: bool,
-        components: int | None, counts: bool,
+        components: int | None, counts: bool, residuals: bool = False,
     ) -> Self:  # fmt: skip
         """Choose genes and components by the known spots.
 
@@ -54,8 +69,8 @@ class Inputs:
             Positions in `x` of the spots to learn from.
         genes, standardised, components
             As of `Settings`.
-        counts
-            Whether `x` are counts.
+        counts, residuals
+            Whether `x` are counts, and whether their residuals are inputs, too.
         """
         depth = float(np.median(np.asarray(x[known].sum(1)))) if counts else None
         every = cls(np.arange(x.shape[1]), np.zeros(x.shape[1]), np.ones(x.shape[1]), None, own=False, depth=depth)
@@ -72,18 +87,13 @@ class Inputs:
         found = cls(chosen, mean, spread, None, own=standardised, depth=depth)
         if components is None:
             return found
-        covariance = np.zeros((most, most))
-        centre = np.zeros(most)
-        for rows in _blocks(known):
-            values = found(x, section, rows, every=known).astype(np.float64)
-            covariance += values.T @ values
-            centre += values.sum(0)
-        covariance = covariance / len(known) - np.outer(centre, centre) / len(known) ** 2
-        number = min(components, most, len(known) - 1)
-        vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, :number].T
-        # signs are arbitrary: the largest loading is positive
-        signs = np.sign(vectors[np.arange(number), np.abs(vectors).argmax(1)])
-        return cls(chosen, mean, spread, vectors * signs[:, None], own=standardised, depth=depth)
+        found = replace(found, components=_components(lambda rows: found(x, section, rows, known), known, components))
+        if not residuals:
+            return found
+        share = found._share(x, known)
+        made = replace(found, share=share)
+        vectors = _components(lambda rows: made._residuals_of(x, section, rows, known), known, components)
+        return replace(made, residual=vectors)
 
     def __call__(self, x: Any, section: np.ndarray, rows: np.ndarray | None = None, every: Any = None) -> np.ndarray:
         """Make inputs, n x D float32.
@@ -101,8 +111,8 @@ class Inputs:
             Spots by which a section's genes are standardised; None for all of the section.
         """
         rows = np.arange(x.shape[0]) if rows is None else rows
-        size = len(self.genes) if self.components is None else len(self.components)
-        found = np.empty((len(rows), size), np.float32)
+        first = len(self.genes) if self.components is None else len(self.components)
+        found = np.empty((len(rows), self.size), np.float32)
         for code in np.unique(section[rows]):
             mine = np.flatnonzero(section[rows] == code)
             mean, spread = self.mean, self.spread
@@ -115,16 +125,38 @@ class Inputs:
             for block in _blocks(mine):
                 values = (self._logs(x, rows[block]) - mean) / scale
                 values = np.nan_to_num(values, nan=0.0)
-                found[block] = values if self.components is None else values @ self.components.T
+                found[block, :first] = values if self.components is None else values @ self.components.T
+        if self.residual is not None:
+            for block in _blocks(np.arange(len(rows))):
+                found[block, first:] = self._residuals_of(x, section, rows[block], every) @ self.residual.T
         return found
 
-    def _logs(self, x: Any, rows: np.ndarray) -> np.ndarray:
+    def _residuals_of(self, x: Any, section: np.ndarray, rows: np.ndarray, every: Any = None) -> np.ndarray:
+        """Pearson residuals of counts, by the gene shares of a spot's own section, 0 where a gene is not known."""
+        found = np.empty((len(rows), len(self.genes)))
+        for code in np.unique(section[rows]):
+            mine = np.flatnonzero(section[rows] == code)
+            members = np.flatnonzero(section == code) if every is None else every[section[every] == code]
+            share = self._share(x, members) if len(members) >= FEW else self.share
+            counts, total = self._counts(x, rows[mine])
+            mean = total * share
+            with np.errstate(invalid="ignore", divide="ignore"):
+                values = (counts - mean) / np.sqrt(mean + mean**2 / THETA)
+            found[mine] = np.nan_to_num(np.clip(values, -LARGEST, LARGEST), nan=0.0)
+        return found
+
+    def _share(self, x: Any, rows: np.ndarray) -> np.ndarray:
+        both = [self._counts(x, block) for block in _blocks(rows)]
+        return sum(counts.sum(0) for counts, _ in both) / max(sum(float(total.sum()) for _, total in both), 1e-12)
+
+    def _counts(self, x: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         part = x[rows]
-        values = np.asarray(part[:, self.genes].todense() if hasattr(part, "todense") else part[:, self.genes], float)
-        if self.depth is None:
-            return values
-        total = np.asarray(part.sum(1), dtype=np.float64).reshape(-1, 1)
-        return np.log1p(values * (self.depth / np.maximum(total, 1.0)))
+        part = part.toarray() if hasattr(part, "toarray") else part
+        return np.asarray(part[:, self.genes], float), np.nansum(part, axis=1, dtype=float)[:, None]
+
+    def _logs(self, x: Any, rows: np.ndarray) -> np.ndarray:
+        values, total = self._counts(x, rows)
+        return values if self.depth is None else np.log1p(values * (self.depth / np.maximum(total, 1.0)))
 
     def _moments(self, x: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of the genes over some spots."""
@@ -135,6 +167,19 @@ class Inputs:
             squares += np.square(values).sum(0)
         mean = total / len(rows)
         return mean, np.maximum(squares / len(rows) - mean**2, 0.0)
+
+
+def _components(values_of: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, number: int) -> np.ndarray:
+    """Principal components of values that are made a block of spots at a time, D x G."""
+    products, total = 0.0, 0.0
+    for block in _blocks(rows):
+        values = values_of(block).astype(np.float64)
+        products, total = products + values.T @ values, total + values.sum(0)
+    covariance = products / len(rows) - np.outer(total, total) / len(rows) ** 2
+    number = min(number, len(covariance), len(rows) - 1)
+    vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, :number].T
+    # signs are arbitrary: the largest loading is positive
+    return vectors * np.sign(vectors[np.arange(number), np.abs(vectors).argmax(1)])[:, None]
 
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:

@@ -51,7 +51,33 @@ class Frames:
         return found
 
 
-Map = Similarity | ArdGP
+@dataclass(frozen=True)
+class Linear:
+    """Linear regression with an intercept.
+
+    Attributes
+    ----------
+    coefficients
+        The intercept's first, (1 + f) x p.
+    """
+
+    coefficients: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray, positions: np.ndarray) -> Self:
+        """Fit by least squares."""
+        return cls(np.linalg.lstsq(_design(features), positions, rcond=None)[0])
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Predict, n x p."""
+        return _design(features) @ self.coefficients
+
+
+def _design(features: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.ones(len(features)), features])
+
+
+Map = Similarity | Linear | ArdGP
 """What makes positions of features."""
 
 
@@ -79,7 +105,7 @@ class Readout:
         Parameters
         ----------
         kind
-            ``"similarity"``, of features with as many dimensions as positions, or ``"process"``.
+            ``"similarity"``, of features with as many dimensions as positions, ``"linear"`` or ``"process"``.
         features
             n x f.
         positions
@@ -114,17 +140,28 @@ class Readout:
 
     def __call__(self, features: np.ndarray, section: np.ndarray) -> np.ndarray:
         """Give positions in the coordinates of each spot's section, or of the reference where it has none."""
-        return self.frames.back(_mapped(self.map, features), section)
+        return self.frames.back(self.place(features), section)
+
+    def place(self, features: np.ndarray) -> np.ndarray:
+        """Give positions in the coordinates of the reference."""
+        return _mapped(self.map, features)
+
+    def without(self, features: np.ndarray, positions: np.ndarray, section: np.ndarray) -> np.ndarray:
+        """Give known spots' positions by a process of all known spots but each itself, see `ArdGP.leave_one_out`."""
+        found = self.map.leave_one_out(features, self.frames.to(positions, section))
+        return self.frames.back(found, section)
 
 
 def _learnt(kind: str, features: np.ndarray, positions: np.ndarray, seed: int) -> Map:
     if kind == "similarity":
         return similarity(features, positions)
+    if kind == "linear":
+        return Linear.of(features, positions)
     return fit_process(features, positions, seed=seed)
 
 
 def _mapped(found: Map, features: np.ndarray) -> np.ndarray:
-    return found(features) if isinstance(found, Similarity) else found.predict(features).mean
+    return found.predict(features).mean if isinstance(found, ArdGP) else found(features)
 
 
 def linear(latent: np.ndarray, positions: np.ndarray, section: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -148,6 +185,5 @@ def linear(latent: np.ndarray, positions: np.ndarray, section: np.ndarray, train
         if latent.shape[1] == positions.shape[1]:
             found[mine] = similarity(latent[learnt], positions[learnt])(latent[mine])
         else:
-            design = np.column_stack([np.ones(len(latent)), latent])
-            found[mine] = design[mine] @ np.linalg.lstsq(design[learnt], positions[learnt], rcond=None)[0]
+            found[mine] = Linear.of(latent[learnt], positions[learnt])(latent[mine])
     return found

@@ -113,6 +113,20 @@ def reconstruct(
     return found
 
 
+def from_anchors(found: np.ndarray, anchors: Anchors) -> np.ndarray:
+    """Bring positions in other coordinates to anchors by rotation, reflection and shift; these are then exact.
+
+    Raises
+    ------
+    AnchorError
+        See `reconstruct`.
+    """
+    number, position = checked(anchors, len(found))
+    tried = [_rigid(found[number], position, mirrored=mirrored)(found) for mirrored in (False, True)]
+    best = min(tried, key=lambda each: np.square(each[number] - position).sum())
+    return _exact(best, (number, position))
+
+
 def checked(anchors: Anchors, spots: int) -> Anchors:
     """Check anchors, and give them as arrays.
 

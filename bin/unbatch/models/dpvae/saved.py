@@ -9,7 +9,7 @@ from unbatch.metrics.spatial import Similarity
 from unbatch.models.dpvae.fitting import Member, Model
 from unbatch.models.dpvae.inputs import Inputs
 from unbatch.models.dpvae.networks import Network
-from unbatch.models.dpvae.readout import Frames, Readout
+from unbatch.models.dpvae.readout import Frames, Linear, Readout
 from unbatch.models.dpvae.settings import Settings
 from unbatch.nn.ard_gp import ArdGP
 
@@ -24,25 +24,42 @@ def config(model: Model) -> dict[str, Any]:
         "batches_told": first.network.batches,
         "outputs": first.network.decoder[-1].out_features,
         "references": [each.readout.frames.reference for each in model.members],
+        "map": _NAMES[type(first.readout.map)],
     }
 
 
+_NAMES = {Similarity: "similarity", Linear: "linear", ArdGP: "process"}
+
+
 def weights(model: Model) -> dict[str, np.ndarray]:
-    """Give all arrays: of the inputs, and of each network and its readout."""
-    names = ("genes", "mean", "spread", "components")
-    arrays = {name: getattr(model.inputs, name) for name in names}
+    """Give all arrays: of the inputs, of each network and its readout, and of the process."""
+    arrays = {name: getattr(model.inputs, name) for name in ("genes", "mean", "spread", *_MORE)}
     found = {f"inputs.{name}": value for name, value in arrays.items() if value is not None}
     for number, each in enumerate(model.members):
         state = each.network.state_dict()
         found |= {f"{number}.network.{name}": value.cpu().numpy() for name, value in state.items()}
-        found |= {f"{number}.frames.{name}": getattr(each.readout.frames, name) for name in ("rotation", "shift")}
-        made = each.readout.map
-        if isinstance(made, Similarity):
-            found |= {f"{number}.map.rotation": made.rotation, f"{number}.map.shift": made.shift}
-            found |= {f"{number}.map.scale": np.array(made.scale)}
-        else:
-            found |= {f"{number}.map.{name}": value for name, value in made.weights.items()}
-    return found
+        found |= _readout_weights(each.readout, f"{number}.")
+    return found if model.process is None else found | _readout_weights(model.process, "process.")
+
+
+_MORE = ("components", "share", "residual")
+
+
+def _readout_weights(readout: Readout, prefix: str) -> dict[str, np.ndarray]:
+    made = readout.map
+    arrays = made.weights if isinstance(made, ArdGP) else {name: np.asarray(value) for name, value in vars(made).items()}
+    found = {f"{prefix}map.{name}": value for name, value in arrays.items()}
+    return found | {f"{prefix}frames.{name}": getattr(readout.frames, name) for name in ("rotation", "shift")}
+
+
+def _readout(arrays: dict[str, np.ndarray], prefix: str, kind: str, reference: int) -> Readout:
+    frames = Frames(**_below(arrays, f"{prefix}frames."), reference=reference)
+    made = _below(arrays, f"{prefix}map.")
+    if kind == "process":
+        return Readout(ArdGP.of(made), frames)
+    if kind == "linear":
+        return Readout(Linear(**made), frames)
+    return Readout(Similarity(made["rotation"], float(made["scale"]), made["shift"]), frames)
 
 
 def model_of(config: dict[str, Any], weights: dict[str, np.ndarray], device: str = "cpu") -> Model:
@@ -59,27 +76,24 @@ def model_of(config: dict[str, Any], weights: dict[str, np.ndarray], device: str
         depth = config["depth"]
         inputs = Inputs(
             *(arrays[f"inputs.{name}"] for name in ("genes", "mean", "spread")),
-            arrays.get("inputs.components"),
             own=settings.standardised,
             depth=None if depth is None else float(depth),
+            **{name: arrays.get(f"inputs.{name}") for name in _MORE},
         )
-        size = len(inputs.genes) if inputs.components is None else len(inputs.components)
         members = []
         for number, reference in enumerate(config["references"]):
-            network = Network(settings, size, int(config["outputs"]), int(config["batches_told"]))
+            network = Network(settings, inputs.size, int(config["outputs"]), int(config["batches_told"]))
             network.load_state_dict(
                 {name: torch.as_tensor(value) for name, value in _below(arrays, f"{number}.network.").items()}
             )
-            frames = Frames(**_below(arrays, f"{number}.frames."), reference=int(reference))
-            made = _below(arrays, f"{number}.map.")
-            if settings.readout == "similarity":
-                found = Similarity(made["rotation"], float(made["scale"]), made["shift"])
-            else:
-                found = ArdGP.of(made)
-            members.append(Member(network.to(device).eval(), Readout(found, frames)))
+            readout = _readout(arrays, f"{number}.", config["map"], int(reference))
+            members.append(Member(network.to(device).eval(), readout))
         if not members:
             raise ValueError("there are no networks")
-        return Model(settings, inputs, members, float(config["unit"]))
+        process = None
+        if settings.process:
+            process = _readout(arrays, "process.", "process", members[0].readout.frames.reference)
+        return Model(settings, inputs, members, float(config["unit"]), process)
     except (TypeError, LookupError, AttributeError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{type(error).__name__} {said}") from error

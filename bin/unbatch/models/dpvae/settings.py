@@ -48,13 +48,13 @@ class Settings:
         Whether distances are between latent means instead of draws.
     near, uniform, nearest
         Partners of a spot in a step: of its `nearest` spots, and of all.
-    readout
-        What makes positions of latent values: ``"similarity"`` (for as many dimensions as positions have), or
-        ``"process"``, regression by a Gaussian process.
-    with_inputs
-        How many principal components of the inputs the process is given in addition to the latent values.
+    residuals
+        Whether as many components of Pearson residuals of the counts are encoded, too; expression then is counts.
+    process
+        Whether positions are those of a Gaussian process on the inputs and the positions that the networks give by
+        their latent values, each of a known spot being that of the network which was not shown it.
     members
-        Networks whose positions are averaged. Of several, each is not shown one part of the known spots.
+        Networks. Of several, each is not shown one part of the known spots, and their positions are averaged.
     """
 
     likelihood: str = "gaussian"
@@ -81,8 +81,8 @@ class Settings:
     near: int = 1
     uniform: int = 8
     nearest: int = 12
-    readout: str = "process"
-    with_inputs: int = 20
+    residuals: bool = True
+    process: bool = True
     members: int = 5
 
     def but(self, **changes: Any) -> Self:
@@ -92,6 +92,11 @@ class Settings:
     def as_json(self) -> dict[str, Any]:
         """Give all values by name."""
         return asdict(self)
+
+    @property
+    def counts(self) -> bool:
+        """Whether expression is counts."""
+        return self.residuals or self.likelihood == "negative_binomial"
 
     @classmethod
     def from_json(cls, given: dict[str, Any]) -> Self:
@@ -127,8 +132,8 @@ PRESETS: dict[str, Settings] = {
         decay=0.0,
         near=0,
         uniform=5,
-        readout="similarity",
-        with_inputs=0,
+        residuals=False,
+        process=False,
         members=1,
     ),
 }
