@@ -64,7 +64,9 @@ def test_drawn_pairs_have_the_gradient_of_all_pairs_in_the_mean(batch, sections)
         for number, each in enumerate(torch.autograd.grad(loss, (latent, scale))):
             total[number] = total[number] + each / 1000
     true = dense_gradient(latent, place, torch.as_tensor(group), scale)
-    assert float((total[0] - true[0]).norm() / true[0].norm()) < 0.02
+    # of minibatches each spot is in a third of the draws, hence the noise of single entries
+    assert float((total[0] - true[0]).norm() / true[0].norm()) < (0.02 if sections == 1 else 0.1)
+    assert float((total[0] * true[0]).sum() / true[0].square().sum()) == pytest.approx(1, abs=0.02)
     assert float(total[1]) == pytest.approx(float(true[1]), rel=0.02)
 
 
@@ -247,8 +249,12 @@ def test_the_paper_is_a_preset_and_distances_make_the_shape_of_the_section():
         for alpha2 in (0.0, 100.0)
     )
     assert kept.latent.shape == (256, 2)
-    assert disparity(kept.positions()[~known], place[~known]) < disparity(plain.positions()[~known], place[~known]) - 0.1
-    assert kept.history[-1]["relative"] == pytest.approx(kept.history[-1]["distance"] / kept.history[-1]["scale"], rel=0.05)
+    assert (
+        disparity(kept.positions()[~known], place[~known]) < disparity(plain.positions()[~known], place[~known]) - 0.1
+    )
+    assert kept.history[-1]["relative"] == pytest.approx(
+        kept.history[-1]["distance"] / kept.history[-1]["scale"], rel=0.05
+    )
 
 
 def test_alpha2_and_epochs_are_chosen_where_the_inner_error_is_smallest():
@@ -286,7 +292,7 @@ def test_sections_in_other_coordinates_help_one_another_and_unknown_ones_are_put
     counts, place = (np.concatenate(each) for each in zip(*parts, strict=True))
     section = np.repeat(np.arange(3), 256)
     known = (section < 2) & (np.arange(768) % 5 > 0)
-    found = dpvae.fit(counts, place, section=section, settings=RECOMMENDED.but(**QUICK), known=known)
+    found = dpvae.fit(counts, place, section=section, settings=RECOMMENDED.but(**QUICK), known=known, reference=0)
     for code in range(3):
         mine = (section == code) & ~known
         assert np.sqrt(np.square(found.positions()[mine] - place[mine]).sum(1).mean()) < 4
@@ -296,7 +302,8 @@ def test_what_goes_wrong_with_lambda_and_latent_values_is_said():
     counts, place = tissue(side=10)
     fallen = dpvae.fit(logs(counts), place, settings=PAPER.but(alpha2=1e4, beta=1e4, epochs=150, rate=3e-2))
     assert any("lambda" in text for text in fallen.warnings)
-    assert any("collapsed" in text for text in fallen.warnings)
+    empty = dpvae.fit(logs(counts), place, settings=PAPER.but(alpha2=0.0, beta=1e4, epochs=100, rate=3e-2))
+    assert any("collapsed" in text for text in empty.warnings)
     fine = dpvae.fit(logs(counts), place, settings=PAPER.but(alpha2=100.0, epochs=50, rate=3e-3))
     assert not fine.warnings
 

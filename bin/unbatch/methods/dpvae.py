@@ -30,7 +30,9 @@ SLOTS = {
         "reference where no spot of its section was known; of known spots without their own position (preset paper: "
         "with it)"
     ),
-    "obsm/X_dpvae_radii": Slot("radii in spot pitches that hold the true position of 50, 80, 90, 95 of 100 spots", "any"),
+    "obsm/X_dpvae_radii": Slot(
+        "radii in spot pitches that hold the true position of 50, 80, 90, 95 of 100 spots", "any"
+    ),
     "uns/part": Slot("known, held out (`fold`), unknown (`unknown_sections`), anchor, or applied", "any"),
     "uns/history": Slot("terms of the loss per spot, lambda, and L_DP over lambda, by epoch", "mapping"),
     "uns/search": Slot("inner validation: alpha2, epoch, errors at random spots and in a block, in pitches", "mapping"),
@@ -65,7 +67,9 @@ class Params(Parameters):
     )
     latent: int | None = Field(None, ge=2, description="latent dimensions; null: the preset's")
     alpha2: float | None = Field(
-        None, ge=0, description="weight of the distances; null: chosen by inner validation on known spots; 0: a plain VAE"
+        None,
+        ge=0,
+        description="weight of the distances; null: chosen by inner validation on known spots; 0: a plain VAE",
     )
     epochs: int | None = Field(None, ge=1, description="training epochs; null: chosen by inner validation")
     minibatch: int | None = Field(None, ge=16, description="spots in a step; null: the preset's")
@@ -75,7 +79,9 @@ class Params(Parameters):
         description="lambda, latent distances over those of spots: learned, fixed at its start, or the best of each step",
     )
     scale_start: float = Field(1.0, gt=0, description="lambda at first, of positions with variance 1")
-    near: int | None = Field(None, ge=0, description="partners of a spot in a step among its nearest; null: the preset's")
+    near: int | None = Field(
+        None, ge=0, description="partners of a spot in a step among its nearest; null: the preset's"
+    )
     uniform: int | None = Field(None, ge=1, description="partners of a spot in a step among all; null: the preset's")
     mask: Literal["none", "knn", "radius", "label", "cluster", "file"] = Field(
         "none",
@@ -201,7 +207,9 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
         "uns/settings": {"reference": names[reference], "scale": fitted.scale},
     }
     if new:
-        log.info("%s: sections %s are placed in the coordinates of %s", cells.name, ", ".join(new[:5]), names[reference])
+        log.info(
+            "%s: sections %s are placed in the coordinates of %s", cells.name, ", ".join(new[:5]), names[reference]
+        )
     from unbatch.models.dpvae.model import encoded
 
     return Fit(encoded(fitted.members[0].network, inputs).astype(np.float32), slots=slots)
@@ -220,7 +228,18 @@ def sections() -> "Sections":
 def _settings(params: Params, most: int | None) -> "Settings":
     from unbatch.models.dpvae import PRESETS
 
-    names = ("likelihood", "genes", "latent", "alpha2", "epochs", "minibatch", "scaling", "scale_start", "near", "uniform")
+    names = (
+        "likelihood",
+        "genes",
+        "latent",
+        "alpha2",
+        "epochs",
+        "minibatch",
+        "scaling",
+        "scale_start",
+        "near",
+        "uniform",
+    )
     stated = {name: getattr(params, name) for name in names}
     settings = PRESETS[params.preset].but(**stated, rate=params.learning_rate)
     if most is not None:
@@ -239,7 +258,9 @@ def _parts(cells: Cells, params: Params) -> np.ndarray:
         if params.fold not in folds:
             raise InputError(f"{cells.name}: obs/split has no fold {params.fold}, expected one of {folds}")
         part[cells.fold == params.fold] = "held out"
-    for name in [] if params.unknown_sections is None else [each.strip() for each in params.unknown_sections.split(",")]:
+    for name in (
+        [] if params.unknown_sections is None else [each.strip() for each in params.unknown_sections.split(",")]
+    ):
         if name not in cells.sections:
             raise InputError(
                 f"{cells.name}: obs/section has no {name!r} (unknown_sections), expected some of "
@@ -301,7 +322,9 @@ def _mask(cells: Cells, params: Params, place: np.ndarray, settings: "Settings")
         return lambda _place, section, number: masks.listed(given[number][:, number], section, by_all=by_all)
     if params.mask == "knn":
         k = int(size or 6)
-        return lambda points, section, number: masks.listed(masks.knn(place[number], section, k), section, by_all=by_all)
+        return lambda points, section, number: masks.listed(
+            masks.knn(place[number], section, k), section, by_all=by_all
+        )
     if params.mask == "radius":
         return lambda points, section, number: masks.listed(
             masks.within(place[number], section, size or 3.0), section, by_all=by_all
@@ -384,7 +407,13 @@ def _reconstructed(
             anchors = fixed, place[mine][fixed]
             held = params.gamma if params.reconstruction == "stress" else None
             new = reconstruct(
-                latent[mine], fitted.scale, anchors, method=params.reconstruction, gamma=held, axes=place.shape[1], seed=seed
+                latent[mine],
+                fitted.scale,
+                anchors,
+                method=params.reconstruction,
+                gamma=held,
+                axes=place.shape[1],
+                seed=seed,
             )
             others = np.setdiff1d(np.arange(len(mine)), known)
             found[mine[others]] = new[others]
@@ -430,7 +459,11 @@ def _evaluated(
     )  # fmt: skip
     far = int((tables["distance"] > tables["far"]).sum())
     if far > 0.05 * len(cells):
-        log.warning("%s: the expression of %d spots is unlike that of the known ones; their positions are guesses", cells.name, far)
+        log.warning(
+            "%s: the expression of %d spots is unlike that of the known ones; their positions are guesses",
+            cells.name,
+            far,
+        )
     slots = {f"uns/{name}": value for name, value in tables.items() if name != "radii"}
     if "radii" in tables:
         slots["obsm/X_dpvae_radii"] = tables["radii"]

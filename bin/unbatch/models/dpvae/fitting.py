@@ -241,22 +241,28 @@ def _require(
             f"expression, positions, section and known have shapes {x.shape}, {positions.shape}, {section.shape} and "
             f"{known.shape}, expected as many rows"
         )
-    if (missing := int((known & ~there).sum())):
+    if missing := int((known & ~there).sum()):
         raise ValueError(f"{missing} known spots have no position, expected one for each")
     if known.sum() < FEWEST:
         raise ValueError(f"{int(known.sum())} spots have a known position, expected {FEWEST} or more")
     for code in np.unique(section[known]):
         own = positions[known & (section == code)]
         if np.linalg.matrix_rank(own - own.mean(0), tol=1e-9 * np.ptp(own)) < positions.shape[1]:
-            raise ValueError(f"the known spots of section {code} are on a line, expected a position of its own for each")
+            raise ValueError(
+                f"the known spots of section {code} are on a line, expected a position of its own for each"
+            )
     if settings.process and settings.members < 2:
-        raise ValueError("members is 1, expected 2 or more: a process learns from positions by networks that did not see them")
+        raise ValueError(
+            "members is 1, expected 2 or more: a process learns from positions by networks that did not see them"
+        )
     if settings.residuals and settings.components is None:
         raise ValueError("components is null, expected a number with residuals")
     if settings.counts:
         values = x.data if hasattr(x, "indptr") else np.asarray(x)
         if np.nanmin(values, initial=0) < 0 or (values != np.rint(values))[np.isfinite(values)].any():
-            raise ValueError("expression is not whole numbers of 0 or more, expected counts for residuals or a negative binomial")
+            raise ValueError(
+                "expression is not whole numbers of 0 or more, expected counts for residuals or a negative binomial"
+            )
 
 
 def _standardised(positions: np.ndarray, section: np.ndarray) -> tuple[np.ndarray, float]:
@@ -281,4 +287,3 @@ def _warnings(found: Fitted, settings: Settings) -> list[str]:
     if size < COLLAPSED:
         texts.append(f"latent values have collapsed: their root mean square is {size:.2g}, expected about 1 or more")
     return texts
-

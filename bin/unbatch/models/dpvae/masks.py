@@ -99,13 +99,15 @@ def listed(mask: sparse.csr_array, section: np.ndarray, *, by_all: bool = False)
     entries = sparse.coo_array(mask)
     entries.eliminate_zeros()
     if entries.shape != (len(section),) * 2:
-        raise ValueError(f"the mask has shape {entries.shape}, expected a row and a column for each of {len(section)} spots")
+        raise ValueError(
+            f"the mask has shape {entries.shape}, expected a row and a column for each of {len(section)} spots"
+        )
     if not entries.nnz:
         raise ValueError("the mask is empty, expected pairs of spots")
     source, target = entries.coords
-    if (own := int((source == target).sum())):
+    if own := int((source == target).sum()):
         raise ValueError(f"the mask joins {own} spots with themselves, expected pairs of different spots")
-    if (apart := int((section[source] != section[target]).sum())):
+    if apart := int((section[source] != section[target]).sum()):
         raise ValueError(f"the mask joins {apart} pairs of different sections, whose positions cannot be compared")
     total = float((np.bincount(section).astype(float) ** 2).sum()) if by_all else None
     return Edges.of(entries, total)

@@ -119,7 +119,9 @@ class Objective:
             nodes = torch.arange(len(self.inputs), device=position.device)
         mean, log_variance = network.encode(self.inputs[nodes])
         latent = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        own, one, other = (position, first, second) if place is None else place.split([len(position), *[len(first)] * 2])
+        own, one, other = (
+            (position, first, second) if place is None else place.split([len(position), *[len(first)] * 2])
+        )
         distance = lengths(mean if settings.on_mean else latent, one, other)
         apart = lengths(self.place, first, second)
         if self.profiled:
@@ -194,15 +196,16 @@ def train_network(
     network
         After the last epoch, or with the weights of the epoch of the smallest error.
     history
-        By epoch: ``reconstruction``, ``divergence``, ``distance`` (L_DP), ``scale`` (lambda), ``relative``
-        (L_DP / lambda), and ``validation`` where there is a `judge`.
+        By epoch: ``reconstruction``, ``divergence``, ``distance`` (L_DP), ``scale`` (lambda), and ``relative``
+        (L_DP / lambda).
 
     Raises
     ------
     Diverged
         If a term is not finite.
     """
-    last = [0, np.inf]
+    # finite before the first look, as the loop stops where a score is not
+    last = [0, 1e30]
 
     def score(_counts: bool) -> tuple[float, dict[str, float]]:
         last[0] += 1
@@ -211,7 +214,7 @@ def train_network(
         error = judge(network, last[0])
         if error is not None:
             last[1] = error
-        return last[1], {"validation": last[1]}
+        return last[1], {}
 
     with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
         torch.manual_seed(seed)

@@ -25,6 +25,8 @@ MOST = 2_000
 """Spots up to which all distances are used; of more, so many are put first, and the others by their distances to them."""
 STEPS, TOLERANCE = 60, 1e-7
 """Steps at most, and the share of the stress that a step must take off."""
+EXACT = 1e-13
+"""Stress, as a share of the squared distances, that is rounding."""
 FLAT = 1e-3
 """Ratio of the smallest to the largest extent of the anchors below which they are on a line."""
 BLOCK = 1024
@@ -82,7 +84,9 @@ def reconstruct(
     """
     latent = np.asarray(latent, dtype=np.float64)
     if latent.ndim != 2 or not np.isfinite(latent).all() or not 0 < scale < np.inf:
-        raise ValueError(f"latent values of shape {latent.shape} with lambda {scale:g}, expected finite ones and a lambda above 0")
+        raise ValueError(
+            f"latent values of shape {latent.shape} with lambda {scale:g}, expected finite ones and a lambda above 0"
+        )
     if method not in METHODS:
         raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
     if gamma is not None and (method != "stress" or anchors is None or not 0 < gamma < np.inf):
@@ -93,7 +97,9 @@ def reconstruct(
         held = checked(anchors, len(z))
         axes = held[1].shape[1]
     if z.shape[1] < axes or len(z) <= axes:
-        raise ValueError(f"latent values have shape {z.shape}, expected {axes} dimensions or more and more spots than these")
+        raise ValueError(
+            f"latent values have shape {z.shape}, expected {axes} dimensions or more and more spots than these"
+        )
     if method == "latent":
         plain = _principal(z, axes)
         return plain if held is None else _exact(similarity(plain[held[0]], held[1])(plain), held)
@@ -137,10 +143,14 @@ def checked(anchors: Anchors, spots: int) -> Anchors:
     """
     number, position = np.asarray(anchors[0]), np.asarray(anchors[1], dtype=np.float64)
     if position.ndim != 2 or number.shape != (len(position),):
-        raise AnchorError(f"anchors have shapes {number.shape} and {position.shape}, expected a number and a position each")
+        raise AnchorError(
+            f"anchors have shapes {number.shape} and {position.shape}, expected a number and a position each"
+        )
     least = position.shape[1] + 1
     if not np.isfinite(position).all():
-        raise AnchorError(f"{int((~np.isfinite(position).all(1)).sum())} anchors have no position, expected one for each")
+        raise AnchorError(
+            f"{int((~np.isfinite(position).all(1)).sum())} anchors have no position, expected one for each"
+        )
     if len(number) and (number.min() < 0 or number.max() >= spots):
         raise AnchorError(f"anchor {number.min() if number.min() < 0 else number.max()} is none of the {spots} spots")
     values, times = np.unique(number, return_counts=True)
@@ -206,13 +216,15 @@ def _least(z: np.ndarray, axes: int, held: Anchors | None, method: str, gamma: f
     if method == "mds":
         found, _ = _smacof(z, _principal(z, axes), None, None)
         return found if held is None else _exact(similarity(found[held[0]], held[1])(found), held)
-    tried = [_smacof(z, start, held, gamma) for start in _starts(z, axes, held)]
-    return min(tried, key=lambda each: each[1])[0]
+    best, exact = (None, np.inf), EXACT * float(np.square(_distances(z, z)).sum())
+    for start in _starts(z, axes, held):
+        best = min(best, _smacof(z, start, held, gamma), key=lambda each: each[1])
+        if best[1] <= exact:
+            break
+    return best[0]
 
 
-def _smacof(
-    z: np.ndarray, start: np.ndarray, held: Anchors | None, gamma: float | None
-) -> tuple[np.ndarray, float]:
+def _smacof(z: np.ndarray, start: np.ndarray, held: Anchors | None, gamma: float | None) -> tuple[np.ndarray, float]:
     """Minimise (3) from a start; positions and what is minimised."""
     n = len(z)
     wanted = _distances(z, z)
@@ -220,14 +232,14 @@ def _smacof(
     free = np.ones(n, dtype=bool)
     if held is not None and gamma is None:
         free[held[0]] = False
-    before = np.inf
+    before, total = np.inf, float(np.square(wanted).sum())
     for _ in range(STEPS + 1):
         found = _distances(current, current)
         stress = float(np.square(wanted - found).sum())
         if gamma is not None:
             away = np.linalg.norm(current[held[0]] - held[1], axis=1)
             stress += gamma * float(away.sum())
-        if before < np.inf and before - stress <= TOLERANCE * before or stress == 0:
+        if stress <= EXACT * total or (before < np.inf and before - stress <= TOLERANCE * before):
             break
         before = stress
         with np.errstate(divide="ignore", invalid="ignore"):

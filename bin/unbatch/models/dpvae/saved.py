@@ -47,7 +47,9 @@ _MORE = ("components", "share", "residual")
 
 def _readout_weights(readout: Readout, prefix: str) -> dict[str, np.ndarray]:
     made = readout.map
-    arrays = made.weights if isinstance(made, ArdGP) else {name: np.asarray(value) for name, value in vars(made).items()}
+    arrays = (
+        made.weights if isinstance(made, ArdGP) else {name: np.asarray(value) for name, value in vars(made).items()}
+    )
     found = {f"{prefix}map.{name}": value for name, value in arrays.items()}
     return found | {f"{prefix}frames.{name}": getattr(readout.frames, name) for name in ("rotation", "shift")}
 

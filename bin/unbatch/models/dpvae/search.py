@@ -103,9 +103,9 @@ def choose(
             return float(np.sqrt((rows[-1][2] ** 2 + rows[-1][3] ** 2) / 2))
 
         chosen = np.flatnonzero(train)
-        train_network(
-            spots.take(chosen), own, mask, judge=judge, batches=batches, seed=seed, device=device
-        )
+        train_network(spots.take(chosen), own, mask, judge=judge, batches=batches, seed=seed, device=device)
         best = min((row for row in rows if row[0] == alpha2), key=lambda row: row[2] ** 2 + row[3] ** 2)
-        tell(f"alpha2 {alpha2:g}: smallest error {best[2]:.3g} (at random) and {best[3]:.3g} (block) at epoch {best[1]}")
+        tell(
+            f"alpha2 {alpha2:g}: smallest error {best[2]:.3g} (at random) and {best[3]:.3g} (block) at epoch {best[1]}"
+        )
     return Tried(*(np.array(column) for column in zip(*rows, strict=True)))
