@@ -76,7 +76,7 @@ class Params(Parameters):
     learning_rate: float | None = Field(None, gt=0, lt=1, description="learning rate of Adam; null: the preset's")
     scaling: Literal["learned", "fixed", "profiled"] = Field(
         "learned",
-        description="lambda, latent distances over those of spots: learned, fixed at its start, or the best of each step",
+        description="latent distances over those of spots (lambda): learned, fixed at its start, or each step's best",
     )
     scale_start: float = Field(1.0, gt=0, description="lambda at first, of positions with variance 1")
     near: int | None = Field(
@@ -305,7 +305,7 @@ def _placed(cells: Cells, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _own_units(units: np.ndarray, section: np.ndarray, part: np.ndarray, fitted: "Fitted") -> np.ndarray:
-    """What positions of each cell were multiplied by: those of its section, or of the reference."""
+    """Give what positions of each cell were multiplied by, in its section or in the reference."""
     own = np.array([np.isin(part[section == code], ["known", "anchor"]).any() for code in range(len(units))])
     return units[np.where(own[section], section, fitted.members[0].readout.frames.reference)]
 
@@ -369,7 +369,8 @@ def _aligned(fitted: "Model", model: SavedModel, cells: Cells) -> tuple[Any, lis
         if there < LEAST_WEIGHT:
             raise InputError(
                 f"{cells.name}: var_names lack {len(missing)} of the {len(used)} genes of the model in {model.folder}, "
-                f"such as {', '.join(missing[:5])}; the others have {there:.0%} of its weight, expected {LEAST_WEIGHT:.0%}"
+                f"such as {', '.join(missing[:5])}; the others have {there:.0%} of its weight, "
+                f"expected {LEAST_WEIGHT:.0%}"
             )
         log.warning(
             "%s: var_names lack %d of the %d genes of the model, such as %s; the others have %.0f %% of its weight",
@@ -383,7 +384,7 @@ def _aligned(fitted: "Model", model: SavedModel, cells: Cells) -> tuple[Any, lis
     return full, missing
 
 
-# --------------------------------------------------------------------------------------------------- what is found of it
+# -------------------------------------------------------------------------------------------------- what is found of it
 
 
 def _reconstructed(

@@ -57,7 +57,7 @@ class Model:
         return encoded(self.members[0].network, self.inputs(x, section))
 
     def gene_weights(self) -> np.ndarray:
-        """Say how much the first network takes of each gene: squared weights of the encoder's first layer, G numbers."""
+        """Say how much the first network takes of each gene: squared weights of its first layer, G numbers."""
         layer = self.members[0].network.hidden[1].weight.detach().cpu().numpy()
         first = self.inputs.components
         if first is None:

@@ -1,7 +1,7 @@
 """Positions of latent values: a map that is learnt from known spots, in the coordinates of their sections.
 
 Each section has coordinates of its own. A map to those of the reference section, the one with most known spots, is
-learnt first; it says where the spots of another section would be there, and so by which rotation, mirrored where needed,
+learnt first; it says where the spots of another section would be there, and by which rotation (mirrored where needed)
 and shift the coordinates of that section go over into those of the reference. Then the map is learnt again from the
 known spots of all sections.
 """

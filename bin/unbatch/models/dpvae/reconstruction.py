@@ -22,9 +22,9 @@ from unbatch.metrics.spatial import Similarity, similarity
 
 METHODS = ("latent", "mds", "stress")
 MOST = 2_000
-"""Spots up to which all distances are used; of more, so many are put first, and the others by their distances to them."""
+"""Spots up to which all distances are used; of more, so many are put first, the others by their distances to them."""
 STEPS, TOLERANCE = 60, 1e-7
-"""Steps at most, and the share of the stress that a step must take off."""
+"""Steps at most, and the share of the stress that a step must remove."""
 EXACT = 1e-13
 """Stress, as a share of the squared distances, that is rounding."""
 FLAT = 1e-3
