@@ -30,13 +30,25 @@ def test_expression_is_standardised_in_each_section_and_a_constant_gene_is_0():
     assert not np.array_equal(found, x)
 
 
-@pytest.mark.parametrize("name", baselines.BASELINES)
+def test_pearson_residuals_are_those_of_scanpy_but_for_the_limit():
+    import anndata
+    import scanpy as sc
+
+    counts = np.random.default_rng(0).poisson(np.linspace(0.2, 9, 12), (50, 12)).astype(float)
+    theirs = sc.experimental.pp.normalize_pearson_residuals(anndata.AnnData(counts), clip=8, inplace=False)["X"]
+    np.testing.assert_allclose(baselines.pearson(counts), theirs, atol=1e-5)
+
+
+RIVALS = baselines.BASELINES | baselines.STRONGER
+
+
+@pytest.mark.parametrize("name", RIVALS)
 def test_rivals_learn_positions_and_repeat_themselves(name: str):
     x, places = tissue()
     train = np.arange(400) < 300
-    predict = baselines.BASELINES[name](x[train], places[train], seed=1)
+    predict = RIVALS[name](x[train], places[train], seed=1)
     errors = spatial.position_errors(predict(x[~train]), places[~train])
-    again = baselines.BASELINES[name](x[train], places[train], seed=1)(x[~train])
+    again = RIVALS[name](x[train], places[train], seed=1)(x[~train])
     np.testing.assert_array_equal(predict(x[~train]), again)
     assert errors.rmse == pytest.approx(8.1, abs=0.8) if name == "mean" else errors.rmse < 4
 

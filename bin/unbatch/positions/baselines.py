@@ -48,6 +48,31 @@ def standardised(x: "np.ndarray | sparse.spmatrix", section: np.ndarray | None =
     return values
 
 
+def pearson(counts: "np.ndarray | sparse.spmatrix", theta: float = 100.0, most: float = 8.0) -> np.ndarray:
+    """Pearson residuals of counts, given the depth of each spot and the share of each gene (Lause et al. 2021).
+
+    Parameters
+    ----------
+    counts
+        n x G, of one section.
+    theta
+        Inverse dispersion of all genes.
+    most
+        Residuals are clipped to this on both sides.
+
+    Returns
+    -------
+    numpy.ndarray
+        n x G float32.
+    """
+    values = np.asarray(counts.toarray() if sparse.issparse(counts) else counts, dtype=np.float64)
+    depth = values.sum(axis=1, keepdims=True)
+    expected = depth * values.sum(axis=0) / max(values.sum(), 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = (values - expected) / np.sqrt(expected + expected**2 / theta)
+    return np.clip(np.nan_to_num(found), -most, most).astype(np.float32)
+
+
 def mean(x: np.ndarray, positions: np.ndarray, seed: int = 0) -> Predict:
     """Predict the mean position for every spot."""
     middle = np.asarray(positions, dtype=np.float64).mean(axis=0)
@@ -79,6 +104,15 @@ def forest(x: np.ndarray, positions: np.ndarray, seed: int = 0) -> Predict:
         TREES, min_samples_leaf=min(LEAF, max(1, len(x) // 2)), max_features=SHARE, random_state=seed
     ).fit(project(x), positions)
     return lambda new: trees.predict(project(new))
+
+
+def process(x: np.ndarray, positions: np.ndarray, seed: int = 0) -> Predict:
+    """Gaussian process on 50 principal components, see `nn.ard_gp`."""
+    from unbatch.nn import ard_gp
+
+    project = components(x)
+    found = ard_gp.fit(project(x), positions, seed=seed)
+    return lambda new: found.predict(project(new)).mean
 
 
 def celery(x: np.ndarray, positions: np.ndarray, seed: int = 0) -> Predict:
@@ -147,6 +181,8 @@ def tangram(x: np.ndarray, positions: np.ndarray, seed: int = 0) -> Predict:
 
 BASELINES: dict[str, Callable[..., Predict]] = {"mean": mean, "ridge": ridge, "knn": knn, "forest": forest}
 """Always compared with."""
+STRONGER: dict[str, Callable[..., Predict]] = {"process": process}
+"""Compared with where asked for: what the readout of a model reaches without the model."""
 PEERS: dict[str, tuple[Callable[..., Predict], str]] = {"celery": (celery, "CeLEry"), "tangram": (tangram, "scvi")}
 """Compared with where asked for, and the module that each needs."""
 

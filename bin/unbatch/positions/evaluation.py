@@ -65,7 +65,7 @@ def evaluate(
     method
         Name of the model in the tables.
     rivals
-        Names of `baselines.BASELINES` and of peers.
+        Names of `baselines.BASELINES`, of `STRONGER` ones and of peers.
     seed
         Of all that is drawn.
 
@@ -151,9 +151,9 @@ def compare(
         return {name: np.array(values) for name, values in columns.items()}
     positions = {method: predicted}
     for name in rivals:
-        make = baselines.BASELINES.get(name) or baselines.PEERS.get(name, (None, ""))[0]
+        make = (baselines.BASELINES | baselines.STRONGER).get(name) or baselines.PEERS.get(name, (None, ""))[0]
         if make is None:
-            known_names = ", ".join([*baselines.BASELINES, *baselines.PEERS])
+            known_names = ", ".join([*baselines.BASELINES, *baselines.STRONGER, *baselines.PEERS])
             raise ValueError(f"rival {name!r} is not known, expected one of {known_names}")
         positions[name] = np.full(true.shape, np.nan)
         positions[name][scored] = make(x[train], true[train], seed)(x[scored])
