@@ -84,6 +84,11 @@ def shared(sections: list[Section]) -> list[Section]:
     return found
 
 
+def data_for(section: Section, settings: object) -> "np.ndarray | sparse.csr_matrix":
+    """Give what settings of dp-VAE are fitted to: counts, or their logarithms."""
+    return section.counts if settings.counts else section.x
+
+
 def variable(x: np.ndarray, number: int) -> np.ndarray:
     """Positions of the most variable genes of log-normalised expression."""
     return np.sort(np.argsort(-x.var(axis=0), kind="stable")[:number])
@@ -161,7 +166,7 @@ def run_split(folder: Path, names: list[str]) -> None:
         }.items():
             start = time.process_time()
             place = np.where(held[:, None], np.nan, section.place)
-            fitted = dpvae.fit(section.x, place, settings=settings, seed=seed)
+            fitted = dpvae.fit(data_for(section, settings), place, settings=settings, seed=seed)
             took = time.process_time() - start
             predicted = fitted.predicted
             values = scores(predicted[held], section.place[held]) | {"cpu_s": took}
@@ -217,12 +222,14 @@ def _across_models(sections: list[Section], number: int, held: np.ndarray, seed:
     """Train the recommended preset on one section; all others are sections without known positions."""
     from unbatch.models import dpvae
 
-    x = np.concatenate([each.x for each in sections])
+    settings = dpvae.PRESETS["recommended"]
+    x = sparse.vstack([each.counts for each in sections]).tocsr()
+    x = x if settings.counts else np.concatenate([each.x for each in sections])
     code = np.repeat(np.arange(len(sections)), [len(each.x) for each in sections])
-    place = np.full((len(x), 2), np.nan)
+    place = np.full((x.shape[0], 2), np.nan)
     own = np.flatnonzero(code == number)
     place[own[~held]] = sections[number].place[~held]
-    fitted = dpvae.fit(x, place, section=code, settings=dpvae.PRESETS["recommended"], seed=seed)
+    fitted = dpvae.fit(x, place, section=code, settings=settings, seed=seed)
     radii = conformal.calibrate(fitted.predicted[own[~held]], place[own[~held]], seed)
     for other, each in enumerate(sections):
         rows = own[held] if other == number else np.flatnonzero(code == other)
@@ -241,15 +248,14 @@ def run_spaces(folder: Path, names: list[str]) -> None:
 
     base = dpvae.PRESETS["paper"].but(epochs=100)
     # of counts the latent space is larger, as the published one
-    kinds = {"VAE": base, "NB-VAE": base.but(likelihood="negative_binomial", latent=10, readout="process")}
+    kinds = {"VAE": base, "NB-VAE": base.but(likelihood="negative_binomial", latent=10, process=True)}
     for name, seed in product(names, SEEDS):
         section = read(folder, name)
         held = splits.random_split(np.zeros(len(section.x), int), seed=seed)
         place = np.where(held[:, None], np.nan, section.place)
         near = spatial.nearest(section.place[held], evaluation.NEIGHBOURS)
         for (kind, settings), alpha2 in product(kinds.items(), (0.0, 100.0)):
-            data = section.counts if settings.likelihood == "negative_binomial" else section.x
-            fitted = dpvae.fit(data, place, settings=settings.but(alpha2=alpha2), seed=seed)
+            fitted = dpvae.fit(data_for(section, settings), place, settings=settings.but(alpha2=alpha2), seed=seed)
             latent = fitted.latent[held]
             agreed = spatial.distance_correlation(latent, section.place[held], draws=50, seed=seed)
             values = {
@@ -341,11 +347,17 @@ def run_large(spots: int, genes: int) -> None:
 
     rng = np.random.default_rng(0)
     place = rng.uniform(0, np.sqrt(spots), (spots, 2))
-    x = rng.normal(size=(spots, genes)).astype(np.float32)
-    x[:, :20] += np.sin(place @ rng.normal(size=(2, 20)) / 20)
+    waves, parts = rng.normal(size=(2, genes)), []
+    # in pieces: what drawing needs must not hide what the fit does
+    for rows in np.array_split(np.arange(spots), max(1, spots // 2_000)):
+        rates = np.exp(np.sin(place[rows] @ waves / 20) - 1.5)
+        parts.append(sparse.csr_matrix(rng.poisson(rates).astype(np.float32)))
+    x = sparse.vstack(parts).tocsr()
+    del parts
+    settings = dpvae.PRESETS["recommended"].but(alpha2=100.0, epochs=2)
+    x = x if settings.counts else logged(x)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    settings = dpvae.PRESETS["recommended"].but(alpha2=100.0, epochs=2)
     dpvae.fit(x, place, settings=settings)
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e9
     values = {"extra_gb": more, "cpu_s of 2 epochs and readouts": time.process_time() - start}

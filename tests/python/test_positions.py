@@ -199,7 +199,15 @@ def test_tables_score_held_out_spots_and_new_sections_against_rivals():
     true[890:] = np.nan
     predicted = places + np.random.default_rng(3).normal(size=places.shape)
     found = evaluation.evaluate(
-        x, true, predicted, section, known, sections=["a", "b", "c"], latent=predicted, rivals=("mean", "ridge")
+        x,
+        true,
+        predicted,
+        section,
+        known,
+        sections=["a", "b", "c"],
+        latent=predicted,
+        rivals=("mean", "ridge"),
+        genes=np.arange(30) + 500,
     )
     table = found["baselines"]
     assert list(zip(table["section"], table["kind"], table["method"], strict=True)) == [
@@ -220,6 +228,7 @@ def test_tables_score_held_out_spots_and_new_sections_against_rivals():
     assert set(found["spatial"]["space"]) == {"expression", "latent", "positions"}
     assert (found["spatial"]["p"] < 0.01).all()
     assert found["markers"]["section"].tolist() == ["a", "c"]
+    assert 500 <= found["markers"]["genes"].min() < found["markers"]["genes"].max() < 530
     assert found["distance"].shape == (900,)
 
 

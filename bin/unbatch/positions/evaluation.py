@@ -39,6 +39,7 @@ def evaluate(
     out_of_fold: bool = True,
     method: str = "dpvae",
     rivals: tuple[str, ...] = tuple(baselines.BASELINES),
+    genes: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Make all tables.
@@ -66,6 +67,8 @@ def evaluate(
         Name of the model in the tables.
     rivals
         Names of `baselines.BASELINES`, of `STRONGER` ones and of peers.
+    genes
+        Positions of the G genes among all genes of the fit, for the genes that ``markers`` names; None: 0 to G - 1.
     seed
         Of all that is drawn.
 
@@ -100,6 +103,8 @@ def evaluate(
         found["radii"], found["coverage"] = radii, covered
     found["spatial"] = spatial_scores(x, true, predicted, section, sections, latent, seed)
     found["markers"] = gene_maps(x, true, predicted, section, sections, kind)
+    if genes is not None and len(found["markers"]["section"]):
+        found["markers"]["genes"] = np.asarray(genes)[found["markers"]["genes"]]
     return {name: value for name, value in found.items() if not isinstance(value, dict) or len(value["section"])}
 
 

@@ -219,7 +219,7 @@ def _genes(fit: FitFile, given: Any, dataset: Dataset) -> Genes | None:
     names, every = names_in(given, "section"), dataset.shown(fit.genes)
     sections, genes = len(names), fit.numbers(given, "genes", (len(names), None)).astype(int)
     moran = fit.numbers(given, "moran", (sections, None))
-    if genes.min(initial=0) < 0 or genes.max(initial=0) >= moran.shape[1] or moran.shape[1] != len(every):
+    if genes.min(initial=0) < 0 or genes.max(initial=0) >= len(every):
         raise InputError(f"{fit.path}: markers: genes are not those of the fit, which has {len(every)}")
     shape = (sections, genes.shape[1], None, None)
     return Genes(
