@@ -120,7 +120,7 @@ def covered(radii: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> dict[
 
 def run_rivals(folder: Path, names: list[str]) -> None:
     """Rivals on all genes and on 100, and what the Gaussian process makes of two kinds of components."""
-    for name, seed in product(names, SEEDS):
+    for seed, name in product(SEEDS, names):
         section = read(folder, name)
         held = splits.random_split(np.zeros(len(section.x), int), seed=seed)
         blocks = splits.block_split(section.place, seed=seed)
@@ -156,7 +156,7 @@ def run_split(folder: Path, names: list[str]) -> None:
     from unbatch.models import dpvae
 
     paper, recommended = dpvae.PRESETS["paper"], dpvae.PRESETS["recommended"]
-    for name, seed in product(names, SEEDS):
+    for seed, name in product(SEEDS, names):
         section = read(folder, name)
         held = splits.random_split(np.zeros(len(section.x), int), seed=seed)
         for method, settings in {
@@ -249,7 +249,7 @@ def run_spaces(folder: Path, names: list[str]) -> None:
     base = dpvae.PRESETS["paper"].but(epochs=100)
     # of counts the latent space is larger, as the published one
     kinds = {"VAE": base, "NB-VAE": base.but(likelihood="negative_binomial", latent=10, process=True)}
-    for name, seed in product(names, SEEDS):
+    for seed, name in product(SEEDS, names):
         section = read(folder, name)
         held = splits.random_split(np.zeros(len(section.x), int), seed=seed)
         place = np.where(held[:, None], np.nan, section.place)
@@ -270,7 +270,7 @@ def run_spaces(folder: Path, names: list[str]) -> None:
 
 def run_novelty(folder: Path, names: list[str]) -> None:
     """Errors of held-out spots that are far from the training expression, and of the others."""
-    for name, seed in product(names, SEEDS):
+    for seed, name in product(SEEDS, names):
         section = read(folder, name)
         held = splits.random_split(np.zeros(len(section.x), int), seed=seed)
         x = baselines.standardised(section.x)
