@@ -44,6 +44,9 @@ SLOTS = {
     "uns/coverage": Slot("how many true positions are within the radii, by section", "mapping"),
     "uns/spatial": Slot("by section and space: Moran's I, Geary's C, correlation of distances, distortion", "mapping"),
     "uns/markers": Slot("genes mapped by true and by predicted positions", "mapping"),
+    "uns/ellipses": Slot(
+        "pull-back metric of the decoder as half axes of ellipses at latent points (latent 2, gaussian)", "mapping"
+    ),
     "uns/genes_missing": Slot("genes of the model that the dataset lacks (with --apply)", "any"),
 }
 
@@ -456,7 +459,7 @@ def _evaluated(
     x = baselines.standardised(cells.X[:, fitted.inputs.genes], cells.section)
     tables = evaluation.evaluate(
         x, place, found, cells.section, known, sections=cells.sections, latent=fitted.latent,
-        out_of_fold=fitted.settings.members > 1, seed=seed,
+        out_of_fold=fitted.settings.members > 1, genes=fitted.inputs.genes, seed=seed,
     )  # fmt: skip
     far = int((tables["distance"] > tables["far"]).sum())
     if far > 0.05 * len(cells):
@@ -468,4 +471,23 @@ def _evaluated(
     slots = {f"uns/{name}": value for name, value in tables.items() if name != "radii"}
     if "radii" in tables:
         slots["obsm/X_dpvae_radii"] = tables["radii"]
+    # a decoder of counts is told library size and batch, and an ellipse has two axes
+    if fitted.settings.likelihood == "gaussian" and fitted.latent.shape[1] == 2:
+        slots["uns/ellipses"] = _ellipses(fitted)
     return slots
+
+
+def _ellipses(fitted: "Fitted") -> dict[str, Any]:
+    """Say how the first decoder stretches the latent space."""
+    import torch
+
+    from unbatch.positions.isometry import ellipses
+
+    network = fitted.members[0].network
+
+    def decode(latent: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            given = torch.as_tensor(latent, dtype=torch.float32, device=network.log_scale.device)
+            return network.decode(given).cpu().numpy()
+
+    return dict(vars(ellipses(decode, fitted.latent)))

@@ -46,7 +46,7 @@ def _tiles(found: Genes, place: int) -> str:
             low, high = np.percentile(values, (2, 98)) if len(values) else (0, 1)
             for row, values in enumerate(pair):
                 _tile(panels[row, gene], values, low, high)
-            panels[0, gene].set_title(cut(name, 13), fontsize=9)
+            panels[0, gene].set_title(cut(name, 16), fontsize=9 if len(name) < 12 else 7)
         for row, counts in enumerate(found.spots[place]):
             _tile(panels[row, -1], np.where(counts > 0, counts, np.nan), 0, max(np.max(found.spots[place]), 1))
         panels[0, -1].set_title("spots", fontsize=9)

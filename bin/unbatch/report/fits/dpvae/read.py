@@ -164,7 +164,7 @@ def read_positions(fit: FitFile, dataset: Dataset) -> Located | None:
         _table(fit, about.get("baselines"), _BASELINES),
         _table(fit, about.get("coverage"), _COVERAGE),
         _table(fit, about.get("spatial"), _SPATIAL),
-        _genes(fit, about.get("markers"), dataset),
+        _genes(fit, about.get("markers"), dataset, turned=array),
         _by_epoch(fit, about.get("history")),
         _by_epoch(fit, about.get("search")),
         _ellipses(fit, about.get("ellipses")),
@@ -213,7 +213,8 @@ def _table(fit: FitFile, given: Any, columns: tuple[str, ...]) -> Table:
     return Table(found)
 
 
-def _genes(fit: FitFile, given: Any, dataset: Dataset) -> Genes | None:
+def _genes(fit: FitFile, given: Any, dataset: Dataset, *, turned: bool) -> Genes | None:
+    """Take the genes out of a fit; `turned` where the first axis of positions is a row, which runs downwards."""
     if not given:
         return None
     names, every = names_in(given, "section"), dataset.shown(fit.genes)
@@ -222,14 +223,14 @@ def _genes(fit: FitFile, given: Any, dataset: Dataset) -> Genes | None:
     if genes.min(initial=0) < 0 or genes.max(initial=0) >= len(every):
         raise InputError(f"{fit.path}: markers: genes are not those of the fit, which has {len(every)}")
     shape = (sections, genes.shape[1], None, None)
+    tiles = [fit.numbers(given, name, shape) for name in ("true", "predicted")]
+    tiles.append(fit.numbers(given, "spots", (sections, 2, None, None)))
     return Genes(
         names,
         [[every[gene] for gene in row] for row in genes],
         moran,
         fit.numbers(given, "correlation", moran.shape),
-        fit.numbers(given, "true", shape),
-        fit.numbers(given, "predicted", shape),
-        fit.numbers(given, "spots", (sections, 2, None, None)),
+        *(each.swapaxes(-1, -2) if turned else each for each in tiles),
     )
 
 

@@ -60,7 +60,8 @@ def _rivals(fit: Located) -> str:
                             (decimals(row[name], 3 if name == "disparity" else 1), row[name] == best[name])
                             for name in ("disparity", "rmse", "median")
                         ],
-                        "r2": [decimals(float(value)) for value in np.atleast_1d(row["r2"])],
+                        # of a mean that is off by rounding, a zero without a sign
+                        "r2": [decimals(float(np.round(value, 2)) + 0.0) for value in np.atleast_1d(row["r2"])],
                     }
                     for row in rows
                 ],
@@ -167,7 +168,7 @@ def _correlations(fit: Located) -> str:
             axes.plot([row["low"], row["high"]], [at, at], color=colour, linewidth=2)
             axes.plot(row["r"], at, "o", color=colour, markersize=5, label=SPACES.get(row["space"]) if named else None)
         axes.set_yticks(range(min(len(sections), 12)), [name[:24] for name in sections[:12]])
-        axes.invert_yaxis()
+        axes.set_ylim(min(len(sections), 12) - 0.5, -0.5)
         axes.set_xlabel("correlation of distances with those on the tissue, 95 % interval over spots")
         axes.axvline(0, color=draw.FAINT, linewidth=1)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=10)
