@@ -153,7 +153,7 @@ def run_rivals(folder: Path, names: list[str]) -> None:
 
 
 def run_plain(folder: Path, names: list[str]) -> None:
-    """Fit the preset as published without its term of the distances; it has no use for positions to choose epochs by."""
+    """Fit the preset as published without its term of the distances, which has no positions to choose epochs by."""
     from unbatch.models import dpvae
 
     run_split(folder, names, {"plain VAE, 500 epochs": dpvae.PRESETS["paper"].but(alpha2=0.0, epochs=500)})
