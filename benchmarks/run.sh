@@ -89,6 +89,15 @@ bench_busy() { python -W ignore "$root/benchmarks/busy.py"; }
 # How often intervals of the difference of two equal methods hold 0
 bench_intervals() { OMP_NUM_THREADS=1 python -W ignore "$root/benchmarks/intervals.py"; }
 
+# Positions of spots by their expression: presets, rivals, radii, other sections, memory
+bench_dpvae() {
+    local program=(python -W ignore "$root/benchmarks/dpvae.py") two=(151507 151669)
+    for part in rivals split plain spaces novelty; do "${program[@]}" "$part" "$dlpfc" "${two[@]}"; done
+    "${program[@]}" across "$dlpfc"
+    "${program[@]}" gradient "$dlpfc" 151507
+    for part in anchors large; do "${program[@]}" "$part"; done
+}
+
 dlpfc_sheet() {
     [[ -d $dlpfc ]] || { echo "no folder $dlpfc: set DLPFC to that of the four sections" >&2; exit 2; }
     { echo sample,path; for f in "$dlpfc"/*.h5ad; do echo "$(basename "$f" .h5ad),$(realpath "$f")"; done; } > "$scratch/dlpfc.csv"
@@ -99,7 +108,7 @@ dlpfc_dataset() {
     preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
 }
 
-for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal spavae peers busy intervals}"; do
+for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal spavae dpvae peers busy intervals}"; do
     for part in $name; do "bench_$part"; done
 done
 echo "files are in $scratch"

@@ -102,8 +102,9 @@ def test_a_card_has_a_row_in_the_documentation_a_citation_and_a_test(method: str
     cited = (ROOT / "CITATIONS.md").read_text(encoding="utf-8")
     assert CARDS[method]["citation"] in cited
     own = {"batchblend": "test_fit_batchblend", "popari": "test_fit_batchblend", "scmedal": "test_fit_scmedal"}
-    own["spavae"] = "test_spavae_program"
+    own |= {"spavae": "test_spavae_program", "dpvae": "test_dpvae"}
     called = {"scmedal": "fit_scmedal.main", "seurat": '"fit-seurat"', "spavae": "fit_spavae.main"}
+    called["dpvae"] = "fit_dpvae.main"
     # outside methods are all run by the tests here, which take them from the cards
     if method not in BASELINES:
         tests = (ROOT / "tests" / "python" / f"{own.get(method, 'test_methods')}.py").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ class _Programs(click.Group):
         "fit-baseline": "fit_baseline",
         "fit-batchblend": "fit_batchblend",
         "fit-scmedal": "fit_scmedal",
+        "fit-dpvae": "fit_dpvae",
         "fit-spavae": "fit_spavae",
         "score": "score",
         "report": "report",

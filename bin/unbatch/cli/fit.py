@@ -165,7 +165,7 @@ def _apply_model(
     params = contract.checked(method.name, method.params, fitted | given)
     device = method.device(run.device, run.threads)
     start = time.perf_counter()
-    cells = read_cells(dataset).of_model(saved.genes, folder)
+    cells = read_cells(dataset).of_model(saved.genes, folder, partial=method.partial)
     how = contract.Run(run.seed, device, run.threads)
     found = method.apply(replace(saved, params=params), cells, how)
     wall_s = time.perf_counter() - start

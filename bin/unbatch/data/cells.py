@@ -135,22 +135,22 @@ class Cells:
         place = {gene: number for number, gene in enumerate(self._required().genes)}
         return np.array([place[gene] for gene in self.genes])
 
-    def of_model(self, genes: list[str], folder: Path) -> "Cells":
-        """Return the same cells with the genes of a model, in its order.
+    def of_model(self, genes: list[str], folder: Path, *, partial: bool = False) -> "Cells":
+        """Return the same cells with the genes of a model, in its order; with `partial`, with those that are there.
 
         Raises
         ------
         InputError
-            If the dataset lacks some of them.
+            If the dataset lacks some of them, or with `partial` all.
         """
         known = set(self._required().genes)
         absent = [gene for gene in genes if gene not in known]
-        if absent:
+        if absent and not (partial and len(absent) < len(genes)):
             raise InputError(
                 f"{self.name}: var_names lack {len(absent)} of the {len(genes)} genes of the model in {folder}, the "
                 f"first is {absent[0]}; expected all of them"
             )
-        return self.but(genes=genes)
+        return self.but(genes=[gene for gene in genes if gene in known])
 
     def but(self, **changes: Any) -> "Cells":
         """Return the same cells with other values of some attributes; of other genes, matrices are read anew."""

@@ -15,6 +15,7 @@ and, where that says something,
 - ``EPOCHS``: the parameter that ``--max-epochs`` limits;
 - ``SLOTS``: slots of the fit in addition to its embedding, by name, each a `Slot`;
 - ``apply(model, cells, run) -> Fit``: embeds other cells with a `SavedModel`, which gives the program ``--apply``;
+- ``PARTIAL``: whether `apply` takes cells that lack some genes of the model;
 - ``sections() -> Sections``: what the report shows of its fits (`unbatch.report.section`).
 
 With a card in ``assets/methods.yml`` and a test, such a file is all that a new method needs (docs/methods.md).
@@ -52,6 +53,7 @@ class Method:
     extra: str | None
     epochs: str | None
     slots: dict[str, Slot]
+    partial: bool
     sections: "Callable[[], Sections | None]"
     _fit: "Callable[[Cells, Parameters, Run], Fit] | None"
     _apply: "Callable[[SavedModel, Cells, Run], Fit] | None"
@@ -179,6 +181,7 @@ def load(name: str) -> Method:
         extra=getattr(module, "EXTRA", None),
         epochs=getattr(module, "EPOCHS", None),
         slots=getattr(module, "SLOTS", {}),
+        partial=getattr(module, "PARTIAL", False),
         sections=getattr(module, "sections", lambda: None),
         _fit=getattr(module, "fit", None),
         _apply=getattr(module, "apply", None),

@@ -1,0 +1,493 @@
+"""dp-VAE (Zhou and Du): positions from expression, by latent distances that are those between spots."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from unbatch.contract import Fit, Needs, Parameters, Run, SavedModel, Slot, short
+from unbatch.data.cells import Cells
+from unbatch.errors import InputError, UnbatchError
+
+if TYPE_CHECKING:
+    from unbatch.models.dpvae import Fitted, Model, Settings
+    from unbatch.models.dpvae.model import Mask
+    from unbatch.report.section import Sections
+
+log = logging.getLogger("unbatch")
+
+PROGRAM = "fit-dpvae"
+PACKAGES = ("torch", "scikit-learn")
+NEEDS = Needs(batches=1, coordinates=True, integers=True, gpu=True)
+PARTIAL = True
+"""`apply` takes cells that lack some genes of the model."""
+
+SLOTS = {
+    "obsm/X_dpvae_positions": Slot(
+        "predicted position of each spot, in the unit of obsm/spatial and the coordinates of its section, or of the "
+        "reference where no spot of its section was known; of known spots without their own position (preset paper: "
+        "with it)"
+    ),
+    "obsm/X_dpvae_radii": Slot(
+        "radii in spot pitches that hold the true position of 50, 80, 90, 95 of 100 spots", "any"
+    ),
+    "uns/part": Slot("known, held out (`fold`), unknown (`unknown_sections`), anchor, or applied", "any"),
+    "uns/history": Slot("terms of the loss per spot, lambda, and L_DP over lambda, by epoch", "mapping"),
+    "uns/search": Slot("inner validation: alpha2, epoch, errors at random spots and in a block, in pitches", "mapping"),
+    "uns/settings": Slot("what was chosen; lambda per pitch; the reference section", "mapping"),
+    "uns/anchors": Slot("spots whose position placed a section, by number, and these (with anchors)", "mapping"),
+    "uns/distance": Slot("distance of each spot's expression to the known spots', 1 being the median there", "any"),
+    "uns/far": Slot("`distance` above which a position is a guess", "any"),
+    "uns/baselines": Slot("errors of the positions, and of simpler methods on the same spots and genes", "mapping"),
+    "uns/coverage": Slot("how many true positions are within the radii, by section", "mapping"),
+    "uns/spatial": Slot("by section and space: Moran's I, Geary's C, correlation of distances, distortion", "mapping"),
+    "uns/markers": Slot("genes mapped by true and by predicted positions", "mapping"),
+    "uns/ellipses": Slot(
+        "pull-back metric of the decoder as half axes of ellipses at latent points (latent 2, gaussian)", "mapping"
+    ),
+    "uns/genes_missing": Slot("genes of the model that the dataset lacks (with --apply)", "any"),
+}
+
+PER_THREAD = 64_000
+"""Entries of a minibatch, of spots x inputs, that one more thread is worth its waiting for, as of spaVAE."""
+LEAST_WEIGHT = 0.5
+"""Share of a model's weight that the genes of other cells must have."""
+
+
+class Params(Parameters):
+    """Parameters of `fit`."""
+
+    preset: Literal["recommended", "paper"] = Field(
+        "recommended", description="genes, sizes and training as published (paper), or what was found to be better"
+    )
+    likelihood: Literal["gaussian", "negative_binomial"] = Field(
+        "gaussian", description="of standardised expression, or of counts with library size and batch, as in scVI"
+    )
+    genes: int | None = Field(
+        None, ge=10, description="most variable genes that are used; null: 100 (paper), all highly variable ones"
+    )
+    latent: int | None = Field(None, ge=2, description="latent dimensions; null: the preset's")
+    alpha2: float | None = Field(
+        None,
+        ge=0,
+        description="weight of the distances; null: chosen by inner validation on known spots; 0: a plain VAE",
+    )
+    epochs: int | None = Field(None, ge=1, description="training epochs; null: chosen by inner validation")
+    minibatch: int | None = Field(None, ge=16, description="spots in a step; null: the preset's")
+    learning_rate: float | None = Field(None, gt=0, lt=1, description="learning rate of Adam; null: the preset's")
+    scaling: Literal["learned", "fixed", "profiled"] = Field(
+        "learned",
+        description="latent distances over those of spots (lambda): learned, fixed at its start, or each step's best",
+    )
+    scale_start: float = Field(1.0, gt=0, description="lambda at first, of positions with variance 1")
+    near: int | None = Field(
+        None, ge=0, description="partners of a spot in a step among its nearest; null: the preset's"
+    )
+    uniform: int | None = Field(None, ge=1, description="partners of a spot in a step among all; null: the preset's")
+    mask: Literal["none", "knn", "radius", "label", "cluster", "file"] = Field(
+        "none",
+        description="pairs whose distances count: all, nearest spots, spots within a radius, of one label, of one "
+        "cluster of the expression, or those of a file",
+    )
+    mask_size: float | None = Field(
+        None, gt=0, description="number of nearest spots (knn), radius in spot pitches, or clusters; null: 6, 3, 7"
+    )
+    mask_file: str | None = Field(None, description="npz file of a scipy sparse matrix, spots x spots (mask file)")
+    normalise: Literal["pairs", "n2"] = Field(
+        "pairs", description="divide the distances' term by the pairs of the mask, or by all pairs as published"
+    )
+    fold: int | None = Field(None, ge=0, description="fold of obs/split whose positions are not used; null: none")
+    unknown_sections: str | None = Field(
+        None, description="sections whose positions are not used, separated by commas; null: none"
+    )
+    anchors: int | None = Field(
+        None, ge=3, description="spots of each unknown section, drawn at random, whose positions place it; null: none"
+    )
+    anchor_column: str | None = Field(
+        None, description="column of obs that is true for anchors, in place of drawn ones; null: none"
+    )
+    reconstruction: Literal["readout", "latent", "mds", "stress"] = Field(
+        "readout",
+        description="positions by regression on known spots, or of latent distances and anchors: principal axes, least "
+        "stress, least stress with the anchors held",
+    )
+    gamma: float | None = Field(
+        None, gt=0, description="weight of the anchors' own error (reconstruction stress); null: they are held"
+    )
+
+
+def fit(cells: Cells, params: Params, run: Run) -> Fit:
+    """Fit the model to spots of known position, and place all others.
+
+    Raises
+    ------
+    InputError
+        If positions, counts, a mask or anchors can't be used.
+    UnbatchError
+        If a loss was not finite.
+    """
+    from unbatch.models import dpvae
+    from unbatch.nn.threads import use_threads
+    from unbatch.nn.training import Diverged
+
+    if cells.coordinates is None:
+        raise InputError(f"{cells.name}: obsm/spatial is missing, dpvae needs coordinates")
+    settings = _settings(params, run.max_epochs)
+    part = _parts(cells, params)
+    known = part == "known"
+    anchors = _anchors(cells, params, part, run.seed)
+    part[anchors] = "anchor"
+    try:
+        units, place = _placed(cells, known)
+        mask = _mask(cells, params, place, settings)
+        use_threads(run.threads, (settings.minibatch or len(cells)) * (settings.components or 100), PER_THREAD)
+        fitted = dpvae.fit(
+            cells.whole_counts() if settings.counts else cells.X,
+            place,
+            section=cells.section,
+            settings=settings,
+            known=known,
+            batch=cells.batch,
+            mask=mask,
+            seed=run.seed,
+            device=run.device,
+            tell=log.info,
+        )
+        found = _reconstructed(fitted, fitted.latent, fitted.predicted, place, cells.section, part, params, run.seed)
+    except Diverged as error:
+        raise UnbatchError(f"{cells.name}: dpvae failed: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{cells.name}: {error}") from error
+    for text in fitted.warnings:
+        log.warning("%s: %s", cells.name, text)
+    slots = _about(fitted, cells, part, place)
+    slots["obsm/X_dpvae_positions"] = (found / _own_units(units, cells.section, part, fitted)).astype(np.float32)
+    slots |= _evaluated(fitted, cells, found, place, known, run.seed)
+    reference = fitted.members[0].readout.frames.reference
+    config = {"sections": cells.sections, "units": np.where(np.isfinite(units), units, units[reference]).tolist()}
+    used = params.using(alpha2=fitted.settings.alpha2, epochs=fitted.settings.epochs)
+    return Fit(
+        fitted.latent.astype(np.float32),
+        weights=dpvae.weights(fitted),
+        config=config | dpvae.config(fitted),
+        used=used,
+        slots=slots,
+    )
+
+
+def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
+    """Place other cells, which need no coordinates, in those of the model's reference section.
+
+    Raises
+    ------
+    InputError
+        If the model is damaged, or too few of its genes are there.
+    """
+    from unbatch.models import dpvae
+
+    path = model.folder / "config.json"
+    try:
+        fitted = dpvae.model_of(model.config, model.weights, run.device)
+        units = np.array(model.config["units"], dtype=np.float64)
+        names = list(model.config["sections"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{model.folder}: config.json and weights.safetensors do not make a model: {error}") from error
+    if len(units) != len(names) or fitted.inputs.genes.max() >= len(model.genes):
+        raise InputError(f"{path}: units has {len(units)} rows, expected one for each of {short(names)}")
+    x, missing = _aligned(fitted, model, cells)
+    new = [name for name in cells.sections if name not in names]
+    code = np.array([[*names, *new].index(name) for name in cells.sections])[cells.section]
+    inputs = fitted.inputs(x, code)
+    reference = fitted.members[0].readout.frames.reference
+    place = fitted.locate(inputs, code)
+    own = fitted.members[0].readout.frames.known(code)
+    slots = {
+        "obsm/X_dpvae_positions": (place / units[np.where(own, code, reference)]).astype(np.float32),
+        "uns/part": np.full(len(cells), "applied", dtype=object),
+        "uns/genes_missing": np.array(missing, dtype=object),
+        "uns/settings": {"reference": names[reference], "scale": fitted.scale},
+    }
+    if new:
+        log.info(
+            "%s: sections %s are placed in the coordinates of %s", cells.name, ", ".join(new[:5]), names[reference]
+        )
+    from unbatch.models.dpvae.model import encoded
+
+    return Fit(encoded(fitted.members[0].network, inputs).astype(np.float32), slots=slots)
+
+
+def sections() -> "Sections":
+    """Give the sections of the report."""
+    from unbatch.report.fits.dpvae import SECTIONS
+
+    return SECTIONS
+
+
+# ------------------------------------------------------------------------------------------------- what the model sees
+
+
+def _settings(params: Params, most: int | None) -> "Settings":
+    from unbatch.models.dpvae import PRESETS
+
+    names = (
+        "likelihood",
+        "genes",
+        "latent",
+        "alpha2",
+        "epochs",
+        "minibatch",
+        "scaling",
+        "scale_start",
+        "near",
+        "uniform",
+    )
+    stated = {name: getattr(params, name) for name in names}
+    settings = PRESETS[params.preset].but(**stated, rate=params.learning_rate)
+    if most is not None:
+        settings = settings.but(
+            epochs=None if settings.epochs is None else min(settings.epochs, most),
+            most_epochs=min(settings.most_epochs, most),
+        )
+    return settings
+
+
+def _parts(cells: Cells, params: Params) -> np.ndarray:
+    """Say of each cell what its position is used for."""
+    part = np.full(len(cells), "known", dtype=object)
+    if params.fold is not None:
+        folds = sorted(set(cells.fold.tolist()))
+        if params.fold not in folds:
+            raise InputError(f"{cells.name}: obs/split has no fold {params.fold}, expected one of {folds}")
+        part[cells.fold == params.fold] = "held out"
+    for name in (
+        [] if params.unknown_sections is None else [each.strip() for each in params.unknown_sections.split(",")]
+    ):
+        if name not in cells.sections:
+            raise InputError(
+                f"{cells.name}: obs/section has no {name!r} (unknown_sections), expected some of "
+                f"{', '.join(cells.sections[:10])}"
+            )
+        part[cells.section == cells.sections.index(name)] = "unknown"
+    part[~np.isfinite(cells.coordinates).all(1) & (part == "known")] = "unknown"
+    if not (part == "known").any():
+        raise InputError(f"{cells.name}: no position is left to learn from, expected a section that is known")
+    return part
+
+
+def _anchors(cells: Cells, params: Params, part: np.ndarray, seed: int) -> np.ndarray:
+    """Choose the cells of unknown sections whose positions place them."""
+    lost = [code for code in range(len(cells.sections)) if not (part[cells.section == code] == "known").any()]
+    free = np.isin(cells.section, lost) & np.isfinite(cells.coordinates).all(1)
+    if params.anchor_column is not None:
+        if params.anchor_column not in cells.obs:
+            raise InputError(f"{cells.name}: obs has no column {params.anchor_column!r} (anchor_column)")
+        values = cells.obs[params.anchor_column]
+        if values.dtype != bool:
+            raise InputError(f"{cells.name}: obs/{params.anchor_column} holds {values.dtype}, expected true or false")
+        return np.flatnonzero(free & values.to_numpy())
+    if params.anchors is None:
+        return np.empty(0, np.int64)
+    rng = np.random.default_rng(seed)
+    each = [rng.permutation(np.flatnonzero(free & (cells.section == code)))[: params.anchors] for code in lost]
+    return np.sort(np.concatenate([*each, np.empty(0, np.int64)])).astype(np.int64)
+
+
+def _placed(cells: Cells, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring positions to spot pitches; also what they are multiplied by, sections x axes, NaN where none is there."""
+    from unbatch.models.spavae.positions import units
+
+    found = np.full((len(cells.sections), cells.coordinates.shape[1]), np.nan)
+    for code in range(len(cells.sections)):
+        mine = (cells.section == code) & np.isfinite(cells.coordinates).all(1)
+        used = mine & known if (mine & known).sum() > 2 else mine
+        if used.sum() > 2:
+            found[code] = units(cells.coordinates[used], np.zeros(int(used.sum()), np.int64))[0]
+    return found, cells.coordinates * found[cells.section]
+
+
+def _own_units(units: np.ndarray, section: np.ndarray, part: np.ndarray, fitted: "Fitted") -> np.ndarray:
+    """Give what positions of each cell were multiplied by, in its section or in the reference."""
+    own = np.array([np.isin(part[section == code], ["known", "anchor"]).any() for code in range(len(units))])
+    return units[np.where(own[section], section, fitted.members[0].readout.frames.reference)]
+
+
+def _mask(cells: Cells, params: Params, place: np.ndarray, settings: "Settings") -> "Mask | None":
+    """Make what gives the pairs whose distances count; None for all pairs."""
+    from unbatch.models.dpvae import masks
+
+    by_all, size = params.normalise == "n2", params.mask_size
+    if params.mask == "file":
+        if params.mask_file is None:
+            raise InputError("dpvae: mask file needs the parameter mask_file")
+        given = _read_mask(Path(params.mask_file), len(cells))
+        return lambda _place, section, number: masks.listed(given[number][:, number], section, by_all=by_all)
+    if params.mask == "knn":
+        k = int(size or 6)
+        return lambda points, section, number: masks.listed(
+            masks.knn(place[number], section, k), section, by_all=by_all
+        )
+    if params.mask == "radius":
+        return lambda points, section, number: masks.listed(
+            masks.within(place[number], section, size or 3.0), section, by_all=by_all
+        )
+    if params.mask == "none":
+        return None
+    if params.mask == "label":
+        if cells.label is None:
+            raise InputError(f"{cells.name}: obs/label is missing, mask label needs labels")
+        code = cells.label
+    else:
+        from unbatch.data.cells import principal_components
+        from unbatch.models.spavae.domains import by_kmeans
+
+        code = by_kmeans(principal_components(cells.X, 20).embedding, int(size or 7), 0)
+    return lambda points, section, number: masks.all_pairs(points, section, 0, code[number], by_all=by_all)
+
+
+def _read_mask(path: Path, cells: int) -> Any:
+    from scipy import sparse
+
+    from unbatch.data.io import require_file
+
+    try:
+        found = sparse.csr_array(sparse.load_npz(require_file(path)))
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{path}: no sparse matrix, expected one as scipy.sparse.save_npz writes it") from error
+    if found.shape != (cells, cells):
+        raise InputError(f"{path}: the mask has shape {found.shape}, expected {cells} x {cells} as there are spots")
+    return found
+
+
+def _aligned(fitted: "Model", model: SavedModel, cells: Cells) -> tuple[Any, list[str]]:
+    """Give expression with the genes of the model in its order, NaN where one is missing, and the names of these."""
+    have = {gene: number for number, gene in enumerate(cells.genes)}
+    x = cells.whole_counts() if fitted.settings.counts else cells.X
+    used = [model.genes[number] for number in fitted.inputs.genes]
+    missing = [gene for gene in used if gene not in have]
+    if missing:
+        weight = fitted.gene_weights()
+        there = float(weight[[gene in have for gene in used]].sum() / weight.sum())
+        if there < LEAST_WEIGHT:
+            raise InputError(
+                f"{cells.name}: var_names lack {len(missing)} of the {len(used)} genes of the model in {model.folder}, "
+                f"such as {', '.join(missing[:5])}; the others have {there:.0%} of its weight, "
+                f"expected {LEAST_WEIGHT:.0%}"
+            )
+        log.warning(
+            "%s: var_names lack %d of the %d genes of the model, such as %s; the others have %.0f %% of its weight",
+            cells.name, len(missing), len(used), ", ".join(missing[:5]), 100 * there,
+        )  # fmt: skip
+    if cells.genes == model.genes:
+        return x, missing
+    full = np.full((len(cells), len(model.genes)), np.nan, np.float32)
+    at = [number for number, gene in enumerate(model.genes) if gene in have]
+    full[:, at] = x.toarray()[:, [have[model.genes[number]] for number in at]]
+    return full, missing
+
+
+# -------------------------------------------------------------------------------------------------- what is found of it
+
+
+def _reconstructed(
+    fitted: "Fitted", latent: np.ndarray, predicted: np.ndarray, place: np.ndarray, section: np.ndarray,
+    part: np.ndarray, params: Params, seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Place sections by their anchors, and spots by latent distances where that is asked for; in pitches."""
+    from unbatch.models.dpvae import reconstruct
+    from unbatch.models.dpvae.reconstruction import from_anchors
+
+    found = predicted.copy()
+    for code in np.unique(section):
+        mine = np.flatnonzero(section == code)
+        known = np.flatnonzero(part[mine] == "known")
+        fixed = known if len(known) else np.flatnonzero(part[mine] == "anchor")
+        wanted = params.anchors is not None or params.anchor_column is not None
+        if params.reconstruction == "readout":
+            if not len(known) and wanted:
+                found[mine] = from_anchors(predicted[mine], (fixed, place[mine][fixed]))
+        elif len(fixed) or wanted:
+            anchors = fixed, place[mine][fixed]
+            held = params.gamma if params.reconstruction == "stress" else None
+            new = reconstruct(
+                latent[mine],
+                fitted.scale,
+                anchors,
+                method=params.reconstruction,
+                gamma=held,
+                axes=place.shape[1],
+                seed=seed,
+            )
+            others = np.setdiff1d(np.arange(len(mine)), known)
+            found[mine[others]] = new[others]
+    return found
+
+
+def _about(fitted: "Fitted", cells: Cells, part: np.ndarray, place: np.ndarray) -> dict[str, Any]:
+    history = {name: np.array([row[name] for row in fitted.history]) for name in fitted.history[0]}
+    settings = fitted.settings
+    slots: dict[str, Any] = {
+        "uns/part": part.astype(str),
+        "uns/history": history,
+        "uns/settings": {
+            "alpha2": settings.alpha2,
+            "epochs": settings.epochs,
+            "genes": len(fitted.inputs.genes),
+            "latent": settings.latent,
+            "members": settings.members,
+            "likelihood": settings.likelihood,
+            "scale": fitted.scale,
+            "reference": cells.sections[fitted.members[0].readout.frames.reference],
+        },
+    }
+    if fitted.tried is not None:
+        slots["uns/search"] = {name: getattr(fitted.tried, name) for name in ("alpha2", "epoch", "random", "block")}
+    if (part == "anchor").any():
+        chosen = np.flatnonzero(part == "anchor")
+        slots["uns/anchors"] = {"cells": chosen, "positions": cells.coordinates[chosen]}
+    log.info("alpha2 %.4g, %d epochs, lambda %.3g per pitch", settings.alpha2, settings.epochs, fitted.scale)
+    return slots
+
+
+def _evaluated(
+    fitted: "Fitted", cells: Cells, found: np.ndarray, place: np.ndarray, known: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Compare with simpler methods, give radii, and say which spots are unlike the known ones."""
+    from unbatch.positions import baselines, evaluation
+
+    x = baselines.standardised(cells.X[:, fitted.inputs.genes], cells.section)
+    tables = evaluation.evaluate(
+        x, place, found, cells.section, known, sections=cells.sections, latent=fitted.latent,
+        out_of_fold=fitted.settings.members > 1, genes=fitted.inputs.genes, seed=seed,
+    )  # fmt: skip
+    far = int((tables["distance"] > tables["far"]).sum())
+    if far > 0.05 * len(cells):
+        log.warning(
+            "%s: the expression of %d spots is unlike that of the known ones; their positions are guesses",
+            cells.name,
+            far,
+        )
+    slots = {f"uns/{name}": value for name, value in tables.items() if name != "radii"}
+    if "radii" in tables:
+        slots["obsm/X_dpvae_radii"] = tables["radii"]
+    # a decoder of counts is told library size and batch, and an ellipse has two axes
+    if fitted.settings.likelihood == "gaussian" and fitted.latent.shape[1] == 2:
+        slots["uns/ellipses"] = _ellipses(fitted)
+    return slots
+
+
+def _ellipses(fitted: "Fitted") -> dict[str, Any]:
+    """Say how the first decoder stretches the latent space."""
+    import torch
+
+    from unbatch.positions.isometry import ellipses
+
+    network = fitted.members[0].network
+
+    def decode(latent: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            given = torch.as_tensor(latent, dtype=torch.float32, device=network.log_scale.device)
+            return network.decode(given).cpu().numpy()
+
+    return dict(vars(ellipses(decode, fitted.latent)))
