@@ -480,7 +480,8 @@ def _tell_labels(label: "pd.Categorical", key: str, notes: "Notes") -> None:
 def _notes_file(adata: "AnnData", losses: "pd.DataFrame", notes: "Notes") -> dict[str, Any]:
     """Put together what the pipeline prints: the notes, and what is left of every sample."""
     rows = losses.rename_axis("sample").reset_index().to_dict("records")
-    return {"cells": adata.n_obs, "genes": adata.n_vars, "notes": notes.as_json(), "samples": rows}
+    names = [str(name) for name in adata.obs]
+    return {"cells": adata.n_obs, "genes": adata.n_vars, "columns": names, "notes": notes.as_json(), "samples": rows}
 
 
 def _parameters(seed: int) -> dict[str, Any]:

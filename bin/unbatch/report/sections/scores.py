@@ -5,12 +5,12 @@ from typing import Any
 
 from markupsafe import escape
 
-from unbatch.metrics.uncertainty import interval
 from unbatch.report import draw
 from unbatch.report.context import View
 from unbatch.report.names import info
 from unbatch.report.scores import Entry, Result, scale
 from unbatch.report.section import Page, Section, render
+from unbatch.report.sections.ranking import half_width
 from unbatch.report.text import short
 
 _SCORES = {"total": "Total", "batch": "Batch", "bio": "Biology"}
@@ -42,7 +42,7 @@ def _overview(result: Result) -> str:
                 "part": part if part != last else "",
                 "note": _outcome(entry),
                 "cells": cells.get(entry.label, {}),
-                "halves": {key: _half(entry, key) for key in _SCORES},
+                "halves": {key: half_width(entry, key) for key in _SCORES},
                 **{key: getattr(entry, key) for key in _SCORES},
             }
         )
@@ -66,13 +66,6 @@ def _overview(result: Result) -> str:
         seeds=max(len(entry.compared) for entry in scored),
         sure=any(half is not None for row in rows for half in row["halves"].values()),
     )
-
-
-def _half(entry: Entry, score: str) -> float | None:
-    """Half the width of the interval of a mean over cells and seeds, None where there is none."""
-    sample = entry.sample(score)
-    found = None if sample is None else interval(sample)
-    return found.high - found.mean if found and found.low <= found.high else None
 
 
 def _tag(entry: Entry) -> str:
