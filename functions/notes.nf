@@ -9,31 +9,39 @@ def showNotes(name, file) {
 
 // End the run before the fits where a parameter names a column that the cells do not have
 def requireColumns(files, wanted) {
-    def absent = wanted.collectMany { option, names ->
-        def given = (names ?: '').toString().tokenize(',').collect { name -> name.trim() }.findAll { name -> name }
-        files
-            .collect { file -> new groovy.json.JsonSlurper().parseText(file.text).columns }
-            // those of a stub are not known
-            .findAll { columns -> columns != null }
-            .collectMany { columns -> given.findAll { name -> !columns.contains(name) }.collect { name -> "--${option}: the cells have no column '${name}', found ${columns.join(', ')}" } }
-            .unique()
-    }
+    def absent = absentColumns(files, wanted)
     if (absent) {
         error(visible(absent.join('; ')))
     }
 }
 
-// Warnings of fits, each once with the methods that it is about
+// wanted: parameter -> names of columns, separated by commas; files of notes, of which those of a stub name no columns
+def absentColumns(files, wanted) {
+    def known = files.collect { file -> new groovy.json.JsonSlurper().parseText(file.text).columns }.findAll { columns -> columns != null }
+    wanted.collectMany { option, text ->
+        def names = (text ?: '').toString().tokenize(',').collect { name -> name.trim() }.findAll { name -> name }
+        known
+            .collectMany { columns ->
+                (names - columns).collect { name -> "--${option}: the cells have no column '${name}', found ${columns.join(', ')}".toString() }
+            }
+            .unique()
+    }
+}
+
+// Show the warnings of the fits in files of scores
 def showFitNotes(files) {
+    fitNotes(files).each { line -> log.warn(visible(line)) }
+}
+
+// Each warning once, with the methods and the number of fits that it is about; of those that differ in numbers alone the first
+def fitNotes(files) {
     files
         .collectMany { file -> new groovy.json.JsonSlurper().parseText(file.text).rows ?: [] }
-        .collectMany { row -> (row.notes ?: []).findAll { note -> note.severity == 'warning' }.collect { note -> [method: row.method, code: note.code, text: note.text] } }
-        .groupBy { note -> [note.method, note.code == 'warning' ? note.text : note.code] }
-        .values()
-        .groupBy { notes -> notes[0].text }
-        .each { text, groups ->
-            def fits = groups.sum { notes -> notes.size() }
-            log.warn(visible("${groups.collect { notes -> notes[0].method }.unique().join(', ')} (${fits} fit${fits == 1 ? '' : 's'}): ${text}"))
+        .collectMany { row -> (row.notes ?: []).findAll { note -> note.severity == 'warning' }.collect { note -> note + [method: row.method] } }
+        .groupBy { note -> note.code == 'warning' ? note.text : note.code }
+        .collect { _key, notes ->
+            def methods = notes.collect { note -> note.method }.unique().join(', ')
+            "${methods} (${notes.size()} fit${notes.size() == 1 ? '' : 's'}): ${notes[0].text}".toString()
         }
 }
 
