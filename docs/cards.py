@@ -46,8 +46,8 @@ def one_line() -> str:
     """Name the methods that run by default, and those that run when they are named."""
     usual, asked = ([card["label"] for card in CARDS.values() if card["run"] == run] for run in ("default", "asked"))
     return (
-        f"{len(usual)} by default: {', '.join(usual)}; {len(asked)} more on request (`--methods`), as they take longer: "
-        f"{', '.join(asked)}."
+        f"{len(usual)} by default: {', '.join(usual)}; {len(asked)} more on request (`--methods`), as they take "
+        f"longer: {', '.join(asked)}."
     )
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from unbatch.report.confounding import FEW
+from unbatch.report.probes import LEAST_EXCESS
 from unbatch.report.recommend import MARGIN, MAX_CONFINED, NEGLIGIBLE
-from unbatch.report.sections.leakage import LEAST_EXCESS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -19,10 +19,10 @@ from scipy import sparse
 from unbatch.cli.report import main
 from unbatch.data.io import read_h5ad
 from unbatch.report import draw, embedding
+from unbatch.report.probes import Told, findings
 from unbatch.report.read import read_dataset
 from unbatch.report.scores import failures, rank, read_cards, read_scores, scale
 from unbatch.report.sections import embeddings, tradeoff
-from unbatch.report.sections.leakage import Told, findings
 from unbatch.report.text import distinct, plain
 from unbatch.report.verdict import Code, judge, remarks, verdict
 

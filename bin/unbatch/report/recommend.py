@@ -10,8 +10,8 @@ from enum import StrEnum
 from unbatch import methods as registry
 from unbatch.metrics.uncertainty import Interval
 from unbatch.report.confounding import Finding, Kind
+from unbatch.report.probes import Told, findings
 from unbatch.report.scores import UNCORRECTED, Entry, Result
-from unbatch.report.sections.leakage import Told, findings
 from unbatch.report.text import join, signed
 from unbatch.report.verdict import Code, Comparison, compare, judge
 
