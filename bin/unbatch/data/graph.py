@@ -192,7 +192,7 @@ def _visium(points: np.ndarray, name: str = "") -> np.ndarray:
             "for a visium graph"
         )
     row, column = (points - points.min(axis=0)).astype(np.int64).T
-    # a margin of 2 columns, so that an offset never leads into another row
+    # with a margin of 2 columns an offset never leads into another row
     width = column.max() + 3
     code = row * width + column
     order = np.argsort(code)

@@ -1,6 +1,6 @@
 """Whether an embedding still tells the batch, and the label without help of the batch: probes on held-out cells.
 
-A probe is a logistic regression fitted afresh to an embedding, so that it owes nothing to a loss that the method was
+A probe is a logistic regression fitted afresh to an embedding: it owes nothing to a loss that the method was
 trained with. Arrays in, numbers out; what a probe can't say is a ValueError that says why.
 """
 
@@ -19,7 +19,7 @@ from unbatch.metrics.integration import Metric, Scene
 from unbatch.metrics.uncertainty import widened
 
 NEIGHBOURS = 11
-"""Cells that vote on a label; odd, so that two labels do not tie."""
+"""Cells that vote on a label; odd, as two labels must not tie."""
 
 PERMUTATIONS = 5
 """Of batches within labels. The mean of five is sharp: on 10,000 cells one differs from the next by about .001."""

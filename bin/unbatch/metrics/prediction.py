@@ -2,7 +2,7 @@
 
 A classifier that gets random effects is told the batch of a cell. Where a target is a function of the batch, as the
 donor or the diagnosis mostly is, that alone solves it for cells of known batches and says nothing about biology. So
-every table has the one-hot batch (Z) alone and beside the embedding, and held-out batches. Arrays in, numbers out.
+every table has the one-hot batch (Z) alone and together with the embedding, and held-out batches. Arrays in, numbers out.
 
 Source: the classifier is that of scMEDAL (Andrade et al. 2024): a random forest of 100 trees on standardised features.
 With more than 2,500 cells to fit to, features are in 32 bins.
@@ -59,7 +59,7 @@ def batch_splits(batch: np.ndarray, target: np.ndarray, most: int = MAX_BATCH_SP
     Notes
     -----
     Batches, largest first, go to the group that has fewest cells. Where the target is constant within batches this is
-    done for each class, so that every group has batches of all classes.
+    done for each class: every group has batches of all classes.
     """
     batches, cells = np.unique(batch, return_counts=True)
     held = {int(one): np.unique(target[batch == one]) for one in batches}

@@ -73,7 +73,7 @@ def in_cell_sizes_of(truth: Truth, factor: np.ndarray, batch: np.ndarray) -> Tru
     """Move what the genes of a batch share of their factors to where an estimate has it, without changing the mean.
 
     A factor of all genes of a batch can't be told from the size of its cells. So the median over genes of the
-    difference between estimated and true logarithms is added to the true ones, and taken off the amounts and beta. The
+    difference between estimated and true logarithms is added to the true ones, and subtracted from the amounts and beta. The
     offset, as it is seen in the counts, stays.
 
     Parameters
@@ -104,7 +104,7 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 
 def match_metagenes(estimate: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Match metagenes one to one so that the sum of their correlations over genes is largest.
+    """Match metagenes one to one such that the sum of their correlations over genes is largest.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def factor_correlation(factor: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     factor, truth
-        T x G. Only what differs between batches counts: the mean logarithm of each gene is taken off.
+        T x G. Only what differs between batches counts: the mean logarithm of each gene is subtracted.
 
     Returns
     -------

@@ -211,7 +211,7 @@ class Result:
 
     @property
     def single(self) -> bool:
-        """Whether there is one batch only, so that nothing can mix."""
+        """Whether there is one batch only, and nothing can mix."""
         return len(self.dataset["batches"]) < 2
 
     @property

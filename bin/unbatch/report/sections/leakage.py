@@ -110,7 +110,7 @@ def _reading(result: Result) -> str:
     against = "the labels alone" if number(level.get("label")) else "chance"
     told = [e.label for e in result.scored() if e.supervised]
     seen = (
-        f" {join(told)} {'was' if len(told) == 1 else 'were'} fitted with the labels of all cells, so that "
+        f" {join(told)} {'was' if len(told) == 1 else 'were'} fitted with the labels of all cells: "
         "accuracy for the label is not that of held-out cells there."
         if told
         else ""

@@ -77,7 +77,7 @@ def confounded(fit: Factorisation, confined: list[tuple[str, str, int]]) -> list
             said.append(
                 f"{join(pair)}: their difference was accepted whole, though composition could make {share:.0%} of it, "
                 f"and they differ in composition: {first(own, 5, '; ')}. Part of what sets these labels apart may "
-                "have been taken off as if it were a batch effect, and their cells drawn to others; with "
+                "have been removed as if it were a batch effect, and their cells moved towards others; with "
                 "`ambiguous: leave` it stays in the data."
             )
     return said
