@@ -80,7 +80,7 @@ class Run:
     Attributes
     ----------
     seed
-        Of all random numbers.
+        Seed of all random numbers.
     device
         Where torch computes, ``"cpu"`` or ``"cuda"``.
     threads

@@ -119,7 +119,7 @@ class Options:
     space
         Whether to score domains and neighbourhoods where there are coordinates.
     seed, threads
-        Of sample, probes and predictions; threads at most.
+        Seed of sample, probes and predictions; threads at most.
     """
 
     max_cells: int = 20_000
@@ -160,7 +160,7 @@ def score(
     options
         How to score.
     name, source
-        Of the dataset in the table, and of its file in messages.
+        Name of the dataset in the table, and of its file in messages.
     watch
         Shows progress: takes items, a label, and what gives an item's name.
 

@@ -312,8 +312,9 @@ def test_one_batch_has_no_best_method_and_a_biology_score(result, tmp_path):
 
 def test_a_method_that_has_seen_the_labels_is_not_first_without_a_word(result):
     found = result([row("none", bio=0.4), row("scanvi", bio=0.9), row("harmony", bio=0.6)])
-    assert "scANVI was fitted with the labels that it is scored by: that is no fair comparison." in verdict(found)
-    assert not [said for said in verdict(result([row("none", bio=0.4), row("harmony")])) if "fitted with" in said]
+    assert judge(found).leader.supervised
+    fair = result([row("none", bio=0.4), row("harmony", bio=0.9), row("scanvi", bio=0.6)])
+    assert len(verdict(found)) == len(verdict(fair)) + 1
 
 
 def test_scores_between_controls_that_hardly_differ_are_not_scaled(result):

@@ -158,7 +158,7 @@ def sums_of_rows(path: str | Path, slot: str) -> "tuple[np.ndarray, np.ndarray] 
     Raises
     ------
     InputError
-        As of `open_hdf5`.
+        See `open_hdf5`.
     """
     import numpy as np
 
@@ -255,7 +255,7 @@ def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData"
     path
         The file.
     slots
-        Slots to read in addition to `obs` and `var`, such as ``"X"``, ``"layers/counts"``, ``"obsm/spatial"`` or a whole
+        Slots to read in addition to `obs` and `var`: ``"X"``, ``"layers/counts"``, ``"obsm/spatial"`` or a whole
         group such as ``"obsm"``; those that the file lacks are left out. None reads everything.
 
     Raises

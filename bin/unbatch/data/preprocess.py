@@ -331,7 +331,7 @@ def assemble(counts: "csr_matrix", obs: pd.DataFrame, var: pd.DataFrame, *, n_to
     n_top_genes
         Number of highly variable genes.
     seed
-        Of the folds.
+        Seed of the folds.
     """
     from anndata import AnnData
 
@@ -349,7 +349,7 @@ def folds(batch: pd.Categorical, label: pd.Categorical | None, rng: np.random.Ge
     Parameters
     ----------
     batch, label
-        Of every cell; cells without a label are a label of their own.
+        Label of every cell; cells without a label are a label of their own.
     rng
         Source of the random order of cells of the same batch and label.
     n

@@ -105,7 +105,7 @@ class Method:
         cells
             Cells with the genes of the model, in its order (`Cells.of_model`).
         run
-            As of `fit`.
+            See `fit`.
 
         Raises
         ------

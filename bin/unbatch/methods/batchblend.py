@@ -33,7 +33,7 @@ SLOTS = {
     "layers/corrected": Slot("expression without the batch effect, 0 or more (with `corrected`)"),
     "uns/batches": Slot("names of the batches, in the order of what follows", "any"),
     "uns/embedded": Slot("metagenes that are dimensions of the embedding; one whose share never varies is not", "any"),
-    "uns/dead_metagenes": Slot("metagenes with less than 0.1 % of all amounts", "any"),
+    "uns/dead_metagenes": Slot("metagenes with less than 0.1% of all amounts", "any"),
     "uns/sigma": Slot("noise of each batch: standard deviation over the square root of the mean", "any"),
     "uns/batch_effect": Slot("offset and factor of each batch and gene, with standard errors", "mapping"),
     "uns/evidence": Slot("every step of the correction: size, error, whether it was taken, and why", "mapping"),

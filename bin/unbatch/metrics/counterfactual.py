@@ -63,9 +63,9 @@ def expected_shift(
     Parameters
     ----------
     truth
-        Of the simulation, from `unbatch.data.simulation.donors.truth_in` for the genes of the dataset.
+        Truth of the simulation, from `unbatch.data.simulation.donors.truth_in` for the genes of the dataset.
     size_factor
-        Of all cells of `truth`, as in obs of the dataset, N.
+        Columns of all cells of `truth`, as in obs of the dataset, N.
     donor
         Index of the donor, or one for each of `cells`.
     cells

@@ -41,7 +41,7 @@ def mixed_model(
     values
         N x G.
     batch, group
-        Of each cell, N; two groups, every batch in one of them.
+        Group of each cell, N; two groups, every batch in one of them.
     genes
         Names.
     reference
@@ -101,7 +101,7 @@ def mann_whitney(
     values, batch, group, genes
         As for `mixed_model`; a batch may have one cell.
     seed
-        Of the random splits that are looked at where means are tied and the splits are more than 20,000.
+        Seed of the random splits that are looked at where means are tied and the splits are more than 20,000.
 
     Returns
     -------

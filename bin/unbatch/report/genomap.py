@@ -1,6 +1,6 @@
 """Genomaps: expression of a cell as an image in which genes that vary together lie on one ring.
 
-After Islam & Xing, Nature Communications 14, 679 (2023), as scMEDAL uses it: genes are put on a grid such that distances
+After Islam & Xing, Nature Communications 14, 679 (2023), as scMEDAL uses it: genes lie on a grid such that distances
 between genes, 1 - Pearson correlation, agree with distances between pixels, by Gromov-Wasserstein optimal transport.
 The transport is POT's.
 
@@ -37,7 +37,7 @@ class Genomap:
         Parameters
         ----------
         values
-            Of shape (..., G).
+            Expression, shape (..., G).
         empty
             What pixels without a gene hold.
 

@@ -203,7 +203,7 @@ def _embedding(result: Result) -> Advice:
 
 
 def _clustering(result: Result) -> Advice:
-    """Of the corrections that are shown to keep biology, take the one that mixes batches best."""
+    """Take the correction that mixes batches best, among those that are shown to keep biology."""
     purpose = Purpose.CLUSTERING
     corrections = [entry for entry in result.scored("correction") if entry.rank]
     none = next((entry for entry in result.scored() if entry.shows == UNCORRECTED and entry.total), None)
@@ -326,7 +326,7 @@ _SENTENCES = {
     ),
     Ground.OVERLAP: "{tied} cannot be told apart by their {score}.",
     Ground.NOT_ABOVE_UNCORRECTED: "No correction is shown to do better than no correction.",
-    Ground.NOT_ABOVE_SHUFFLED: "The highest total cannot be told from that of shuffled cells.",
+    Ground.NOT_ABOVE_SHUFFLED: "The highest total cannot be told apart from that of shuffled cells.",
     Ground.NO_REFERENCE: "There is no embedding without correction to compare with.",
     Ground.BIOLOGY_LOST: f"No correction is shown to keep the biology score within {MARGIN} of that of no correction.",
     Ground.NO_EXPRESSION: f"No method that writes corrected expression was run: {_COUNTS}.",

@@ -246,7 +246,7 @@ def curve(values: np.ndarray, along: int) -> tuple[np.ndarray, np.ndarray, np.nd
     Returns
     -------
     mean, half, count
-        As of `over_seeds`.
+        See `over_seeds`.
     """
     return over_seeds(values.mean(axis=-3 if along == -2 else -2))
 

@@ -202,7 +202,7 @@ def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
 
 
 def _cell_types(p: Parameters, donor: int, condition: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Deal out the cells of a donor such that the types have their shares up to rounding: the first twice the last's."""
+    """Deal out the cells of a donor in the shares of the types, up to rounding: the first has twice the last's."""
     shares = np.linspace(2, 1, p.types)
     place = donor - int(np.argmax(condition == condition[donor]))
     if p.mix == "shifted" and place % 2:

@@ -107,7 +107,7 @@ def _maps(fit: Factorisation, cells: Cells, seed: int) -> str:
     rows = []
     for k in order:
         values = fit.shares[:, k]
-        # a metagene that less than 1 % of the cells have still has a scale
+        # a metagene that less than 1% of the cells have still has a scale
         top = float(np.percentile(values, 99)) or float(values.max())
         rows.append(
             {
