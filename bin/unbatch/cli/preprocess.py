@@ -81,16 +81,14 @@ def _slot_of(value: str, bare: bool = False) -> str | None:
     "--gene-names",
     type=click.Choice(["auto", "symbol", "id"]),
     default="auto",
-    help="What genes are named by; auto leaves what the files have where they can be joined by it.",
+    help="What genes are named by; auto keeps the names of the files where they can be joined by them.",
 )
 @click.option("--allow-continuous", is_flag=True, help="Take values that are not whole numbers.", show_default=False)
 @click.option("--min-counts", type=click.FloatRange(0), default=0.0, help="Drop cells with fewer counts.")
 @click.option("--min-genes", type=click.IntRange(0), default=0, help="Drop cells with fewer genes.")
 @click.option("--min-cells", type=click.IntRange(0), default=0, help="Drop genes found in fewer cells.")
 @click.option("--n-top-genes", type=click.IntRange(1), default=2000, help="Number of highly variable genes.")
-@click.option(
-    "--notes", type=OutPath, metavar="NOTES.json", help="Also write what to know about the data to this file."
-)
+@click.option("--notes", type=OutPath, metavar="NOTES.json", help="Also write warnings and losses to this file.")
 def main(
     run: Run,
     source: Path,

@@ -46,8 +46,8 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
     alone = target["cells"]["batch"]["balanced_accuracy"]["mean"]
     if target["solved_by_batch"]:
         return (
-            f"The batch alone predicts {name} (balanced accuracy {alone:.2f} on held-out cells): no embedding's "
-            "accuracy for it is evidence of biology, only held-out batches can be."
+            f"The batch alone predicts {name} (balanced accuracy {alone:.2f} on held-out cells): the "
+            "accuracy of an embedding for it is no evidence of biology; only that for held-out batches can be."
         )
     # of what has no biology nothing else is expected
     explained = [
@@ -58,8 +58,8 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
     if not explained:
         return ""
     return (
-        f"It is not shown that {join(explained)} {'predicts' if len(explained) == 1 else 'predict'} {name} better than "
-        f"the batch alone, which has a balanced accuracy of {alone:.2f}."
+        f"{join(explained)} {'is' if len(explained) == 1 else 'are'} not shown to predict {name} better than the batch "
+        f"alone, which has a balanced accuracy of {alone:.2f}."
     )
 
 

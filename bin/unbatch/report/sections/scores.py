@@ -118,7 +118,7 @@ def _table(result: Result) -> Page:
 
     for key, text in _SCORES.items():
         column(key, text, f"{text} score, mean over seeds", _SHADES[key], True, min=0, max=1)
-        column(f"{key}_sd", "± sd", f"Standard deviation of {text.lower()} over seeds", False, key == "total")
+        column(f"{key}_sd", "SD", f"Standard deviation of {text.lower()} over seeds", False, key == "total")
     for key, text in _SCORES.items():
         column(f"{key}_scaled", f"{text}, scaled", f"{text} score between the controls", _SHADES[key], True)
     headers["library"] = {"title": "Library", "description": "What fitted it, and its version", "scale": False}
