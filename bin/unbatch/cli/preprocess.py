@@ -393,7 +393,7 @@ def _tell_continuous(counts: "csr_matrix", notes: "Notes") -> None:
     most = float(counts.data.max(initial=0))
     notes.tell(
         "continuous",
-        f"Values are not whole numbers, as --allow-continuous lets pass: 0 to {most:.4g}"
+        f"Values are not whole numbers (accepted by --allow-continuous): 0 to {most:.4g}"
         f"{'' if made else ', not recognised as logarithms of counts'}.",
         most=most,
     )

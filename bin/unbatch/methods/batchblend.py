@@ -377,7 +377,7 @@ def _found(
     dead = totals < 1e-3 * totals.sum()
     if dead.any():
         are = "metagene is" if dead.sum() == 1 else "metagenes are"
-        log.warning("%d %s dead (below 0.1 %% of all amounts): fewer metagenes would do", int(dead.sum()), are)
+        log.warning("%d %s dead (below 0.1%% of all loadings): fewer metagenes would do", int(dead.sum()), are)
     # a metagene whose share is the same in all cells embeds nothing
     share = shares(fitted.amounts)
     embedded = np.flatnonzero(np.ptp(share, axis=0) > 0)

@@ -12,7 +12,7 @@ from unbatch.metrics.uncertainty import Interval
 from unbatch.report.confounding import Finding, Kind
 from unbatch.report.probes import Told, findings
 from unbatch.report.scores import UNCORRECTED, Entry, Result
-from unbatch.report.text import join, signed
+from unbatch.report.text import join
 from unbatch.report.verdict import Code, Comparison, compare, judge
 
 MAX_CONFINED = 0.2
@@ -287,11 +287,11 @@ _COUNTS = "test genes on the counts, with the batch as a covariate or with batch
 _SENTENCES = {
     Ground.EFFECT: (
         "Without correction, the batch of a held-out cell can be predicted better than from its label alone "
-        "(balanced accuracy {gain}, 95% interval)."
+        "(difference in balanced accuracy {gain}, 95% interval)."
     ),
     Ground.NO_EFFECT: (
         f"Without correction, the batch of a held-out cell can be predicted at most {NEGLIGIBLE} better than without "
-        "the embedding (balanced accuracy {gain}, 95% interval)."
+        "the embedding (difference in balanced accuracy {gain}, 95% interval)."
     ),
     Ground.FIRST: "Its total is the highest, above every other correction, and above no correction by {gain}.",
     Ground.BEST_MIXING: (
@@ -300,8 +300,8 @@ _SENTENCES = {
     ),
     Ground.UNCORRECTED: "Its total is above that of the best correction by {gain}.",
     Ground.EXPRESSION: (
-        "It writes corrected expression, and its total is above that of no correction by {gain}. Look at genes with "
-        f"it; {_COUNTS}."
+        "It can write corrected expression, and its total is above that of no correction by {gain}. Use that to look "
+        f"at genes; {_COUNTS}."
     ),
     Ground.ONE_BATCH: "There is one batch and nothing to correct.",
     Ground.CONFOUNDED: (
@@ -329,7 +329,7 @@ _SENTENCES = {
     Ground.NOT_ABOVE_SHUFFLED: "The highest total cannot be told apart from that of shuffled cells.",
     Ground.NO_REFERENCE: "There is no embedding without correction to compare with.",
     Ground.BIOLOGY_LOST: f"No correction is shown to keep the biology score within {MARGIN} of that of no correction.",
-    Ground.NO_EXPRESSION: f"No method that writes corrected expression was run: {_COUNTS}.",
+    Ground.NO_EXPRESSION: f"No method that can write corrected expression was run: {_COUNTS}.",
     Ground.CONDITION_IS_BATCH: (
         "Every batch has a value of its own in {columns}: no correction and no test can tell the two apart."
     ),
@@ -345,9 +345,13 @@ _WITH_COUNTS = frozenset(Ground) - {
 """Grounds after which the advice for genes says what to do all the same."""
 
 
+def _decimals(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
 def _sentence(advice: Advice) -> str:
     text = _SENTENCES[advice.ground].format(
-        gain="" if advice.gain is None else f"{signed(advice.gain.low)} to {signed(advice.gain.high)}",
+        gain="" if advice.gain is None else f"{_decimals(advice.gain.low)} to {_decimals(advice.gain.high)}",
         tied=join(entry.label for entry in advice.tied) if advice.tied else "",
         score="batch scores" if advice.purpose is Purpose.CLUSTERING else "totals",
         columns=join(advice.columns) if advice.columns else "",

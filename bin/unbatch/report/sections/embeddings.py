@@ -93,7 +93,7 @@ def place(entry: Entry) -> str:
 SECTION = Section(
     "umap",
     "Embeddings (UMAP)",
-    "What the embeddings look like.",
+    "Two-dimensional layouts of the embeddings.",
     each=_pages,
     take=_take,
     most=16,

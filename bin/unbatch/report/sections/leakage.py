@@ -111,7 +111,7 @@ def _reading(result: Result) -> str:
     told = [e.label for e in result.scored() if e.supervised]
     seen = (
         f" {join(told)} {'was' if len(told) == 1 else 'were'} fitted with the labels of all cells: "
-        "accuracy for the label is not that of held-out cells there."
+        "its accuracy for the label is not one for held-out cells."
         if told
         else ""
     )
@@ -122,13 +122,13 @@ def _reading(result: Result) -> str:
     basis = f"{LEVEL:.0%} intervals over {result.evidence['cells']:,} held-out cells"
     if not kept:
         return (
-            f"For no embedding is it shown that the batch of a held-out cell can be told better than from {against} "
-            f"({bar:.2f}) by more than {LEAST_EXCESS} ({basis}).{seen}"
+            f"No embedding is shown to predict the batch of a held-out cell better than {against} ({bar:.2f}) by more "
+            f"than {LEAST_EXCESS} ({basis}).{seen}"
         )
     listed = join(f"{each.entry.label} ({signed(each.excess.low)} to {signed(each.excess.high)})" for each in kept)
     return (
-        f"The batch of a held-out cell can be told from {listed} better than from {against} ({bar:.2f}): batch effect "
-        f"is left there. In brackets the difference, {basis}.{seen}"
+        f"{listed}: the batch of a held-out cell can be predicted better than from {against} ({bar:.2f}), so a batch "
+        f"effect is left. In brackets: the difference, {basis}.{seen}"
     )
 
 
@@ -188,6 +188,6 @@ def _three(value: float | None) -> str:
 SECTION = Section(
     "evidence",
     "Evidence and leakage",
-    "What the batch still is in an embedding, and what the batch alone can do.",
+    "How much batch effect is left in each embedding, and what the batch alone predicts.",
     each=_pages,
 )

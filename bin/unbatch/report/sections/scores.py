@@ -81,9 +81,7 @@ def _outcome(entry: Entry) -> str | None:
     return "failed, see Warnings and failures" if entry.status == "failed" else f"not applicable: {entry.note}"
 
 
-_CONTROLS = (
-    "Controls: not ranked, they show what no correction, no biology and, by a cheat, the labels themselves look like"
-)
+_CONTROLS = "Controls (not ranked): no correction, no biology and, as a cheat, the labels themselves"
 
 
 def _part(entry: Entry) -> str:

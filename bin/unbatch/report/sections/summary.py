@@ -1,4 +1,4 @@
-"""The first screen: what was run, the ranking, the warnings, whether batch can be told from biology, what to use."""
+"""The first screen: what was run, the ranking, the warnings, whether batch and biology are confounded, what to use."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -85,4 +85,4 @@ def _methods(result: Result) -> str:
     return "; ".join([*parts, *([f"controls and references: {first(others, 10)}"] if others else [])])
 
 
-SECTION = Section("summary", "Summary", "What was run, what the scores allow to say, and what they do not.", _pages)
+SECTION = Section("summary", "Summary", "What was run, what the scores show, and what they do not.", _pages)

@@ -231,6 +231,6 @@ def _course(fit: Factorisation) -> Page:
 SECTION = FitSection(
     "metagenes",
     "Metagenes",
-    "The groups of genes that every cell is a mixture of, and where they are in the tissue.",
+    "Groups of genes of which every cell is a mixture, and where they occur in the tissue.",
     _pages,
 )

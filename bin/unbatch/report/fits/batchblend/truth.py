@@ -1,4 +1,4 @@
-"""How much of a simulation's truth a fit finds."""
+"""How well a fit recovers the truth of a simulation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -141,4 +141,4 @@ def _three(value: float) -> str:
     return decimals(value, 3)
 
 
-SECTION = FitSection("truth", "Truth against estimate", "How much of a simulation's truth a fit finds.", _pages)
+SECTION = FitSection("truth", "Truth against estimate", "How well a fit recovers the truth of a simulation.", _pages)
