@@ -5,7 +5,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from unbatch import __version__
 from unbatch.report.confounding import FEW
 from unbatch.report.probes import LEAST_EXCESS
 from unbatch.report.recommend import MARGIN, MAX_CONFINED, NEGLIGIBLE
@@ -45,6 +47,11 @@ def test_the_rules_of_recommendations_have_the_numbers_of_the_code():
     for value in (f"{MAX_CONFINED:.0%} of", f"less than {MARGIN}", f"below {NEGLIGIBLE}", f"more than {LEAST_EXCESS}"):
         assert value in rules
     assert f"{FEW} or more cells" in rules
+
+
+def test_the_version_to_cite_is_that_of_the_package():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (__version__, "MIT")
 
 
 def test_methods_have_one_table():
