@@ -47,7 +47,7 @@ def one_line() -> str:
     usual, asked = ([card["label"] for card in CARDS.values() if card["run"] == run] for run in ("default", "asked"))
     return (
         f"{len(usual)} by default: {', '.join(usual)}; {len(asked)} more on request (`--methods`), as they take "
-        f"longer: {', '.join(asked)}."
+        f"longer or need further packages: {', '.join(asked)}."
     )
 
 

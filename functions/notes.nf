@@ -36,7 +36,8 @@ def showFitNotes(files) {
 // Each warning once, with the methods and the number of fits that it is about; of those that differ in numbers alone the first
 def fitNotes(files) {
     files
-        .collectMany { file -> new groovy.json.JsonSlurper().parseText(file.text).rows ?: [] }
+        // those of a stub are empty
+        .collectMany { file -> new groovy.json.JsonSlurper().parseText(file.text ?: '{}').rows ?: [] }
         .collectMany { row -> (row.notes ?: []).findAll { note -> note.severity == 'warning' }.collect { note -> note + [method: row.method] } }
         .groupBy { note -> note.code == 'warning' ? note.text : note.code }
         .collect { _key, notes ->
