@@ -42,10 +42,13 @@ CARDS = read_cards()
 METHODS = {name: methods.load(name) for name in CARDS}
 
 
-def short_table() -> str:
-    """Name, kind and summary of every method."""
-    rows = [f"| {card['label']} | `{name}` | {card['kind']} | {card['summary']} |" for name, card in CARDS.items()]
-    return "\n".join(["| Method | Name | Kind | What it does |", "|---|---|---|---|", *rows])
+def one_line() -> str:
+    """Name the methods that run by default, and those that run when they are named."""
+    usual, asked = ([card["label"] for card in CARDS.values() if card["run"] == run] for run in ("default", "asked"))
+    return (
+        f"{len(usual)} by default: {', '.join(usual)}; {len(asked)} more on request (`--methods`), as they take "
+        f"longer or need further packages: {', '.join(asked)}."
+    )
 
 
 def full_table() -> str:
@@ -111,7 +114,7 @@ def fill(page: str, name: str, text: str) -> tuple[str, int]:
 
 
 PAGES = {
-    "README.md": {"cards": short_table},
+    "README.md": {"cards": one_line},
     "docs/methods.md": {"cards": full_table, "parameters": parameters},
     "docs/output.md": {"slots": slots},
     "CITATIONS.md": {"cards": citations},

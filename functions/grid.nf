@@ -98,7 +98,7 @@ def listErrors(where, values) {
         return ["${where}: a value is missing"]
     }
     def twice = several.find { value -> several.count(value) > 1 }
-    twice == null ? [] : ["${where}: ${twice} stands there twice"]
+    twice == null ? [] : ["${where}: ${twice} is listed twice"]
 }
 
 // One value is a list of one

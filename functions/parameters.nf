@@ -186,6 +186,9 @@ def combinationErrors(given) {
     if (given.targets && (given.sweep || !given.evidence)) {
         errors << "--targets: nothing is predicted ${given.sweep ? 'in a sweep' : 'with --evidence false'}, leave one of the two out"
     }
+    if (given.colour_by && given.sweep) {
+        errors << '--colour_by: the report on a sweep draws no cells, leave one of the two out'
+    }
     errors += integratedErrors(given)
     if (!simulates(given) && !given.input) {
         errors << '--input: missing; name a samplesheet or an h5ad file, or use --simulate'

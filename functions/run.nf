@@ -199,10 +199,10 @@ def closingMessage(success, outdir, planned, fits) {
     def count = "${fits.size() - lost.size()} of ${planned} fits done"
     success
         ? "\n${([count] + lines).join('\n')}\nReport: ${outdir}/multiqc/multiqc_report.html\n"
-        : "\nThe run failed; the message is above, what was finished is in ${outdir}; mend it and add -resume\n"
+        : "\nThe run failed: see the error above. Finished results are in ${outdir}; fix the cause and run again with -resume\n"
 }
 
-// One hash over the package: Nextflow hashes only what a script names, so that -resume would miss an edited import
+// One hash over the package: Nextflow hashes only what a script names, and -resume would miss an edited import
 def codeFingerprint() {
     def sources = files("${projectDir}/bin/**").findAll { source -> !(source.toString() =~ /__pycache__|\.egg-info/) }
     sources.sort { source -> source.toString() }.collect { source -> source.text }.join('\n').md5().take(12)

@@ -11,7 +11,7 @@ include { INTEGRATE  } from '../modules/integrate/main'
 include { REPORT     } from '../modules/report/main'
 include { MULTIQC    } from '../modules/multiqc/main'
 include { fileList ; fitTasks ; outcomesById ; rowsOf ; taskGroups ; tellProgress ; versionsText } from '../functions/fits'
-include { showNotes ; showCommonNotes } from '../functions/notes'
+include { requireColumns ; showFitNotes ; showNotes ; showCommonNotes } from '../functions/notes'
 
 workflow UNBATCH {
     take:
@@ -43,6 +43,10 @@ workflow UNBATCH {
     PREPROCESS.out.notes
         .flatMap { _meta, notes -> fileList(notes) }
         .toList()
+        .map { notes ->
+            requireColumns(notes, about.parameters.subMap(['colour_by', 'targets']))
+            notes
+        }
         .subscribe { notes -> about.sweep ? showCommonNotes(notes) : notes.each { file -> showNotes(file.name - '.notes.json', file) } }
 
     // every dataset with every method, its parameters and seeds
@@ -67,6 +71,11 @@ workflow UNBATCH {
         .map { meta, datasets -> [meta.id, meta, datasets] }
         .join(ch_rows)
     SCORE(ch_to_score.map { _point, meta, datasets, rows, fits -> [meta, datasets, fits, rows.groupBy { row -> row.dataset }, options.score] })
+
+    SCORE.out.scores
+        .flatMap { _meta, scores -> fileList(scores) }
+        .toList()
+        .subscribe { scores -> showFitNotes(scores) }
 
     // a run without a sweep, which has null for options.integrate, has one dataset
     INTEGRATE(

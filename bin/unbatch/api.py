@@ -65,7 +65,7 @@ def fit(
     params
         Parameters of the method by name; the others have their defaults.
     seed, device, threads, max_epochs
-        As of the programs.
+        See the programs.
     copy
         Return a copy with the results instead of writing into `adata`.
 
@@ -128,14 +128,14 @@ def score(
     embeddings
         Names of methods that were fitted, or of slots of obsm.
     batch_key, label_key, section_key, counts, continuous, n_top_genes
-        As of `fit`. Where there are coordinates, domains and neighbourhoods are scored section by section.
+        See `fit`. Where there are coordinates, domains and neighbourhoods are scored section by section.
     targets
         Columns of obs to predict from each embedding.
     evidence
         Whether to probe for the batch and predict the label and `targets`, which takes longer; None: where there are
         targets.
     max_cells, seed, threads
-        As of the program `score`.
+        See the program `score`.
 
     Returns
     -------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from unbatch.data.notes import Note
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Run:
     Attributes
     ----------
     seed
-        Of all random numbers.
+        Seed of all random numbers.
     device
         Where torch computes, ``"cpu"`` or ``"cuda"``.
     threads
@@ -123,6 +124,8 @@ class Fit:
         latter are written below ``uns/unbatch``.
     layers
         Blocks of rows of cells x genes matrices by name, which are written one after another.
+    notes
+        Warnings that were logged during the fit; `Method.fit` fills them in.
     """
 
     embedding: "np.ndarray | None"
@@ -134,6 +137,7 @@ class Fit:
     second: str | None = None
     slots: dict[str, Any] = field(default_factory=dict)
     layers: "dict[str, Iterable[np.ndarray]]" = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def parameters(self) -> dict[str, Any]:

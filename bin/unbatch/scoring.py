@@ -16,12 +16,14 @@ from anndata import AnnData
 
 from unbatch.data.cells import principal_components
 from unbatch.data.labels import about_labels
+from unbatch.data.notes import Note, read_notes
 from unbatch.data.sampling import stratified_sample
 from unbatch.errors import InputError, out_of_memory
 from unbatch.metrics import evidence, integration, jackknife, uncertainty
 from unbatch.metrics.evidence import PERMUTATIONS
 from unbatch.metrics.integration import WEIGHTS, Scene, nearest_neighbours
 from unbatch.metrics.prediction import Question, explains, solves
+from unbatch.text import safe_text
 
 if TYPE_CHECKING:
     from scib_metrics.nearest_neighbors import NeighborsResults
@@ -117,7 +119,7 @@ class Options:
     space
         Whether to score domains and neighbourhoods where there are coordinates.
     seed, threads
-        Of sample, probes and predictions; threads at most.
+        Seed of sample, probes and predictions; threads at most.
     """
 
     max_cells: int = 20_000
@@ -158,7 +160,7 @@ def score(
     options
         How to score.
     name, source
-        Of the dataset in the table, and of its file in messages.
+        Name of the dataset in the table, and of its file in messages.
     watch
         Shows progress: takes items, a label, and what gives an item's name.
 
@@ -270,7 +272,9 @@ def _over_cells(row: dict[str, Any], scene: Scene, kinds: dict[str, list[str]]) 
     except Exception as error:
         if out_of_memory(error):
             raise
-        log.warning("%s: no intervals over cells, so nothing is said of its rank (%s)", row["id"], error)
+        text = f"intervals over cells could not be computed ({error}), therefore it is not compared with other methods"
+        log.warning("%s: %s", row["id"], text)
+        row["notes"].append(asdict(Note("no-interval", "warning", safe_text(text), {})))
         return None
     if len(means) == len(WEIGHTS):
         means["total"] = sum(weight * means[kind] for kind, weight in WEIGHTS.items())
@@ -573,4 +577,5 @@ def _row(
         "output": str(made.get("output", "embedding")) if made else None,
         "params": {name: _plain(value) for name, value in made["params"].items()} if made else {},
         "versions": {k: str(v) for k, v in made["versions"].items()} if made else {},
+        "notes": [asdict(note) for note in read_notes(str(made.get("notes", "")))],
     }

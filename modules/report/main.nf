@@ -15,10 +15,11 @@ process REPORT {
     script:
     def dataset_options = [datasets].flatten().collect { file -> "--dataset ${file}" }.join(' ')
     def fit_options = [fits].flatten().collect { file -> "--fit ${file}" }.join(' ')
+    def colours = about.parameters.colour_by ? "--colour-by ${quote(about.parameters.colour_by)}" : ''
     def sweep = about.sweep ? '--sweep sweep.csv' : ''
     """
     printf '%s' ${quote(groovy.json.JsonOutput.toJson(about))} > run.json
-    report ${scores} ${dataset_options} ${fit_options} --methods ${cards} --parameters run.json ${sweep} \\
+    report ${scores} ${dataset_options} ${fit_options} --methods ${cards} --parameters run.json ${sweep} ${colours} \\
         --threads ${task.cpus} -o report
     """
 

@@ -2,6 +2,7 @@
 // from a pipeline's folder. A case is name -> parameter -> value, over the defaults of the pipeline.
 
 include { sweepErrors } from './functions/grid'
+include { absentColumns ; fitNotes } from './functions/notes'
 include { parameterErrors ; readSchema ; typedParameters } from './functions/parameters'
 
 workflow {
@@ -12,5 +13,7 @@ workflow {
         def types = given.collectEntries { parameter, value -> [parameter, value == null ? null : value.getClass().simpleName] }
         [name, [values: given, types: types, errors: parameterErrors(given, schema) + sweepErrors(given, schema)]]
     }
+    def notes = files('notes/*.json')
+    found['notes'] = [absent: absentColumns(notes, [colour_by: 'batch, dpeth', targets: null]), fits: fitNotes(notes)]
     file('found.json').text = groovy.json.JsonOutput.toJson(found)
 }

@@ -18,7 +18,7 @@ def test_a_failing_fit_stops_the_run_and_is_named(pipeline: Path, tmp_path: Path
     failed = nextflow(pipeline, tmp_path, *options, "--allow_failed", "false", "--max_retries", "0", text=True)
     assert failed.code != 0
     assert "batchblend: graph radius needs parameter radius" in failed.output
-    assert "The run failed" in failed.output
+    assert "-resume" in failed.output
     assert (failed.outdir / "simulated" / "simulated.raw.h5ad").exists()
     assert not (failed.outdir / "scores").exists()
 

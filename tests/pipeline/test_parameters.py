@@ -87,6 +87,7 @@ def checked(pipeline: Path, samplesheet: Path, tmp_path_factory: pytest.TempPath
         "two sources": {"simulate": True, "input": str(samplesheet)},
         "a sweep of files": {"sweep": "thesis", "input": str(samplesheet)},
         "targets of a sweep": {"sweep": "thesis", "targets": "donor"},
+        "colours of a sweep": {"sweep": "thesis", "colour_by": "donor"},
         "no method": {"simulate": True, "methods": " , "},
         "no grid": {"sweep": "gone.yml"},
         "use misspelt": {"simulate": True, "methods": "none,harmony", "use": "harmny"},
@@ -99,6 +100,11 @@ def checked(pipeline: Path, samplesheet: Path, tmp_path_factory: pytest.TempPath
         (folder / f"{name}.yml").write_text(text)
         cases[f"grid {name}"] = {"sweep": f"{folder}/{name}.yml"}
     (folder / "cases.json").write_text(json.dumps(cases))
+    (folder / "notes").mkdir()
+    few, other = ({"code": code, "severity": "warning", "text": code} for code in ("few", "warning"))
+    scores = {"rows": [{"method": "a", "notes": [few]}, {"method": "b", "notes": [few, other]}, {"method": "c"}]}
+    for name, content in {"a": {"columns": ["batch", "depth"]}, "b": {}, "c": scores}.items():
+        (folder / "notes" / f"{name}.json").write_text(json.dumps(content))
     command = ["nextflow", "run", str(pipeline / "checks.nf")]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -147,6 +153,7 @@ def test_a_text_that_is_no_number_and_no_flag_is_refused_for_what_it_is(checked:
         ("two sources", ["--simulate and --input"]),
         ("a sweep of files", ["--sweep and --input"]),
         ("targets of a sweep", ["--targets"]),
+        ("colours of a sweep", ["--colour_by"]),
         ("no method", ["--methods"]),
         ("no grid", ["--sweep"]),
         ("use misspelt", ["--use"]),
@@ -188,6 +195,13 @@ def test_every_wrong_place_of_a_grid_is_named_with_what_was_meant(checked: dict[
     )
     for name in ("sigma_beta", "harmony", "n_components"):
         assert suggested(errors, name), name
+
+
+def test_columns_that_cells_do_not_have_and_warnings_of_fits_are_told(checked: dict[str, dict[str, Any]]):
+    found = checked["notes"]
+    assert len(found["absent"]) == 1
+    assert all(word in found["absent"][0] for word in ("--colour_by", "'dpeth'", "batch, depth"))
+    assert found["fits"] == ["a, b (2 fits): few", "b (1 fit): warning"]
 
 
 @pytest.mark.parametrize("case", ["no_mapping", "not_yaml"])

@@ -124,7 +124,7 @@ def test_what_preprocess_warned_of_is_in_the_terminal_and_in_the_report(full: Ru
     notes = json.loads((full.outdir / "dataset" / "my_sheet.notes.json").read_text())["notes"]
     assert {"not-genes", "genes-not-shared"} <= {note["code"] for note in notes}
     html = (full.outdir / "multiqc" / "multiqc_report.html").read_text()
-    assert "What to know about the data" in html
+    assert "unbatch_data_warnings" in html
     assert "2 ?[2JTags&lt;script&gt;alert(2)&lt;/script&gt;" in html
 
 

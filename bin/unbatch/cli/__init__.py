@@ -9,7 +9,7 @@ from unbatch import __version__
 
 
 class _Programs(click.Group):
-    """Group that imports a program only when it is called, so that `--help` stays fast."""
+    """Group that imports a program only when it is called, to keep `--help` fast."""
 
     modules: ClassVar[dict[str, str]] = {
         "simulate": "simulate",

@@ -1,4 +1,4 @@
-"""`attempt`: run a fit and write down how it ended, so that a failure becomes a row and not a hole."""
+"""`attempt`: run a fit and write down how it ended: a failure becomes a row."""
 
 import collections
 import contextlib
@@ -69,7 +69,7 @@ def main(_run: object, output: Path, number: int, allow_failed: bool, retries: i
     except OSError as error:
         raise click.UsageError(f"cannot start {command[0]!r}: {error.strerror}") from error
     assert process.stderr is not None
-    # a progress bar writes without end of line: split there too, so that it never becomes the last message
+    # a progress bar writes without end of line: split there too, as it must not become the last message
     last = collections.deque(maxlen=1)
     with _signals_passed_on(process) as received, contextlib.suppress(_GraceOverError):
         for line in process.stderr:

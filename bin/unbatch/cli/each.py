@@ -1,4 +1,4 @@
-"""`each`: run programs one after another in one process, so that libraries are loaded and compiled once."""
+"""`each`: run programs one after another in one process, which loads and compiles libraries once."""
 
 from pathlib import Path
 

@@ -30,7 +30,7 @@ def fit_program(name: str) -> click.Command:
     Parameters
     ----------
     name
-        Of the program, such as ``"fit-baseline"``.
+        Name of the program, such as ``"fit-baseline"``.
     """
     # numpy, which the methods' files import, reads the limits once
     limit_threads_early()

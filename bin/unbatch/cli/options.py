@@ -12,7 +12,7 @@ def parameter_option(name: str, rule: Mapping[str, Any]) -> Callable[[Any], Any]
     Parameters
     ----------
     name
-        Of the parameter, with underscores.
+        Name of the parameter, with underscores.
     rule
         As `unbatch.contract.rules` has it.
     """

@@ -81,16 +81,14 @@ def _slot_of(value: str, bare: bool = False) -> str | None:
     "--gene-names",
     type=click.Choice(["auto", "symbol", "id"]),
     default="auto",
-    help="What genes are named by; auto leaves what the files have where they can be joined by it.",
+    help="What genes are named by; auto keeps the names of the files where they can be joined by them.",
 )
 @click.option("--allow-continuous", is_flag=True, help="Take values that are not whole numbers.", show_default=False)
 @click.option("--min-counts", type=click.FloatRange(0), default=0.0, help="Drop cells with fewer counts.")
 @click.option("--min-genes", type=click.IntRange(0), default=0, help="Drop cells with fewer genes.")
 @click.option("--min-cells", type=click.IntRange(0), default=0, help="Drop genes found in fewer cells.")
 @click.option("--n-top-genes", type=click.IntRange(1), default=2000, help="Number of highly variable genes.")
-@click.option(
-    "--notes", type=OutPath, metavar="NOTES.json", help="Also write what to know about the data to this file."
-)
+@click.option("--notes", type=OutPath, metavar="NOTES.json", help="Also write warnings and losses to this file.")
 def main(
     run: Run,
     source: Path,
@@ -395,7 +393,7 @@ def _tell_continuous(counts: "csr_matrix", notes: "Notes") -> None:
     most = float(counts.data.max(initial=0))
     notes.tell(
         "continuous",
-        f"Values are not whole numbers, as --allow-continuous lets pass: 0 to {most:.4g}"
+        f"Values are not whole numbers (accepted by --allow-continuous): 0 to {most:.4g}"
         f"{'' if made else ', not recognised as logarithms of counts'}.",
         most=most,
     )
@@ -480,7 +478,8 @@ def _tell_labels(label: "pd.Categorical", key: str, notes: "Notes") -> None:
 def _notes_file(adata: "AnnData", losses: "pd.DataFrame", notes: "Notes") -> dict[str, Any]:
     """Put together what the pipeline prints: the notes, and what is left of every sample."""
     rows = losses.rename_axis("sample").reset_index().to_dict("records")
-    return {"cells": adata.n_obs, "genes": adata.n_vars, "notes": notes.as_json(), "samples": rows}
+    names = [str(name) for name in adata.obs]
+    return {"cells": adata.n_obs, "genes": adata.n_vars, "columns": names, "notes": notes.as_json(), "samples": rows}
 
 
 def _parameters(seed: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ PACKAGES = ("jinja2", "matplotlib", "multiqc", "umap-learn")
 @click.option(
     "--max-cells", type=click.IntRange(10), default=10_000, help="Most cells in a UMAP; above, a stratified subsample."
 )
+@click.option("--colour-by", metavar="COLUMNS", help="Columns of obs to colour UMAPs by as well, separated by commas.")
 @click.option("-o", "--output", required=True, type=Folder, help="Folder to write *_mqc.json files to.")
 def main(
     run: Run,
@@ -42,6 +43,7 @@ def main(
     parameters: Path | None,
     sweep: Path | None,
     max_cells: int,
+    colour_by: str | None,
     output: Path,
 ) -> None:
     """Write the pages of the report of SCORES.json (one per dataset), for MultiQC to put together.
@@ -71,6 +73,7 @@ def main(
         seed=run.seed,
         threads=run.threads,
         max_cells=max_cells,
+        colour_by=tuple(dict.fromkeys(name.strip() for name in (colour_by or "").split(",") if name.strip())),
     )
     pages = build(report)
     if sweep:

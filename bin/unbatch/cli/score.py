@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--outcomes",
     type=InPath,
     help="JSON list with one entry per planned fit (id, method, params_id, seed, code, status, exit_code, message, "
-    "attempts, fit), so that fits that failed or do not apply get their row; without it, a row per fit given.",
+    "attempts, fit), which gives failed and inapplicable fits a row, too; without it, there is a row per given fit.",
 )
 @click.option("--max-cells", type=click.IntRange(30), default=20_000, help="Score a stratified sample above this.")
 @click.option(
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     default="bras",
     help="The silhouette score in the batch mean; both are in the table.",
 )
-@click.option("--targets", help="Columns of obs to predict beside label, separated by commas.")
+@click.option("--targets", help="Columns of obs to predict in addition to the label, separated by commas.")
 @click.option(
     "--evidence/--no-evidence",
     default=True,

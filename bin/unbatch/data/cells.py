@@ -169,6 +169,8 @@ class Cells:
         values = self.counts.data
         if not values.size or np.array_equal(values, np.rint(values)):
             return self.counts
+        text = "%s: layers/counts are not whole numbers; they are scaled and rounded for the model"
+        log.warning(text, self.name, extra={"code": "counts-scaled"})
         scaled = self.counts * (20 * len(self.genes) * len(self.batch) / self.counts.sum())
         whole = scaled.tocsr()
         whole.data = np.rint(whole.data)

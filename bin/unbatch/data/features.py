@@ -75,7 +75,7 @@ class Found:
 def type_column(table: pd.DataFrame) -> str | None:
     """Name of the column with feature types: ``feature_types``, ``feature_type`` or another spelling, or None.
 
-    Of several columns, the first that names a type of 10x Genomics.
+    If there are several columns, the first that names a type of 10x Genomics.
     """
     named = {wanted: [name for name in table if _plain(name).replace(" ", "") == wanted] for wanted in _COLUMNS}
     found = [name for names in named.values() for name in names]

@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from unbatch.data import io, schema
 from unbatch.data.cells import Cells
+from unbatch.data.notes import notes_text
 from unbatch.errors import InputError
 from unbatch.machine import peak_mb, versions
 
@@ -105,6 +106,7 @@ def assemble(
         "wall_s": wall_s,
         "peak_mb": peak_mb(),
         "versions": versions(*method.packages),
+        "notes": notes_text(found.notes),
     }
     schema.validate(fit, "fit", source, slots=method.slots)
     return fit

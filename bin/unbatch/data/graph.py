@@ -12,7 +12,7 @@ Kind = Literal["auto", "delaunay", "visium", "knn", "radius"]
 LONGEST = 2.5
 """Longest edge of a Delaunay triangulation, in units of the local distance between cells (see `neighbours`).
 
-Of cells strewn at random this takes 1.3 % of the edges inside a plane, .4 % inside a solid."""
+For cells at random positions this removes 1.3% of the edges inside a plane and 0.4% inside a solid."""
 
 MOST_SHARED = 0.01
 """Share of a section's cells that may stand on the position of another cell."""
@@ -132,7 +132,7 @@ def widened(graph: Graph, n: int, rings: int = 2) -> Graph:
     Parameters
     ----------
     graph
-        Of `n` cells.
+        Positions of `n` cells.
     n
         Number of cells.
     rings
@@ -192,7 +192,7 @@ def _visium(points: np.ndarray, name: str = "") -> np.ndarray:
             "for a visium graph"
         )
     row, column = (points - points.min(axis=0)).astype(np.int64).T
-    # a margin of 2 columns, so that an offset never leads into another row
+    # with a margin of 2 columns an offset never leads into another row
     width = column.max() + 3
     code = row * width + column
     order = np.argsort(code)

@@ -1,4 +1,4 @@
-"""Reading only what a step needs, and writing so that nothing half-written is ever seen."""
+"""Reading only what a step needs, and writing without anything half-written ever being seen."""
 
 import errno
 import json
@@ -158,7 +158,7 @@ def sums_of_rows(path: str | Path, slot: str) -> "tuple[np.ndarray, np.ndarray] 
     Raises
     ------
     InputError
-        As of `open_hdf5`.
+        See `open_hdf5`.
     """
     import numpy as np
 
@@ -255,7 +255,7 @@ def read_h5ad(path: str | Path, slots: Iterable[str] | None = None) -> "AnnData"
     path
         The file.
     slots
-        Slots to read beside `obs` and `var`, such as ``"X"``, ``"layers/counts"``, ``"obsm/spatial"`` or a whole
+        Slots to read in addition to `obs` and `var`: ``"X"``, ``"layers/counts"``, ``"obsm/spatial"`` or a whole
         group such as ``"obsm"``; those that the file lacks are left out. None reads everything.
 
     Raises
@@ -476,7 +476,7 @@ def write_h5ad(
     then
         What else to write from the file, given its temporary path: the file takes its name after that, if at all.
     blocks
-        Row blocks of ``X`` or, by its name, of a layer, all dense or all CSR, appended one by one so that the whole
+        Row blocks of ``X`` or, by its name, of a layer, all dense or all CSR, appended one by one, as the whole
         matrix is never in memory. CSR is compressed with lzf, which is faster than gzip; dense noise would hardly
         shrink. None writes what `adata` has.
 
@@ -625,7 +625,7 @@ def require_model_place(folder: str | Path) -> Path:
 def write_model(folder: str | Path, config: dict[str, Any], weights: dict[str, Any]) -> None:
     """Write a fitted model: `config.json` and `weights.safetensors`, enough to apply it to new data.
 
-    Both are complete before one of them is seen, so that an error leaves an older model in the folder as it is.
+    Both are complete before one of them is seen: an error leaves an older model in the folder as it is.
     """
     import numpy as np
     from safetensors.numpy import save_file

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -62,8 +63,46 @@ class Notes:
         return [asdict(note) for note in self]
 
 
+class _Listener(logging.Handler):
+    """Keeps every warning as a note, each text once."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(logging.WARNING)
+        self.notes: list[Note] = []
+        self._prefix = prefix
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = safe_text(record.getMessage().removeprefix(self._prefix))
+        if all(note.text != text for note in self.notes):
+            self.notes.append(Note(str(getattr(record, "code", "warning")), "warning", text, {}))
+
+
+@contextmanager
+def logged_warnings(source: str) -> Iterator[list[Note]]:
+    """Collect what is logged as a warning in the block, as notes; the log has it all the same.
+
+    A warning has the code that the call gives it (``extra={"code": "few-spots"}``), else ``"warning"``.
+
+    Parameters
+    ----------
+    source
+        Name of the data, with which messages may begin; the notes go without it.
+    """
+    listener = _Listener(f"{source}: ")
+    log.addHandler(listener)
+    try:
+        yield listener.notes
+    finally:
+        log.removeHandler(listener)
+
+
+def notes_text(notes: list[Note]) -> str:
+    """Write notes as a file holds them, for `read_notes`."""
+    return json.dumps([asdict(note) for note in notes], ensure_ascii=False)
+
+
 def read_notes(text: str) -> list[Note]:
-    """Read the notes that a dataset holds (``uns['unbatch']['notes']``); what is none of them is left out."""
+    """Read the notes of a dataset or a fit (``uns['unbatch']['notes']``); anything else in the text is ignored."""
     try:
         rows = json.loads(text)
     except ValueError:

@@ -110,7 +110,7 @@ def write(file: "h5py.File", adata: "AnnData", **settings: Any) -> None:
     adata
         The content.
     settings
-        Of HDF5 datasets, such as the compression.
+        Settings of HDF5 datasets, such as the compression.
 
     Raises
     ------

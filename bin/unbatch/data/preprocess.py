@@ -272,7 +272,7 @@ def size_factors(counts: "csr_matrix") -> np.ndarray:
 
 
 def highly_variable(X: "csr_matrix", batch: pd.Categorical, n_top: int) -> np.ndarray:
-    """Choose genes that are variable within batches, so that a batch effect makes no gene variable.
+    """Choose genes that are variable within batches: a batch effect makes no gene variable.
 
     Scanpy's ``highly_variable_genes`` with flavor ``seurat`` (Satija et al. 2015): genes are ranked by the number of
     batches in which they are among the most variable, then by their normalised dispersion.
@@ -331,7 +331,7 @@ def assemble(counts: "csr_matrix", obs: pd.DataFrame, var: pd.DataFrame, *, n_to
     n_top_genes
         Number of highly variable genes.
     seed
-        Of the folds.
+        Seed of the folds.
     """
     from anndata import AnnData
 
@@ -344,12 +344,12 @@ def assemble(counts: "csr_matrix", obs: pd.DataFrame, var: pd.DataFrame, *, n_to
 
 
 def folds(batch: pd.Categorical, label: pd.Categorical | None, rng: np.random.Generator, n: int = 5) -> np.ndarray:
-    """Deal cells into folds so that every label of every batch is spread as evenly as it can be.
+    """Deal cells into folds such that every label of every batch is spread as evenly as it can be.
 
     Parameters
     ----------
     batch, label
-        Of every cell; cells without a label are a label of their own.
+        Label of every cell; cells without a label are a label of their own.
     rng
         Source of the random order of cells of the same batch and label.
     n
@@ -363,6 +363,6 @@ def folds(batch: pd.Categorical, label: pd.Categorical | None, rng: np.random.Ge
     strata = [batch.codes] if label is None else [label.codes, batch.codes]
     order = np.lexsort((rng.random(len(batch)), *strata))
     fold = np.empty(len(batch), dtype=np.int8)
-    # dealing goes on from one stratum to the next, so that small ones do not all fill the first folds
+    # dealing goes on from one stratum to the next: small ones must not all fill the first folds
     fold[order] = np.arange(len(batch)) % n
     return fold

@@ -43,11 +43,11 @@ class Remark:
     Attributes
     ----------
     code
-        As of a note.
+        See `Note`.
     text
         A sentence without its subject and full stop; samples with the same one are listed behind it.
     severity
-        As of a note.
+        See `Note`.
     """
 
     code: str

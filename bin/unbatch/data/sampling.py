@@ -4,7 +4,7 @@ import numpy as np
 
 
 def stratified_sample(strata: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw cells without replacement so that every stratum keeps its share, and none is lost.
+    """Draw cells without replacement such that every stratum keeps its share, and none is lost.
 
     Parameters
     ----------

@@ -126,7 +126,7 @@ def logarithm(values: "csr_matrix", rows: int = 200) -> str | None:
     Notes
     -----
     With b the base, ``b ** value - 1`` is ``count / size``: in a cell these are whole multiples of one number. Values
-    that were divided only are such multiples themselves. Of all genes together, ``b ** value - 1``
+    that were divided only are such multiples themselves. For all genes together, ``b ** value - 1``
     sums to the same number in every cell, where sizes are their totals; that shows in counts too high for the first
     test. Logarithms of values that were continuous before show in neither.
     """

@@ -30,6 +30,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from unbatch.contract import Fit, Needs, Parameters, Run, SavedModel, Slot
+from unbatch.data.notes import logged_warnings
 from unbatch.errors import InputError, NotApplicable
 from unbatch.machine import torch_device
 
@@ -92,9 +93,9 @@ class Method:
         self.require(cells)
         run = run or Run()
         params = self.limited(params or self.params(), run.max_epochs)
-        with self._installed():
+        with self._installed(), logged_warnings(cells.name) as notes:
             found = self._fit(cells, params, run)
-        return replace(found, used=found.used or params)
+        return replace(found, used=found.used or params, notes=notes)
 
     def apply(self, model: SavedModel, cells: "Cells", run: Run | None = None) -> Fit:
         """Embed cells with a saved model of the method.
@@ -106,7 +107,7 @@ class Method:
         cells
             Cells with the genes of the model, in its order (`Cells.of_model`).
         run
-            As of `fit`.
+            See `fit`.
 
         Raises
         ------
@@ -115,9 +116,9 @@ class Method:
         """
         if self._apply is None:
             raise InputError(f"{model.folder}: {self.name} embeds only the cells it was fitted to")
-        with self._installed():
+        with self._installed(), logged_warnings(cells.name) as notes:
             found = self._apply(model, cells, run or Run())
-        return replace(found, used=found.used or model.params)
+        return replace(found, used=found.used or model.params, notes=notes)
 
     def device(self, wanted: str, threads: int) -> str:
         """Say where the method computes, and give torch its threads if it uses it; see `machine.torch_device`."""

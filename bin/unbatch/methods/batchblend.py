@@ -33,7 +33,7 @@ SLOTS = {
     "layers/corrected": Slot("expression without the batch effect, 0 or more (with `corrected`)"),
     "uns/batches": Slot("names of the batches, in the order of what follows", "any"),
     "uns/embedded": Slot("metagenes that are dimensions of the embedding; one whose share never varies is not", "any"),
-    "uns/dead_metagenes": Slot("metagenes with less than 0.1 % of all amounts", "any"),
+    "uns/dead_metagenes": Slot("metagenes with less than 0.1% of all amounts", "any"),
     "uns/sigma": Slot("noise of each batch: standard deviation over the square root of the mean", "any"),
     "uns/batch_effect": Slot("offset and factor of each batch and gene, with standard errors", "mapping"),
     "uns/evidence": Slot("every step of the correction: size, error, whether it was taken, and why", "mapping"),
@@ -377,7 +377,7 @@ def _found(
     dead = totals < 1e-3 * totals.sum()
     if dead.any():
         are = "metagene is" if dead.sum() == 1 else "metagenes are"
-        log.warning("%d %s dead (below 0.1 %% of all amounts): fewer metagenes would do", int(dead.sum()), are)
+        log.warning("%d %s dead (below 0.1%% of all loadings): fewer metagenes would do", int(dead.sum()), are)
     # a metagene whose share is the same in all cells embeds nothing
     share = shares(fitted.amounts)
     embedded = np.flatnonzero(np.ptp(share, axis=0) > 0)

@@ -94,7 +94,7 @@ class Params(Parameters):
     )
     counterfactual: str | None = Field(
         None,
-        description="batches that cells are put into, separated by commas; average is all in one",
+        description="target batches of counterfactuals, separated by commas; average is the population mean",
         json_schema_extra=_ASKED,
     )
     groups: str | None = Field(

@@ -22,7 +22,7 @@ def expected_log1p(mean: np.ndarray, size_factor: np.ndarray, dispersion: float)
     """Return the expectation of ``log(1 + Y / s)`` for negative binomial counts Y.
 
     The logarithm of the mean is another, larger number: the expectation is what a model fitted by squared errors
-    learns. ``log(1 + y)`` is the integral of ``(1 - exp(-t y)) exp(-t) / t`` over t, so that the Laplace transform of
+    learns. ``log(1 + y)`` is the integral of ``(1 - exp(-t y)) exp(-t) / t`` over t; hence the Laplace transform of
     Y, which is ``(1 + dispersion m (1 - exp(-u)))^(-1 / dispersion)``, is all that is needed.
 
     Parameters
@@ -63,9 +63,9 @@ def expected_shift(
     Parameters
     ----------
     truth
-        Of the simulation, from `unbatch.data.simulation.donors.truth_in` for the genes of the dataset.
+        Truth of the simulation, from `unbatch.data.simulation.donors.truth_in` for the genes of the dataset.
     size_factor
-        Of all cells of `truth`, as in obs of the dataset, N.
+        Columns of all cells of `truth`, as in obs of the dataset, N.
     donor
         Index of the donor, or one for each of `cells`.
     cells

@@ -1,6 +1,6 @@
 """Whether an embedding still tells the batch, and the label without help of the batch: probes on held-out cells.
 
-A probe is a logistic regression fitted afresh to an embedding, so that it owes nothing to a loss that the method was
+A probe is a logistic regression fitted afresh to an embedding: it owes nothing to a loss that the method was
 trained with. Arrays in, numbers out; what a probe can't say is a ValueError that says why.
 """
 
@@ -19,10 +19,10 @@ from unbatch.metrics.integration import Metric, Scene
 from unbatch.metrics.uncertainty import widened
 
 NEIGHBOURS = 11
-"""Cells that vote on a label; odd, so that two labels do not tie."""
+"""Cells that vote on a label; odd, as two labels must not tie."""
 
 PERMUTATIONS = 5
-"""Of batches within labels. The mean of five is sharp: on 10,000 cells one differs from the next by about .001."""
+"""Permutations of batches within labels. Five suffice: on 10,000 cells, one differs from the next by about 0.001."""
 
 MIN_CELLS = 10
 """Cells that a group must have to be told from others within a part of the data: two in every fold of five."""
@@ -37,7 +37,7 @@ def cell_splits(fold: np.ndarray, target: np.ndarray) -> list[Split]:
     Parameters
     ----------
     fold
-        Of every cell, n codes.
+        Code of every cell, n.
     target
         What is predicted, n codes. A held-out cell of a class that no cell to fit to has is left out.
 
@@ -235,7 +235,7 @@ def silhouette_excess(
     batch, label
         Codes 0, 1, ..., n.
     seed
-        Of the permutations.
+        Seed of the permutations.
     group, groups
         Groups of cells that are left out in turn, n codes, and their number.
     times
@@ -287,9 +287,9 @@ class Level:
     Attributes
     ----------
     chance
-        Of a guess, or without any batch effect.
+        Value of a guess, or without any batch effect.
     label
-        Of the labels alone, in place of an embedding: what is above it is more than composition.
+        Value of the labels alone, in place of an embedding: what is above it is more than composition.
     left_out
         The latter with each group of cells left out, g.
     """
@@ -309,7 +309,7 @@ def metrics(cells: np.ndarray, fold: np.ndarray, seed: int) -> list[Metric]:
     fold
         Fold of each of those.
     seed
-        Of the permutations.
+        Seed of the permutations.
     """
 
     def of(scene: Scene, *names: str) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """Tests between groups of batches by gene: is a difference more than batches differ anyway? Arrays in, tables out.
 
 For expression, reconstructions or projections onto batches. The unit is the batch (donor, sample) and never the cell:
-cells of a batch share its chance, so that a test over cells finds a difference between any two groups of batches. Every
+cells of a batch share its chance, and a test over cells finds a difference between any two groups of batches. Every
 table has the number of batches, corrected p-values (Benjamini & Hochberg 1995), and NaN for genes that nothing can be
 said about. N cells, G genes, T batches.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-# Ratios of the variances, between over within batches, at which the likelihood is first looked at, beside 0
+# Ratios of the variances, between over within batches, at which the likelihood is first looked at, in addition to 0
 _RATIOS = np.geomspace(1e-6, 1e6, 97)
 _GOLDEN = (math.sqrt(5) - 1) / 2
 # Splits of the batches into two groups up to which all are gone through, where values are tied
@@ -41,7 +41,7 @@ def mixed_model(
     values
         N x G.
     batch, group
-        Of each cell, N; two groups, every batch in one of them.
+        Group of each cell, N; two groups, every batch in one of them.
     genes
         Names.
     reference
@@ -101,7 +101,7 @@ def mann_whitney(
     values, batch, group, genes
         As for `mixed_model`; a batch may have one cell.
     seed
-        Of the random splits that are looked at where means are tied and the splits are more than 20,000.
+        Seed of the random splits that are looked at where means are tied and the splits are more than 20,000.
 
     Returns
     -------

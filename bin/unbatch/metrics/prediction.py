@@ -2,7 +2,7 @@
 
 A classifier that gets random effects is told the batch of a cell. Where a target is a function of the batch, as the
 donor or the diagnosis mostly is, that alone solves it for cells of known batches and says nothing about biology. So
-every table has the one-hot batch (Z) alone and beside the embedding, and held-out batches. Arrays in, numbers out.
+every table has the one-hot batch (Z) alone and with the embedding, and held-out batches. Arrays in, numbers out.
 
 Source: the classifier is that of scMEDAL (Andrade et al. 2024): a random forest of 100 trees on standardised features.
 With more than 2,500 cells to fit to, features are in 32 bins.
@@ -46,7 +46,7 @@ def batch_splits(batch: np.ndarray, target: np.ndarray, most: int = MAX_BATCH_SP
     Parameters
     ----------
     batch, target
-        Of every cell, n codes. A held-out cell of a class that no batch to fit to has is left out.
+        Class of every cell, n codes. A held-out cell of a class that no batch to fit to has is left out.
     most
         Groups to make at most.
 
@@ -59,7 +59,7 @@ def batch_splits(batch: np.ndarray, target: np.ndarray, most: int = MAX_BATCH_SP
     Notes
     -----
     Batches, largest first, go to the group that has fewest cells. Where the target is constant within batches this is
-    done for each class, so that every group has batches of all classes.
+    done for each class: every group has batches of all classes.
     """
     batches, cells = np.unique(batch, return_counts=True)
     held = {int(one): np.unique(target[batch == one]) for one in batches}
@@ -108,7 +108,7 @@ def forest(features: np.ndarray, target: np.ndarray, splits: list[Split], *, see
     splits
         Cells to fit to and to predict.
     seed
-        Of the forest; the number of threads changes nothing.
+        Seed and threads of the forest; the number of threads changes nothing.
     threads
         To use.
     """
@@ -229,9 +229,9 @@ class Question:
         Parameters
         ----------
         embedding
-            Of all n cells, n x d.
+            Embedding of all cells, n x d.
         random_effects
-            Of all n cells, n x r; None where there are none.
+            Random effects of all cells, n x r; None where there are none.
         own
             Whether they are of the same fit: then they are tried alone, too.
         seed, threads

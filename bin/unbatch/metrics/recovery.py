@@ -73,7 +73,7 @@ def in_cell_sizes_of(truth: Truth, factor: np.ndarray, batch: np.ndarray) -> Tru
     """Move what the genes of a batch share of their factors to where an estimate has it, without changing the mean.
 
     A factor of all genes of a batch can't be told from the size of its cells. So the median over genes of the
-    difference between estimated and true logarithms is added to the true ones, and taken off the amounts and beta. The
+    difference between estimated and true logarithms is added to the true ones and subtracted from amounts and beta. The
     offset, as it is seen in the counts, stays.
 
     Parameters
@@ -83,7 +83,7 @@ def in_cell_sizes_of(truth: Truth, factor: np.ndarray, batch: np.ndarray) -> Tru
     factor
         Estimated factors, T x G.
     batch
-        Of each cell, N.
+        Batch of each cell, N.
     """
     shared = np.exp(np.median(np.log(factor) - np.log(truth.factor), axis=1, keepdims=True))
     return replace(truth, amounts=truth.amounts / shared[batch], beta=truth.beta / shared, factor=truth.factor * shared)
@@ -104,7 +104,7 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 
 def match_metagenes(estimate: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Match metagenes one to one so that the sum of their correlations over genes is largest.
+    """Match metagenes one to one such that the sum of their correlations over genes is largest.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def match_metagenes(estimate: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray
     estimated, true : np.ndarray
         Indices of the partners, in the order of `true`.
     correlation : np.ndarray
-        Of each pair.
+        Correlation of each pair.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -159,9 +159,9 @@ def coverage(estimate: np.ndarray, se: np.ndarray, truth: np.ndarray, level: flo
     Parameters
     ----------
     estimate, se, truth
-        Of one shape. Where there is no standard error, or 0, there is no interval: these are left out.
+        Arrays of one shape. Where there is no standard error, or 0, there is no interval: these are left out.
     level
-        Of the intervals of a normal distribution.
+        Level of the intervals of a normal distribution.
     """
     with_interval = np.isfinite(estimate) & np.isfinite(se) & (np.asarray(se) > 0)
     if not with_interval.any():
@@ -176,7 +176,7 @@ def factor_correlation(factor: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     factor, truth
-        T x G. Only what differs between batches counts: the mean logarithm of each gene is taken off.
+        T x G. Only what differs between batches counts: the mean logarithm of each gene is subtracted.
 
     Returns
     -------

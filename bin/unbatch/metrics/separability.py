@@ -11,7 +11,7 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 
 
 def inverse_davies_bouldin(embedding: np.ndarray, groups: np.ndarray) -> float:
-    """Return 1 / Davies-Bouldin, so that as with the others larger is further apart."""
+    """Return 1 / Davies-Bouldin: as with the others, larger is further apart."""
     return 1 / np.float64(davies_bouldin_score(embedding, groups))
 
 

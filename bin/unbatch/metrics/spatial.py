@@ -164,7 +164,7 @@ def disparity(found: np.ndarray, true: np.ndarray) -> float:
     Raises
     ------
     ValueError
-        As of `similarity`.
+        See `similarity`.
     """
     found, true = _matched(found, true)
     left = true - similarity(found, true)(found)
@@ -451,7 +451,7 @@ def chaos(cluster: np.ndarray, positions: np.ndarray, section: np.ndarray | None
     Parameters
     ----------
     cluster, positions, section
-        As of `abnormal_spots`.
+        See `abnormal_spots`.
 
     Returns
     -------

@@ -10,8 +10,8 @@ parts:
 - *clustering*: k-means started elsewhere gives another NMI and ARI for the same embedding. Where seeds differ by less
   than that, it takes their place.
 
-The interval is Student's t with Satterthwaite's degrees of freedom. Of several comparisons with the same method each
-has the level 1 - (1 - `LEVEL`) / comparisons (Bonferroni), and all hold at once. Arrays in, numbers out.
+The interval is Student's t with Satterthwaite's degrees of freedom. Several comparisons with the same method each
+have the level 1 - (1 - `LEVEL`) / comparisons (Bonferroni), and all hold at once. Arrays in, numbers out.
 """
 
 import math

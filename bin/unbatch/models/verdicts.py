@@ -111,36 +111,43 @@ NUMBERS = ("size", "error", "composition", "meeting", "threshold", "cells")
 """The numbers of evidence, as they are called in files, too."""
 
 _SENTENCES = {
-    ("offset", Verdict.ACCEPTED): "The states meet {distance:.0f} standard errors from 0.",
-    ("offset", Verdict.ACCEPTED_BY_OTHERS): "The states meet {distance:.1f} standard errors from 0. As the offsets of "
-    "most other batches are beyond doubt, that is enough.",
-    ("offset", Verdict.ASSUMED_ANNEALED): "Taken as asked for: the annealed prior finds one in any data, and there is "
-    "no test of it.",
-    ("offset", Verdict.NOTHING): "The states meet within {threshold:.0f} standard errors of 0 (standard error "
-    "{error:.1%} of a mean cell).",
-    ("offset", Verdict.REFUSED_SE): "The sizes of the cells do not determine it (standard error {error:.0%} of a mean "
-    "cell).",
-    ("offset", Verdict.REFUSED_SE_ALL): "The sizes of the cells do not determine it (standard error {error:.0%} of a "
-    "mean cell). If there must be one, `offset: annealed` finds it without them.",
-    ("offset", Verdict.REFUSED_GENES): "The estimate depends on the genes by which cells are put in states (standard "
-    "error {error:.0%} of a mean cell), as for counts that scatter much more than Poisson's.",
-    ("factors", Verdict.ACCEPTED): "Accepted whole: without any part of it, cells of the two don't meet.",
-    ("factors", Verdict.ACCEPTED_PARTLY): "Accepted but for the {composition:.0%} of it that composition could make: "
-    "{meeting:.0%} of cells meet.",
+    ("offset", Verdict.ACCEPTED): "The estimate lies {distance:.0f} standard errors from 0.",
+    ("offset", Verdict.ACCEPTED_BY_OTHERS): "The estimate lies {distance:.1f} standard errors from 0, which suffices "
+    "because the offsets of most other batches are certain.",
+    ("offset", Verdict.ASSUMED_ANNEALED): "Accepted as requested: the annealed prior finds an offset in any data, and "
+    "there is no test of it.",
+    ("offset", Verdict.NOTHING): "Within {threshold:.0f} standard errors of 0 (standard error "
+    "{error:.1%} of the mean library size).",
+    ("offset", Verdict.REFUSED_SE): "Not identifiable from the library sizes (standard error {error:.0%} of the mean "
+    "library size).",
+    ("offset", Verdict.REFUSED_SE_ALL): "Not identifiable from the library sizes (standard error {error:.0%} of the "
+    "mean library size). If there must be an offset, `offset: annealed` estimates it without them.",
+    ("offset", Verdict.REFUSED_GENES): "Not identifiable: the estimate depends on the genes used for clustering "
+    "(standard error {error:.0%} of the mean library size), which is typical of overdispersed counts.",
+    ("factors", Verdict.ACCEPTED): "Fully corrected: the batches do not overlap unless all of the difference "
+    "is removed.",
+    ("factors", Verdict.ACCEPTED_PARTLY): "Corrected except for the {composition:.0%} that composition could explain: "
+    "{meeting:.0%} of the cells overlap.",
     (
         "factors",
         Verdict.ACCEPTED_AMBIGUOUS,
-    ): "Accepted whole, though composition could make {composition:.0%} of it and {meeting:.0%} of cells meet.",
-    ("factors", Verdict.INDIRECT): "Accepted by way of other batches; between these two, {composition:.0%} could be "
-    "composition.",
+    ): "Fully corrected, although composition could explain {composition:.0%} of the difference; without that part, "
+    "{meeting:.0%} of the cells would overlap.",
+    (
+        "factors",
+        Verdict.INDIRECT,
+    ): "Corrected through other batches; between these two alone, composition could explain {composition:.0%}.",
     ("factors", Verdict.NOTHING): "Genes differ by less than {threshold:.0%}: nothing to correct.",
     (
         "factors",
         Verdict.REFUSED_FEW,
-    ): "One of them has {cells:.0f} cells; fewer than {threshold:.0f} tell nothing about genes.",
-    ("factors", Verdict.REFUSED_APART): "No state has cells of both, so nothing can be compared.",
-    ("factors", Verdict.REFUSED_COMPOSITION): "Cells of one batch differ among themselves in the same way "
-    "({composition:.0%} of it).",
+    ): "Not corrected: one of the two has {cells:.0f} cells, and at least {threshold:.0f} are needed.",
+    (
+        "factors",
+        Verdict.REFUSED_APART,
+    ): "Not corrected: no cluster has cells of both batches, so nothing can be compared.",
+    ("factors", Verdict.REFUSED_COMPOSITION): "Not corrected: {composition:.0%} of the difference lies along "
+    "within-batch variation and may be cell composition.",
 }
 
 

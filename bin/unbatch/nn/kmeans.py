@@ -10,7 +10,7 @@ _BLOCK_VALUES = 2**24
 
 
 def kmeans(points: Tensor, clusters: int, generator: torch.Generator, starts: int = 3, steps: int = 300) -> Tensor:
-    """Place centres so that the squared distances of points to the nearest one are small.
+    """Place centres such that the squared distances of points to the nearest one are small.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def kmeans(points: Tensor, clusters: int, generator: torch.Generator, starts: in
     clusters
         Number of centres; no more than n are made.
     generator
-        Source of all random numbers, on the CPU, so that every device draws the same.
+        Source of all random numbers, on the CPU, as every device is to draw the same.
     starts
         Starts by greedy k-means++ (Arthur & Vassilvitskii 2007), run side by side; the best is kept.
     steps

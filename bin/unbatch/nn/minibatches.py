@@ -48,7 +48,7 @@ class Rows:
             self._values = torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=device)
 
     def stored(self, rows: np.ndarray) -> int:
-        """Count the values that are stored of some rows: known here, so that no step waits for the device to tell."""
+        """Count the values that are stored of some rows: known here, as no step is to wait for the device."""
         return 0 if self._lengths is None else int(self._lengths[rows].sum())
 
     def dense(self, rows: Tensor, stored: int) -> Tensor:
@@ -97,7 +97,7 @@ class Source(ABC):
         cells
             Sorted positions.
         size
-            Most cells of a minibatch; those of a window have about as many cells each, so that none is very small.
+            Most cells of a minibatch; those of a window have about as many cells each, and none is very small.
         rng
             Shuffles the cells; None keeps their order.
 

@@ -121,7 +121,7 @@ def train(
 
     Notes
     -----
-    Terms are added up on the device and read once in an epoch, so that no step waits for it; hence what is not finite
+    Terms are added up on the device and read once in an epoch, as no step is to wait for it; hence what is not finite
     is noticed at the end of its epoch.
     """
     history = History()

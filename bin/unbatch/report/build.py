@@ -52,6 +52,8 @@ def read_report(
         raise InputError(f"SCORES: two files are about the dataset {twice!r}; give one scores.json per dataset")
     if sweep and (datasets or fits):
         raise InputError("--sweep: the report on a sweep draws no cells, leave --dataset and --fit out")
+    if more.get("colour_by") and not datasets:
+        raise InputError("--colour-by: no cells are drawn without --dataset, leave it out")
     report = Report(results, by_name, sweep=collect(results) if sweep else None, **more)
     dataset_of, fit_of = read.match_datasets(results, datasets), read.match_fits(results, fits)
     budget: Counter[Section | Sections] = Counter()
@@ -60,6 +62,9 @@ def read_report(
         report.views.append(view)
         if result.name in dataset_of:
             view.dataset = read.read_dataset(dataset_of[result.name], result)
+            # before anything is laid out, which takes long
+            for name in report.colour_by:
+                view.dataset.colours(name)
             take(view, fit_of, SECTIONS, budget)
     return report
 

@@ -32,6 +32,8 @@ class Report:
         The scores on their grid, where the results are settings of a simulation and their seeds.
     seed, threads, max_cells
         Seed of layouts and drawing orders; threads of layouts; cells in a UMAP at most.
+    colour_by
+        Columns of obs that UMAPs are coloured by in addition to batch and label.
     views
         What is shown of each dataset.
     """
@@ -44,6 +46,7 @@ class Report:
     seed: int = 0
     threads: int = 1
     max_cells: int = 10_000
+    colour_by: tuple[str, ...] = ()
     views: "list[View]" = field(default_factory=list)
 
     @property

@@ -123,13 +123,7 @@ def cells(
     pixels
         Side of the square picture.
     """
-    order = np.random.default_rng(seed).permutation(len(codes))
-    order = np.concatenate([order[codes[order] < 0], order[codes[order] >= 0]])
-    figure, axes = _square(pixels)
-    # as much ink for 100 cells as for 10,000, within what can be seen
-    side = np.clip(280 / np.sqrt(len(codes)), 2.2, 7.0) / 2
-    axes.scatter(*positions[order].T, s=side**2, c=palette(colours)[codes[order]], linewidths=0, antialiased=False)
-    _equal(axes, positions)
+    figure, axes = _dots(positions, palette(colours)[codes], codes >= 0, seed, pixels)
     if colours.numbered:
         for code in np.unique(codes[codes >= 0]):
             axes.annotate(
@@ -144,6 +138,44 @@ def cells(
                 path_effects=[withStroke(linewidth=2.2, foreground="white")],
             )
     return png(figure, palette(colours))
+
+
+def measured(
+    positions: np.ndarray, values: np.ndarray, limits: tuple[float, float], seed: int, pixels: int = 560
+) -> str:
+    """Draw cells coloured by a number with viridis, otherwise as `cells`.
+
+    Parameters
+    ----------
+    positions
+        n x 2.
+    values
+        Number of every cell; NaN is drawn first and grey.
+    limits
+        Values at the ends of the scale; those beyond have the colours of the ends.
+    seed, pixels
+        As in `cells`.
+    """
+    low, high = limits
+    known = np.isfinite(values)
+    colours = mpl.colormaps["viridis"](np.clip((np.where(known, values, low) - low) / ((high - low) or 1), 0, 1))
+    colours[~known] = mpl.colors.to_rgba(MISSING)
+    figure, _ = _dots(positions, colours, known, seed, pixels)
+    return png(figure)
+
+
+def _dots(
+    positions: np.ndarray, colours: np.ndarray, known: np.ndarray, seed: int, pixels: int
+) -> "tuple[Figure, Axes]":
+    """Draw a dot for every cell in shuffled order, those that are not known first."""
+    order = np.random.default_rng(seed).permutation(len(colours))
+    order = np.concatenate([order[~known[order]], order[known[order]]])
+    figure, axes = _square(pixels)
+    # as much ink for 100 cells as for 10,000, within what can be seen
+    side = np.clip(280 / np.sqrt(len(colours)), 2.2, 7.0) / 2
+    axes.scatter(*positions[order].T, s=side**2, c=colours[order], linewidths=0, antialiased=False)
+    _equal(axes, positions)
+    return figure, axes
 
 
 def _densest(positions: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ def component_colours(embedding: np.ndarray) -> np.ndarray:
     centred = np.asarray(embedding, dtype=np.float64) - np.mean(embedding, axis=0)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     components = centred @ vectors[:, ::-1][:, :3]
-    # the sign of a component is arbitrary: the heavier tail is made positive, so that a picture can be repeated
+    # the sign of a component is arbitrary: with the heavier tail positive, a picture can be repeated
     components *= np.where(np.sum(components**3, axis=0) < 0, -1, 1)
     low, high = np.percentile(components, [2, 98], axis=0)
     scaled = np.clip((components - low) / np.where(high > low, high - low, 1), 0, 1)

@@ -1,11 +1,11 @@
 """Genomaps: expression of a cell as an image in which genes that vary together lie on one ring.
 
-After Islam & Xing, Nature Communications 14, 679 (2023), as scMEDAL uses it: genes are put on a grid so that distances
+After Islam & Xing, Nature Communications 14, 679 (2023), as scMEDAL uses it: genes lie on a grid such that distances
 between genes, 1 - Pearson correlation, agree with distances between pixels, by Gromov-Wasserstein optimal transport.
 The transport is POT's.
 
-Every pixel holds one gene, so that images are expression values in another order: nothing is lost, added or blended.
-One transform is fitted to a stack of values (input, reconstructions, projections) and applied to all of it, so that the
+Every pixel holds one gene, and images are expression values in another order: nothing is lost, added or blended.
+One transform is fitted to a stack of values (input, reconstructions, projections) and applied to all of it; thus the
 same pixel is the same gene throughout. Distances between pixels are those of their radii, and their logarithm is taken:
 what counts by far is which genes share a ring. Which ring that is says little, and the angle nothing.
 """
@@ -37,7 +37,7 @@ class Genomap:
         Parameters
         ----------
         values
-            Of shape (..., G).
+            Expression, shape (..., G).
         empty
             What pixels without a gene hold.
 
@@ -75,7 +75,7 @@ def standardise(stack: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     stack
-        Shape (..., G): all that will be drawn, so that one colour means one value throughout.
+        Shape (..., G): all that will be drawn, as one colour means one value throughout.
     """
     stack = np.asarray(stack, dtype=np.float64)
     rows = stack.reshape(-1, stack.shape[-1])

@@ -28,9 +28,11 @@ METRICS = {
         "kBET (all cells)", "kBET all", "share of cells around which batches are as frequent as in the whole dataset"
     ),
     "graph_connectivity": MetricInfo(
-        "Graph connectivity", "Graph conn.", "whether the cells of a label hang together in the neighbour graph"
+        "Graph connectivity", "Graph conn.", "whether the cells of a label are connected in the neighbour graph"
     ),
-    "pcr": MetricInfo("PCR comparison", "PCR", "how much less variance batches explain than before correction"),
+    "pcr": MetricInfo(
+        "PCR comparison", "PCR", "reduction of the variance that batches explain, relative to before correction"
+    ),
     "isolated_labels": MetricInfo(
         "Isolated labels", "Isolated labels", "whether labels that few batches have stay apart from others"
     ),
@@ -38,7 +40,9 @@ METRICS = {
     "ari": MetricInfo("ARI", "ARI", "agreement of k-means clusters with labels, corrected for chance"),
     "silhouette_label": MetricInfo("Silhouette label", "Silh. label", "whether labels form compact, separate groups"),
     "clisi": MetricInfo(
-        "cLISI", "cLISI", "whether the neighbours of a cell have its label; near 1 for most methods, so it tells little"
+        "cLISI",
+        "cLISI",
+        "whether the neighbours of a cell have its label; near 1 for most methods, hence of little use",
     ),
     "asw_batch": MetricInfo("ASW batch", "ASW batch", "separation of batches (silhouette width, raw)", "lower"),
     "ch_batch": MetricInfo("CH batch", "CH batch", "separation of batches (Calinski-Harabasz)", "lower"),

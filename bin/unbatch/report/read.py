@@ -1,5 +1,6 @@
 """Reading what is drawn: a dataset with its cells, and fits, each file once."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,13 +67,20 @@ class Cells:
             return self.batch
         return self.batch * (len(self.labels) + 1) + self.label + 1
 
-    def confined(self) -> list[tuple[str, str, int]]:
-        """List the labels that occur in one batch only: label, batch, number of cells."""
-        if self.label is None or len(self.batches) < 2:
-            return []
+    def by_label(self) -> np.ndarray | None:
+        """Count the cells of each label (rows) in each batch (columns); None without labels."""
+        if self.label is None:
+            return None
         table = np.zeros((len(self.labels), len(self.batches)), dtype=int)
         known = self.label >= 0
         np.add.at(table, (self.label[known], self.batch[known]), 1)
+        return table
+
+    def confined(self) -> list[tuple[str, str, int]]:
+        """List the labels that occur in one batch only: label, batch, number of cells."""
+        table = self.by_label()
+        if table is None or len(self.batches) < 2:
+            return []
         return [
             (self.labels[code], self.batches[int(np.argmax(table[code]))], int(table[code].sum()))
             for code in np.flatnonzero((table > 0).sum(axis=1) == 1)
@@ -103,6 +111,20 @@ class About:
         return [note for note in self.notes if note.severity == "warning"]
 
 
+MOST_CATEGORIES, MOST_NUMBERS = 100, 20
+"""Categories that a legend can show, and different whole numbers that are taken for categories."""
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What cells are coloured by: categories with the code of every cell (-1 for none), or a number of every cell."""
+
+    title: str
+    names: list[str] | None = None
+    codes: np.ndarray | None = None
+    values: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A dataset: its cells, how it was made, and the file's other slots, such as the truth of a simulation."""
@@ -116,6 +138,42 @@ class Dataset:
     def depth(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Counts and detected genes of each cell, n each; None of a file without counts."""
         return sums_of_rows(self.path, "layers/counts")
+
+    def colours(self, name: str) -> "Colours":
+        """Take a column of the cells to colour them by.
+
+        Parameters
+        ----------
+        name
+            A column of obs. Truth values, text, and whole numbers with few different values are categories.
+
+        Raises
+        ------
+        InputError
+            If there is no such column, it has no value, or more categories than a legend can show.
+        """
+        obs = self.data.obs
+        if name not in obs:
+            near = difflib.get_close_matches(name, map(str, obs), 1)
+            meant = f", did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"{self.path}: obs/{name}, a column of --colour-by, is missing{meant}; there are "
+                f"{', '.join(map(str, obs))}"
+            )
+        column = obs[name]
+        if column.isna().all():
+            raise InputError(f"{self.path}: obs/{name}, a column of --colour-by, has no value in any cell")
+        kind = column.dtype.kind
+        if kind == "f" or (kind in "iu" and column.nunique() > MOST_NUMBERS):
+            values = column.to_numpy(dtype=np.float64)
+            return Colours(name, values=np.where(np.isfinite(values), values, np.nan))
+        names, codes = _codes(column)
+        if len(names) > MOST_CATEGORIES:
+            raise InputError(
+                f"{self.path}: obs/{name}, a column of --colour-by, has {len(names):,} different values, expected "
+                f"numbers or at most {MOST_CATEGORIES} categories"
+            )
+        return Colours(name, names, codes)
 
     @cached_property
     def _symbols(self) -> dict[str, str]:

@@ -87,7 +87,7 @@ class Entry:
     supervised
         Whether it was fitted with the labels, of all cells.
     shows
-        Of a control, what it shows, as on its card.
+        What a control shows, as on its card; None for other methods.
     """
 
     method: str
@@ -211,7 +211,7 @@ class Result:
 
     @property
     def single(self) -> bool:
-        """Whether there is one batch only, so that nothing can mix."""
+        """Whether there is one batch only, and nothing can mix."""
         return len(self.dataset["batches"]) < 2
 
     @property
@@ -254,7 +254,7 @@ def read_scores(path: str | Path, cards: dict[str, Card]) -> Result:
     path
         A file that `score` wrote.
     cards
-        Of the methods, by name.
+        Cards of the methods, by name.
 
     Raises
     ------
@@ -312,7 +312,7 @@ def rank(rows: list[dict[str, Any]], metrics: dict[str, Any], cards: dict[str, C
     rows, metrics
         As in scores.json.
     cards
-        Of the methods, by name.
+        Cards of the methods, by name.
 
     Returns
     -------

@@ -108,7 +108,7 @@ class Sections:
     sections
         The parts of the report, in their order; methods may have parts in common.
     omitted, most, most_in_all
-        As of `Section`.
+        See `Section`.
     warnings
         Sentences on what was read that belong to the warnings; is also given the labels that occur in one batch only.
     """

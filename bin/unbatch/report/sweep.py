@@ -240,13 +240,13 @@ def curve(values: np.ndarray, along: int) -> tuple[np.ndarray, np.ndarray, np.nd
     values
         ... x y x x x seed.
     along
-        The axis to keep: -2 for x, -3 for y. Over the other, a seed that lacks a value is left out, so that all
+        The axis to keep: -2 for x, -3 for y. Over the other, a seed that lacks a value is left out, and all
         means are over the same settings.
 
     Returns
     -------
     mean, half, count
-        As of `over_seeds`.
+        See `over_seeds`.
     """
     return over_seeds(values.mean(axis=-3 if along == -2 else -2))
 

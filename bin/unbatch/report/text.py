@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 SPACE = "\u00a0"
-"""A space at which no line ends, between a number and its sign."""
+"""A space at which no line ends, as between a sign and a number."""
 
 NONE = "–"
 """What stands for a value that is not there."""
@@ -93,11 +93,11 @@ def amount(value: float, digits: int = 3) -> str:
 
 
 def share(value: float) -> str:
-    """Write a share: ``12 %``, ``0.4 %``, ``< 0.1 %``."""
+    """Write a share: ``12%``, ``0.4%``, ``< 0.1%``."""
     percent = 100 * value
     if 0 < percent < 0.1:
-        return f"<{SPACE}0.1{SPACE}%"
-    return f"{percent:.{1 if 0 < percent < 9.95 else 0}f}{SPACE}%"
+        return f"<{SPACE}0.1%"
+    return f"{percent:.{1 if 0 < percent < 9.95 else 0}f}%"
 
 
 def times(ratio: float) -> str:

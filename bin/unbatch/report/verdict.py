@@ -184,7 +184,9 @@ def _sentences(result: Result) -> list[str]:
                 f"Against {none[0].label}, {leader.label} has a batch score {batch} and a biology score {bio}."
             )
     if leader.supervised:
-        sentences.append(f"{leader.label} was fitted with the labels that it is scored by: that is no fair comparison.")
+        sentences.append(
+            f"{leader.label} was fitted with the labels that it is scored by: that is not a fair comparison."
+        )
     single = [e.label for e in result.scored() if e.total and e.complete and e.total.n < MIN_SEEDS]
     if single:
         sentences.append(
@@ -209,16 +211,16 @@ def _headline(found: Verdict, result: Result) -> list[str]:
             f"The totals are those of {join(by_total.values())}.",
         ],
         Code.NOT_ABOVE_SHUFFLED: [
-            f"No method can be called best: the total of {leader.label} cannot be told from that of shuffled cells, in "
-            "which no biology is left.",
+            f"No method can be called best: the total of {leader.label} cannot be told apart from that of shuffled "
+            "cells, in which no biology is left.",
         ]
         + [
             f"{by_total[leader.label]} against {by_total[each.entry.label]}, {_gain(each.gain)}: read the batch and "
             "the biology score apart."
             for each in found.shuffled
         ],
-        Code.BELOW_UNCORRECTED: ["No method beats no correction on this data."],
-        Code.NOT_ABOVE_UNCORRECTED: ["No method can be told from no correction on this data."],
+        Code.BELOW_UNCORRECTED: ["No correction is better than no correction at all on these data."],
+        Code.NOT_ABOVE_UNCORRECTED: ["No correction can be told apart from no correction at all on these data."],
         Code.TIED: [
             f"No single best method: {join(by_total[e.label] for e in (leader, *tied))} cannot be told apart by their "
             "totals.",
@@ -232,9 +234,9 @@ def _headline(found: Verdict, result: Result) -> list[str]:
         )
     surely = [each.entry.label for each in found.corrections if each.gain.above]
     if found.code in (Code.FIRST, Code.TIED) and surely:
-        sentences.append(f"{leader.label} is ahead of {join(surely)} by more than chance.")
+        sentences.append(f"{leader.label} scores higher than {join(surely)}, by more than chance.")
     if found.code not in (Code.UNKNOWN, Code.ALONE):
-        sentences.append(f"That rests on {basis}.")
+        sentences.append(f"Basis: {basis}.")
     return sentences
 
 
@@ -249,7 +251,7 @@ def _verdict_without_total(result: Result) -> list[str]:
     if entries:
         sentences += [
             _by_one_score(entries, "batch", "Batches mix best with {}"),
-            "A method that destroys all biology would mix batches completely.",
+            "A method that destroys all biology mixes batches completely.",
         ]
     shuffled = next((e for e in result.scored("control") if e.shows == SHUFFLED and e.batch), None)
     if shuffled:
@@ -294,14 +296,14 @@ def _by_one_score(entries: list[Entry], score: str, said: str) -> str:
 
 
 def describe(spread: Spread) -> str:
-    """Write a mean with its spread, as in ``0.61 ± 0.01 (2 seeds, 0.60 to 0.62)``."""
+    """Write a mean with its range over seeds, as in ``0.61 (2 seeds, 0.60 to 0.62)``."""
     if spread.sd is None:
         return f"{spread.mean:.2f} (one seed)"
     if spread.high - spread.low < 5e-4:
         return f"{spread.mean:.2f} (the same for {spread.n} seeds)"
     digits = 2 if spread.high - spread.low >= 0.01 else 3
-    mean, sd, low, high = (decimals(value, digits) for value in (spread.mean, spread.sd, spread.low, spread.high))
-    return f"{mean} ± {sd} ({spread.n} seeds, {low} to {high})"
+    mean, low, high = (decimals(value, digits) for value in (spread.mean, spread.low, spread.high))
+    return f"{mean} ({spread.n} seeds, {low} to {high})"
 
 
 def _gain(gain: Interval) -> str:
@@ -335,13 +337,14 @@ def remarks(result: Result, confined: list[tuple[str, str, int]]) -> list[str]:
     elif result.dataset.get("unlabelled"):
         count, cells = result.dataset["unlabelled"], result.dataset["cells"]
         found.append(
-            f"{count:,} of {cells:,} cells ({count / cells:.1%}) have no label; scores that need labels leave them out."
+            f"{count:,} of {cells:,} cells ({count / cells:.1%}) have no label and are left out of scores that need "
+            "labels."
         )
     if confined:
         listed = [f"{cut(label, 40)} only in {cut(batch, 40)} ({cells:,} cells)" for label, batch, cells in confined]
         found.append(
-            "Batch and biology cannot be told apart for labels that one batch alone has, and a method that merges them "
-            f"with others is not punished by the batch scores: {first(listed, 10, '; ')}."
+            "Batch and biology cannot be told apart for labels that occur in one batch only, and batch scores do not "
+            f"penalise a method that merges them with others: {first(listed, 10, '; ')}."
         )
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in result.metrics.get("missing", {}).items():

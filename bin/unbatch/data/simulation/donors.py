@@ -102,7 +102,7 @@ class Truth:
     common
         Technical effect of each donor that all types share, shape (T, G).
     specific
-        What the technical effect has beside it in each type, shape (T, C, G); the mean over types is 0.
+        What the technical effect has in addition in each type, shape (T, C, G); the mean over types is 0.
     scale
         What the mean is multiplied by.
     """
@@ -156,7 +156,7 @@ class Truth:
 def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
     """Draw types, cells and effects.
 
-    As many random numbers are drawn whatever the strength of the effects, so that the same seed gives the same cells
+    As many random numbers are drawn whatever the strength of the effects: the same seed gives the same cells
     with other effects.
 
     Parameters
@@ -202,7 +202,7 @@ def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
 
 
 def _cell_types(p: Parameters, donor: int, condition: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Deal out the cells of a donor so that the types have their shares up to rounding: the first twice the last's."""
+    """Deal out the cells of a donor in the shares of the types, up to rounding: the first has twice the last's."""
     shares = np.linspace(2, 1, p.types)
     place = donor - int(np.argmax(condition == condition[donor]))
     if p.mix == "shifted" and place % 2:

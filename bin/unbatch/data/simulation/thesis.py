@@ -141,7 +141,7 @@ def draw_truth(parameters: Parameters, rng: np.random.Generator) -> Truth:
         mix = _SHIFTED_MIX if p.mix == "shifted" and batch % 2 else _MIX
         cell_type.append(_cell_types(layer, mix, rng))
         amounts.append(_amounts(cell_type[-1], p.sigma_x, p.size_scale, rng))
-        # as many random numbers whatever the parameters, so that the same seed gives the same cells with another effect
+        # as many random numbers whatever the parameters: the same seed gives the same cells with another effect
         size, hit = np.abs(rng.normal(0, p.sigma_beta, METAGENES)), rng.permutation(METAGENES)
         hit = hit[: round(p.share_beta * METAGENES)]
         beta[batch, hit] = size[hit]
@@ -212,7 +212,7 @@ def _grid(cells: int) -> np.ndarray:
 
 
 def _cell_types(layer: np.ndarray, mix: tuple[dict[str, float], ...], rng: np.random.Generator) -> np.ndarray:
-    """Deal out the cells of each layer so that its types have the shares in `mix` up to rounding."""
+    """Deal out the cells of each layer such that its types have the shares in `mix` up to rounding."""
     cell_type = np.empty(len(layer), dtype=np.int8)
     for number, shares in enumerate(mix):
         cells = rng.permutation(np.flatnonzero(layer == number))

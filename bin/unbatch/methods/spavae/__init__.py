@@ -188,8 +188,6 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
 
     settings = given.settings(params, cells.coordinates.shape[1])
     counts = cells.whole_counts()
-    if counts is not cells.counts:
-        log.warning("%s: layers/counts are not whole numbers; they are scaled and rounded for the model", cells.name)
     part, spots = given.parts(cells, counts, params, run.device)
     train = np.flatnonzero(part == "train")
     at = given.require_questions(cells, params, cells.sections)
@@ -198,7 +196,8 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     except ValueError as error:
         raise InputError(f"{cells.name}: obsm/spatial, layers/counts: {error}") from error
     if len(train) < SMALL:
-        log.warning("%s: %d spots are few for a spatial model, expected %d or more", cells.name, len(train), SMALL)
+        text = "%s: %d spots are few for a spatial model, expected %d or more"
+        log.warning(text, cells.name, len(train), SMALL, extra={"code": "few-spots"})
     settings = settings.but(epochs=given.limited(settings, len(train), run.max_epochs))
     size = spavae.schedule(settings, len(train)).size
     use_threads(run.threads, min(size, len(train)) * len(cells.genes), PER_THREAD)

@@ -56,7 +56,7 @@ def factorise_with_offset(
     Parameters
     ----------
     matrices
-        Expression of each batch, scaled so that a cell has a total of about K in the mean.
+        Expression of each batch, scaled such that a cell has a total of about K in the mean.
     weights
         Inverse standard deviation of the noise of each gene, G.
     metagenes

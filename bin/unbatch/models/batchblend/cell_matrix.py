@@ -1,4 +1,4 @@
-"""Cells x genes matrices on a device, read by products alone, so that a sparse one is never made dense as a whole."""
+"""Cells x genes matrices on a device, read by products alone: a sparse one is never made dense as a whole."""
 
 import warnings
 from collections.abc import Callable, Iterator

@@ -48,7 +48,7 @@ def choose_metagenes(
     -----
     Bi-cross-validation with 5 x 5 blocks (see `held_out_errors`) in each batch alone; what tells batches apart
     takes no rank: of up to 8 batches, 2,000 cells each and the 1,000 genes that vary most, all weighted by their noise.
-    The error falls by little for metagenes of few cells, and the blocks are fitted to 64 % of the entries, which puts
+    The error falls by little for metagenes of few cells, and the blocks are fitted to 64% of the entries, which puts
     the rank on the low side; metagenes beyond the truth do little harm, while with fewer, states are lost. At most half
     as many as genes and a third as many as cells in the smallest of these batches are chosen, and no more than the
     smallest batch has cells.

@@ -32,7 +32,7 @@ def find_batch_effect(
 ) -> Effect:
     """Search for the batch effect as the settings want it.
 
-    Of what is left in the data, later rounds see ever less: states are those of cells that differ by it. So ``auto``
+    Later rounds see ever less of what is left in the data: states are those of cells that differ by it. So ``auto``
     decides on what a search finds that has removed all, and searches anew if it is to be left.
 
     Parameters

@@ -25,7 +25,7 @@ class Rules:
     min_ray_size
         Share of the median size. A cell weighs in the rays by the inverse of its size, smaller ones by that of this.
     max_cells_halved
-        Cells of a batch. Of larger ones so many are drawn where random halves of the cells are fitted apart: enough for
+        Cells of a batch. From larger ones so many are drawn where random halves of the cells are fitted: enough for
         their difference, at a bounded cost.
     min_offset_errors
         Standard errors. An offset so far from 0 is accepted, a smaller one left.

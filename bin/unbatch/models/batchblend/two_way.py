@@ -51,7 +51,7 @@ def two_way(
         mean = (weight * logs).sum(0) / of_state
         right = (weight * (logs - mean)).sum(1).T
         scale = normal.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-12
-        # the normal matrix leaves the mean over batches open: it is held at 0, and its part taken off the inverse
+        # the normal matrix leaves the mean over batches open: it is held at 0, and its part subtracted from the inverse
         absent = torch.diag_embed(1 - present.T)
         inverse = systems.inverse(normal + scale * (mean_of_present + absent + 1e-9 * eye))
         before, factors = factors, (inverse @ right[..., None])[..., 0].T

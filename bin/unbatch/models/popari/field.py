@@ -42,7 +42,7 @@ def hmrf(
     both ends. From one estimate to the next nothing need fall, as the amounts do not see the Zint of their neighbours:
     with many `renewals` the field sharpens itself, affinities grow to several times those of the true shares, and on
     simulated data the error of the shares rises again after the second. For the same reason, what is shown as
-    affinities should be estimated from the shares before this phase. Of an edge between two batches each end sees the
+    affinities should be estimated from the shares before this phase. Each end of an edge between two batches sees the
     affinities of its own batch; there the objective may rise by what the two differ in, unless `shared`.
     """
     n = len(problem.X)

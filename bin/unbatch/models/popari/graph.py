@@ -44,7 +44,7 @@ def adjacency(
 
 
 def colours(source: torch.Tensor, target: torch.Tensor, n: int, seed: int = 0) -> torch.Tensor:
-    """Colour cells so that neighbours differ.
+    """Colour cells such that neighbours differ.
 
     Jones and Plassmann (SIAM J. Sci. Comput. 1993): cells whose random priority is above that of all neighbours
     without a colour take, all at once, the first colour that none of their neighbours has.

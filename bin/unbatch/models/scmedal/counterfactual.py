@@ -30,7 +30,7 @@ class Limits:
     Attributes
     ----------
     draws
-        Draws of the posterior for the standard errors of shifts: 30 tell an error to 13 %.
+        Draws of the posterior for the standard errors of shifts: 30 tell an error to 13%.
     tested
         Cells of a label that are put into every batch for the tests, as in the scMEDAL paper, and observed cells of a
         label and batch; of more, so many are drawn.

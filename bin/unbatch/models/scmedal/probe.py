@@ -57,7 +57,7 @@ def logistic(values: Tensor, code: Tensor, codes: int, penalty: float = 1.0, ite
     penalty
         Half the weight of the squared coefficients against the sum of the losses of cells.
     iterations
-        Of L-BFGS, at most.
+        Iterations of L-BFGS, at most.
     """
     with torch.enable_grad():
         weights = values.new_zeros(values.shape[1] + 1, codes, requires_grad=True)

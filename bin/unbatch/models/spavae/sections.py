@@ -23,7 +23,7 @@ def with_sections(model: Model, spots: Spots, seed: int = 0) -> Model:
     spots
         Spots of new sections alone, whose codes go on after those of the model.
     seed
-        As of `fit`.
+        See `fit`.
     """
     network, settings, first = model.network, model.settings, len(model.units)
     units = np.concatenate([model.units, positions.units(spots.points, spots.section, settings.box)[first:]])

@@ -1,4 +1,4 @@
-"""The data: what it holds, what `preprocess` warned of and renamed, and what each sample lost."""
+"""The data: what they hold, what `preprocess` warned of and renamed, and what each sample lost."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -181,7 +181,7 @@ def _samples(losses: pd.DataFrame, parameters: dict[str, Any]) -> list[dict[str,
 
 SECTION = Section(
     "data_warnings",
-    "What to know about the data",
-    "What preprocess warned of, what each sample lost, and what the batches hold.",
+    "The data",
+    "Warnings of preprocess, losses of each sample, and cells of each batch.",
     each=_pages,
 )

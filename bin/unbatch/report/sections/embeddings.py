@@ -1,4 +1,4 @@
-"""UMAPs of the embeddings, by batch and label, and of second embeddings next to the first."""
+"""UMAPs of the embeddings by batch, label and any other columns, and of second embeddings next to the first."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,10 @@ from joblib import Parallel, delayed
 
 from unbatch.report import draw, embedding
 from unbatch.report.context import Report, View
-from unbatch.report.read import FitFile
+from unbatch.report.read import Colours, FitFile
 from unbatch.report.scores import Entry
 from unbatch.report.section import Page, Section, render
+from unbatch.report.text import cut, short
 
 MOST_SECOND = 3
 """Fits of a dataset whose second embedding is drawn with the first."""
@@ -36,31 +37,45 @@ def _pages(view: View) -> Iterator[Page]:
         for effect, layout in zip(("fixed", "random"), pair, strict=True)
     ]
     cells = view.cells
+    by = [Colours("batch", cells.batches, cells.batch)]
+    by += [Colours("label", cells.labels, cells.label)] if cells.label is not None else []
     for panels, title, key in ((every, "By", ""), (both, "Fixed and random effects, by", "effects_")):
-        for what, names, codes in (("batch", cells.batches, cells.batch), ("label", cells.labels, cells.label)):
-            if not panels or codes is None:
-                continue
-            codes = codes[view.chosen]
-            legend = draw.legend(names, numbered=what == "label" and len(names) > len(draw.OKABE_ITO))
-            content = render(
-                "sections/embeddings",
-                what=what,
-                effects=bool(key),
-                shown=len(view.chosen),
-                all=len(cells.names),
-                legend=legend,
-                missing="unlabelled" if (codes < 0).any() else None,
-                panels=[
-                    {
-                        "title": name,
-                        "note": note,
-                        "image": draw.cells(layout, codes, legend, view.report.seed),
-                        "alt": f"UMAP of {name}, cells coloured by {what}",
-                    }
-                    for name, note, layout in panels
-                ],
-            )
-            yield Page(f"{title} {what}", content, f"{key}{what}")
+        if panels:
+            yield from (_page(view, colours, colours.title, panels, title, key) for colours in by)
+    for number, name in enumerate(view.report.colour_by):
+        yield _page(view, view.dataset.colours(name), f"column_{number}", every, "By")
+
+
+def _page(
+    view: View, colours: Colours, what: str, panels: list[tuple[str, str, np.ndarray]], title: str, key: str = ""
+) -> Page:
+    """Draw every embedding with cells in the same colours; `what` is batch, label or the key of a column."""
+    if colours.values is not None:
+        values = colours.values[view.chosen]
+        known = values[np.isfinite(values)]
+        limits = tuple(np.percentile(known, [1, 99])) if len(known) else (0.0, 0.0)
+        more = {"legend": None, "limits": [short(end) for end in limits], "missing": len(known) < len(values)}
+        images = [draw.measured(layout, values, limits, view.report.seed) for _, _, layout in panels]
+    else:
+        codes = colours.codes[view.chosen]
+        numbered = what != "batch" and len(colours.names) > len(draw.OKABE_ITO)
+        legend = draw.legend(colours.names, numbered)
+        none = "unlabelled" if what == "label" else "no value"
+        more = {"legend": legend, "limits": None, "missing": none if (codes < 0).any() else None}
+        images = [draw.cells(layout, codes, legend, view.report.seed) for _, _, layout in panels]
+    content = render(
+        "sections/embeddings",
+        what=what,
+        effects=bool(key),
+        shown=len(view.chosen),
+        all=len(view.cells.names),
+        panels=[
+            {"title": name, "note": note, "image": image, "alt": f"UMAP of {name}, cells coloured by {colours.title}"}
+            for (name, note, _), image in zip(panels, images, strict=True)
+        ],
+        **more,
+    )
+    return Page(f"{title} {cut(colours.title, 60)}", content, f"{key}{what}")
 
 
 def _lay_out(inputs: list[np.ndarray], report: Report) -> list[np.ndarray]:
@@ -78,7 +93,7 @@ def place(entry: Entry) -> str:
 SECTION = Section(
     "umap",
     "Embeddings (UMAP)",
-    "What the embeddings look like.",
+    "Two-dimensional layouts of the embeddings.",
     each=_pages,
     take=_take,
     most=16,

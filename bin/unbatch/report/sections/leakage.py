@@ -1,16 +1,13 @@
 """What the batch alone can do: probes of every embedding, and predictions of label and other targets."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-import numpy as np
-
-from unbatch.metrics.uncertainty import LEVEL, Interval, Sample, above_level, difference, interval
+from unbatch.metrics.uncertainty import LEVEL, Sample, interval
 from unbatch.report.context import View
 from unbatch.report.names import info
-from unbatch.report.scores import SHUFFLED, Entry, Result, Spread, number
+from unbatch.report.probes import LEAST_EXCESS, Told, findings
+from unbatch.report.scores import Entry, Result, Spread, number
 from unbatch.report.section import Page, Section, render
 from unbatch.report.text import NONE, cut, decimals, join, plus_minus, signed
 
@@ -49,8 +46,8 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
     alone = target["cells"]["batch"]["balanced_accuracy"]["mean"]
     if target["solved_by_batch"]:
         return (
-            f"The batch alone predicts {name} (balanced accuracy {alone:.2f} on held-out cells): no embedding's "
-            "accuracy for it is evidence of biology, only held-out batches can be."
+            f"The batch alone predicts {name} (balanced accuracy {alone:.2f} on held-out cells): the "
+            "accuracy of an embedding for it is no evidence of biology; only that for held-out batches can be."
         )
     # of what has no biology nothing else is expected
     explained = [
@@ -61,8 +58,8 @@ def _warning(result: Result, name: str, target: dict[str, Any]) -> str:
     if not explained:
         return ""
     return (
-        f"It is not shown that {join(explained)} {'predicts' if len(explained) == 1 else 'predict'} {name} better than "
-        f"the batch alone, which has a balanced accuracy of {alone:.2f}."
+        f"{join(explained)} {'is' if len(explained) == 1 else 'are'} not shown to predict {name} better than the batch "
+        f"alone, which has a balanced accuracy of {alone:.2f}."
     )
 
 
@@ -106,62 +103,6 @@ def _probes(result: Result) -> str:
     )
 
 
-class Told(StrEnum):
-    """Whether the batch of held-out cells can be told from an embedding."""
-
-    LEFT = "more than from the reference"
-    NOT_SHOWN = "not shown to be more than from the reference"
-    REFERENCE = "the control that has no batch effect"
-
-
-LEAST_EXCESS = 0.02
-"""Balanced accuracy over the reference below which what is left is not worth a word, however sure it is."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the batch probe found in an embedding: its excess over the labels alone, or chance, and its interval."""
-
-    entry: Entry
-    told: Told
-    excess: Interval
-
-
-def findings(result: Result) -> list[Finding]:
-    """Judge from which embeddings the batch can be told, by intervals over held-out cells and seeds that hold at once.
-
-    A batch effect is left where the probe does better than from the labels alone (without labels: than chance), and
-    than from shuffled cells where there are any.
-
-    Parameters
-    ----------
-    result
-        Scores of a dataset, with evidence.
-    """
-    level = result.evidence["levels"].get("batch_probe", {})
-    probed = [(entry, entry.sample("batch_probe")) for entry in result.scored()]
-    probed = [(entry, sample) for entry, sample in probed if sample is not None]
-    shuffled = [sample for entry, sample in probed if entry.shows == SHUFFLED]
-    tested = len(probed) - len(shuffled)
-    by_label = number(level.get("label"))
-    labels = None
-    if by_label is not None:
-        left_out = level.get("left_out")
-        labels = Sample(np.array([by_label]), np.array([left_out], dtype=float) if left_out else None)
-    found = []
-    for entry, sample in probed:
-        if entry.shows == SHUFFLED:
-            excess = above_level(sample, by_label or number(level.get("chance")) or 0.0)
-            found.append(Finding(entry, Told.REFERENCE, excess))
-            continue
-        chance = above_level(sample, number(level.get("chance")) or 0.0, tested)
-        excess = chance if labels is None else difference(sample, labels, tested, of_methods=False)
-        others = [difference(sample, other, tested, of_methods=False) for other in shuffled]
-        left = all(each.above for each in (chance, excess, *others)) and excess.mean > LEAST_EXCESS
-        found.append(Finding(entry, Told.LEFT if left else Told.NOT_SHOWN, excess))
-    return found
-
-
 def _reading(result: Result) -> str:
     """Say what the probes found, in a sentence."""
     level = result.evidence["levels"].get("batch_probe", {})
@@ -169,8 +110,8 @@ def _reading(result: Result) -> str:
     against = "the labels alone" if number(level.get("label")) else "chance"
     told = [e.label for e in result.scored() if e.supervised]
     seen = (
-        f" {join(told)} {'was' if len(told) == 1 else 'were'} fitted with the labels of all cells, so that "
-        "accuracy for the label is not that of held-out cells there."
+        f" {join(told)} {'was' if len(told) == 1 else 'were'} fitted with the labels of all cells: "
+        "its accuracy for the label is not one for held-out cells."
         if told
         else ""
     )
@@ -181,13 +122,13 @@ def _reading(result: Result) -> str:
     basis = f"{LEVEL:.0%} intervals over {result.evidence['cells']:,} held-out cells"
     if not kept:
         return (
-            f"For no embedding is it shown that the batch of a held-out cell can be told better than from {against} "
-            f"({bar:.2f}) by more than {LEAST_EXCESS} ({basis}).{seen}"
+            f"No embedding is shown to predict the batch of a held-out cell better than {against} ({bar:.2f}) by more "
+            f"than {LEAST_EXCESS} ({basis}).{seen}"
         )
     listed = join(f"{each.entry.label} ({signed(each.excess.low)} to {signed(each.excess.high)})" for each in kept)
     return (
-        f"The batch of a held-out cell can be told from {listed} better than from {against} ({bar:.2f}): batch effect "
-        f"is left there. In brackets the difference, {basis}.{seen}"
+        f"{listed}: the batch of a held-out cell can be predicted better than from {against} ({bar:.2f}), so a batch "
+        f"effect is left. In brackets: the difference, {basis}.{seen}"
     )
 
 
@@ -247,6 +188,6 @@ def _three(value: float | None) -> str:
 SECTION = Section(
     "evidence",
     "Evidence and leakage",
-    "What the batch still is in an embedding, and what the batch alone can do.",
+    "How much batch effect is left in each embedding, and what the batch alone predicts.",
     each=_pages,
 )

@@ -53,4 +53,4 @@ def _pages(view: View) -> Iterator[Page]:
     yield Page("Each fit", content, "box", plot)
 
 
-SECTION = Section("cost", "Run time and memory", "What a fit costs.", each=_pages)
+SECTION = Section("cost", "Run time and memory", "Run time and memory of each fit.", each=_pages)

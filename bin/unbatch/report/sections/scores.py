@@ -5,12 +5,12 @@ from typing import Any
 
 from markupsafe import escape
 
-from unbatch.metrics.uncertainty import interval
 from unbatch.report import draw
 from unbatch.report.context import View
 from unbatch.report.names import info
 from unbatch.report.scores import Entry, Result, scale
 from unbatch.report.section import Page, Section, render
+from unbatch.report.sections.ranking import half_width
 from unbatch.report.text import short
 
 _SCORES = {"total": "Total", "batch": "Batch", "bio": "Biology"}
@@ -42,7 +42,7 @@ def _overview(result: Result) -> str:
                 "part": part if part != last else "",
                 "note": _outcome(entry),
                 "cells": cells.get(entry.label, {}),
-                "halves": {key: _half(entry, key) for key in _SCORES},
+                "halves": {key: half_width(entry, key) for key in _SCORES},
                 **{key: getattr(entry, key) for key in _SCORES},
             }
         )
@@ -68,13 +68,6 @@ def _overview(result: Result) -> str:
     )
 
 
-def _half(entry: Entry, score: str) -> float | None:
-    """Half the width of the interval of a mean over cells and seeds, None where there is none."""
-    sample = entry.sample(score)
-    found = None if sample is None else interval(sample)
-    return found.high - found.mean if found and found.low <= found.high else None
-
-
 def _tag(entry: Entry) -> str:
     """Say what must be known of a method in addition to its scores."""
     if entry.supervised:
@@ -88,9 +81,7 @@ def _outcome(entry: Entry) -> str | None:
     return "failed, see Warnings and failures" if entry.status == "failed" else f"not applicable: {entry.note}"
 
 
-_CONTROLS = (
-    "Controls: not ranked, they show what no correction, no biology and, by a cheat, the labels themselves look like"
-)
+_CONTROLS = "Controls (not ranked): no correction, no biology and, as a cheat, the labels themselves"
 
 
 def _part(entry: Entry) -> str:
@@ -125,7 +116,7 @@ def _table(result: Result) -> Page:
 
     for key, text in _SCORES.items():
         column(key, text, f"{text} score, mean over seeds", _SHADES[key], True, min=0, max=1)
-        column(f"{key}_sd", "± sd", f"Standard deviation of {text.lower()} over seeds", False, key == "total")
+        column(f"{key}_sd", "SD", f"Standard deviation of {text.lower()} over seeds", False, key == "total")
     for key, text in _SCORES.items():
         column(f"{key}_scaled", f"{text}, scaled", f"{text} score between the controls", _SHADES[key], True)
     headers["library"] = {"title": "Library", "description": "What fitted it, and its version", "scale": False}

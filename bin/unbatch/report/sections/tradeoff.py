@@ -106,4 +106,6 @@ def _total_lines(axes: "Axes", weights: dict[str, float]) -> None:
     axes.set_ylim(y0, y1)
 
 
-SECTION = Section("tradeoff", "Batch against biology", "What the mixing of batches costs in biology.", each=_pages)
+SECTION = Section(
+    "tradeoff", "Batch against biology", "Mixing of batches against conservation of biology.", each=_pages
+)

@@ -75,9 +75,10 @@ def confounded(fit: Factorisation, confined: list[tuple[str, str, int]]) -> list
         own = [f"{label} (only in {batch}, {cells:,} cells)" for label, batch, cells in confined if batch in pair]
         if own:
             said.append(
-                f"{join(pair)}: their difference was accepted whole, though composition could make {share:.0%} of it, "
-                f"and they differ in composition: {first(own, 5, '; ')}. Part of what sets these labels apart may "
-                "have been taken off as if it were a batch effect, and their cells drawn to others; with "
+                f"{join(pair)}: their difference was fully corrected, although composition could explain "
+                f"{share:.0%} of it, and they differ in composition: {first(own, 5, '; ')}. Part of what sets these "
+                "labels apart may "
+                "have been removed as if it were a batch effect, and their cells moved towards others; with "
                 "`ambiguous: leave` it stays in the data."
             )
     return said
@@ -90,7 +91,7 @@ def _offset_words(fit: Factorisation, t: int, members: np.ndarray | None) -> str
     text = f"Every cell has {_interval(effect.total[t], effect.total_se[t])} counts from an additive offset"
     if members is not None and members.any():
         own = fit.amounts[members].sum(dtype=np.float64) / members.sum()
-        text += f", {share(effect.total[t] / (effect.total[t] + own))} of a mean cell"
+        text += f", {share(effect.total[t] / (effect.total[t] + own))} of the mean library size"
     genes = [fit.genes[g] for g in surest(effect.offset[t], effect.offset_se[t])[:3]]
     return f"{text}; most in {join(genes)}.{_refusals(fit, fit.batches[t], 'offset')}"
 
@@ -129,7 +130,7 @@ def _nothing(fit: Factorisation, batch: str, step: str, what: str) -> str:
         return f"No {what} was looked for."
     refused = [row for row in about if row["refused"]]
     left = refused or [row for row in about if not row["accepted"]]
-    reasons = dict.fromkeys(row["reason"].strip().rstrip(".") for row in left)
+    reasons = dict.fromkeys(row["reason"].strip().rstrip(".").removeprefix("Not corrected: ") for row in left)
     why = "; ".join(reason[:1].lower() + reason[1:] for reason in reasons if reason)
     return f"No {what} was {'accepted' if refused else 'found'}{f': {why}' if why else ''}."
 
@@ -162,7 +163,7 @@ def _steps(fit: Factorisation) -> list[dict[str, Any]]:
 def _interval(value: float, se: float) -> str:
     if not (np.isfinite(se) and se > 0):
         return amount(value)
-    return f"{amount(value)} (90 % interval {amount(max(value - Z90 * se, 0))} to {amount(value + Z90 * se)})"
+    return f"{amount(value)} (90% interval {amount(max(value - Z90 * se, 0))} to {amount(value + Z90 * se)})"
 
 
 def _found(fit: Factorisation, cells: Cells) -> str:

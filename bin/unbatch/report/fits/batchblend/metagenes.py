@@ -107,7 +107,7 @@ def _maps(fit: Factorisation, cells: Cells, seed: int) -> str:
     rows = []
     for k in order:
         values = fit.shares[:, k]
-        # a metagene that less than 1 % of the cells have still has a scale
+        # a metagene that less than 1% of the cells have still has a scale
         top = float(np.percentile(values, 99)) or float(values.max())
         rows.append(
             {
@@ -231,6 +231,6 @@ def _course(fit: Factorisation) -> Page:
 SECTION = FitSection(
     "metagenes",
     "Metagenes",
-    "The groups of genes that every cell is a mixture of, and where they are in the tissue.",
+    "Groups of genes of which every cell is a mixture, and where they occur in the tissue.",
     _pages,
 )

@@ -108,7 +108,7 @@ def read_factorisation(file: FitFile, dataset: Dataset) -> Factorisation:
     file
         The fit.
     dataset
-        Of the fit, which has the truth if it is simulated.
+        Dataset of the fit, which has the truth if it is simulated.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How much of a simulation's truth a fit finds."""
+"""How well a fit recovers the truth of a simulation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -49,10 +49,10 @@ def _effect(fit: Factorisation) -> dict[str, Any]:
         ("Offset, difference between batches: cosine", _three(offset["cosine"]), "1"),
         ("Offset, difference between batches: relative error", _three(offset["relative_error"]), "0"),
         ("Offset, sum over genes and batches: relative error", _three(offset["total_error"]), "0"),
-        ("Offset: true values within the 90 % intervals", _three(covered), "0.9"),
+        ("Offset: true values within the 90% intervals", _three(covered), "0.9"),
         ("Batch effect on matched metagenes (beta): correlation", _three(beta), "1"),
         (
-            "Factors: true values within the 90 % intervals",
+            "Factors: true values within the 90% intervals",
             _three(recovery.coverage(logs[0], effect.log_factor_se, logs[1])),
             "0.9",
         ),
@@ -141,4 +141,4 @@ def _three(value: float) -> str:
     return decimals(value, 3)
 
 
-SECTION = FitSection("truth", "Truth against estimate", "How much of a simulation's truth a fit finds.", _pages)
+SECTION = FitSection("truth", "Truth against estimate", "How well a fit recovers the truth of a simulation.", _pages)

@@ -191,5 +191,5 @@ def _name(text: str) -> str:
 
 
 SECTION = FitSection(
-    "genomap", "Genomaps", "Cells as images, a gene a pixel: as they are, and as if from each batch.", _pages
+    "genomap", "Genomaps", "Cells as images with a pixel per gene: as observed, and as if from each batch.", _pages
 )

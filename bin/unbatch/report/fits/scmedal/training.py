@@ -1,4 +1,4 @@
-"""How the losses of autoencoders went, and which epoch was kept."""
+"""Losses of the autoencoders by epoch, and the epoch that was kept."""
 
 from collections.abc import Iterator
 

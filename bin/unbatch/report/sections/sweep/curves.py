@@ -132,4 +132,4 @@ def _looks(kinds: Sequence[str]) -> list[dict[str, Any]]:
     return looks
 
 
-SECTION = Section("curves", "Curves", "How the methods bear a stronger batch effect.", _pages)
+SECTION = Section("curves", "Curves", "Scores of the methods as the batch effect gets stronger.", _pages)

@@ -90,4 +90,4 @@ def _pages(report: Report) -> Iterator[Page]:
     yield Page("", content)
 
 
-SECTION = Section("summary", "Summary", "What the scores allow to say of the methods, and what they do not.", _pages)
+SECTION = Section("summary", "Summary", "What the scores show about the methods, and what they do not.", _pages)
