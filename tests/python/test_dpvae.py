@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import torch
 from click.testing import CliRunner
 from scipy import sparse
@@ -14,6 +15,7 @@ from unbatch.cli import fit_dpvae, preprocess
 from unbatch.metrics.spatial import disparity, nearest, similarity
 from unbatch.models import dpvae
 from unbatch.models.dpvae import masks
+from unbatch.models.dpvae.inputs import standardised_dispersion
 from unbatch.models.dpvae.model import Objective, Spots
 from unbatch.models.dpvae.networks import Network
 from unbatch.nn.pairs import Groups, lengths, weighted_median
@@ -68,6 +70,16 @@ def test_drawn_pairs_have_the_gradient_of_all_pairs_in_the_mean(batch, sections)
     assert float((total[0] - true[0]).norm() / true[0].norm()) < (0.02 if sections == 1 else 0.1)
     assert float((total[0] * true[0]).sum() / true[0].square().sum()) == pytest.approx(1, abs=0.02)
     assert float(total[1]) == pytest.approx(float(true[1]), rel=0.02)
+
+
+def test_variable_genes_are_those_of_scanpy():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(0.5, rng.uniform(0.1, 20, 150), (200, 150))).astype(np.float32)
+    data = ad.AnnData(np.log1p(counts))
+    expected = sc.pp.highly_variable_genes(data, flavor="seurat", inplace=False)["dispersions_norm"]
+    values = counts.astype(np.float64)
+    found = standardised_dispersion(values.mean(0), values.var(0, ddof=1))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_distances_of_spots_on_one_point_have_a_finite_gradient():

@@ -78,8 +78,12 @@ class Inputs:
         varying = np.flatnonzero(variance > 0)
         if not len(varying):
             raise ValueError("no gene varies over the known spots, expected some that do")
-        most = len(varying) if genes is None else min(genes, len(varying))
-        chosen = np.sort(varying[np.argsort(-variance[varying], kind="stable")[:most]])
+        chosen, most = varying, len(varying)
+        if genes is not None and genes < most:
+            most = genes
+            level, squared = every._moments(x, known, np.expm1)
+            dispersion = standardised_dispersion(level[varying], squared[varying])
+            chosen = np.sort(varying[np.argsort(-dispersion, kind="stable")[:most]])
         spread = np.sqrt(variance[chosen])
         mean = mean[chosen]
         if not standardised:
@@ -158,11 +162,13 @@ class Inputs:
         values, total = self._counts(x, rows)
         return values if self.depth is None else np.log1p(values * (self.depth / np.maximum(total, 1.0)))
 
-    def _moments(self, x: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of the genes over some spots."""
+    def _moments(
+        self, x: Any, rows: np.ndarray, change: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of the genes over some spots, of logarithms or of what they are changed to."""
         total, squares = np.zeros(len(self.genes)), np.zeros(len(self.genes))
         for block in _blocks(rows):
-            values = self._logs(x, block)
+            values = change(self._logs(x, block))
             total += values.sum(0)
             squares += np.square(values).sum(0)
         mean = total / len(rows)
@@ -180,6 +186,36 @@ def _components(values_of: Callable[[np.ndarray], np.ndarray], rows: np.ndarray,
     vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, :number].T
     # signs are arbitrary: the largest loading is positive
     return vectors * np.sign(vectors[np.arange(number), np.abs(vectors).argmax(1)])[:, None]
+
+
+def standardised_dispersion(mean: np.ndarray, variance: np.ndarray, bins: int = 20) -> np.ndarray:
+    """Compare each gene's dispersion with genes of like mean, by which variable genes are chosen (Satija et al. 2015).
+
+    The variance of logarithms would choose the abundant genes of cells at large, which tell less about positions.
+
+    Parameters
+    ----------
+    mean, variance
+        Of normalised expression, not of its logarithm, G.
+    bins
+        Bins of the logarithm of the mean, of equal width.
+
+    Returns
+    -------
+    numpy.ndarray
+        Logarithm of variance over mean, as deviations from the mean of the bin in its standard deviations, G; of a gene
+        that is alone in its bin, 1.
+    """
+    level = np.log1p(mean)
+    dispersion = np.log(np.maximum(variance, 1e-12) / np.maximum(mean, 1e-12))
+    edges = np.linspace(level.min(), level.max(), bins + 1)[1:-1]
+    code = np.searchsorted(edges, level)
+    count = np.bincount(code, minlength=bins)
+    centre = np.bincount(code, dispersion, bins) / np.maximum(count, 1)
+    away = dispersion - centre[code]
+    spread = np.sqrt(np.bincount(code, away**2, bins) / np.maximum(count - 1, 1))
+    alone = (count[code] < 2) | (spread[code] == 0)
+    return np.where(alone, 1.0, away / np.where(alone, 1.0, spread[code]))
 
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:
