@@ -3,6 +3,7 @@
 include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/grid'
 include { helpText ; parameterErrors ; readSchema ; simulates ; stop ; typedParameters } from './functions/parameters'
+include { placeErrors } from './functions/places'
 include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; stepOptions } from './functions/run'
 
 workflow {
@@ -13,7 +14,8 @@ workflow {
         log.info(helpText(schema))
     }
     else {
-        def problems = parameterErrors(given, schema) + sweepErrors(given, schema)
+        def wrong = parameterErrors(given, schema) + sweepErrors(given, schema)
+        def problems = wrong ?: placeErrors(given, workflow.profile, workflow.workDir.toUriString())
         if (problems) {
             stop("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
         }
@@ -32,7 +34,7 @@ workflow {
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
         def planned = plan.size() * points.sum { point -> point.names.size() }
-        def outdir = file(given.outdir, glob: false).toAbsolutePath()
+        def outdir = file(given.outdir, glob: false).toAbsolutePath().toUriString()
         workflow.onComplete = { log.info(closingMessage(run.success, outdir, planned, fits)) }
     }
 }

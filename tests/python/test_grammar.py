@@ -36,6 +36,9 @@ def emitted(texts: list[str]) -> dict[str, set[str]]:
         for _kind, name, body in re.findall(r"^(process|workflow) (\w+) \{\n(.*?)^\}", text, re.M | re.S):
             plain = re.search(r"^    emit:\n(.*)", body, re.M | re.S)
             found[name] = {*re.findall(r"emit: (\w+)", body), *(plain[1].split() if plain else [])}
+    for text in texts:
+        for name, alias in re.findall(r"\b([A-Z]\w*) as ([A-Z]\w*)", text):
+            found[alias] = found.get(name, set())
     return found
 
 
