@@ -2,7 +2,8 @@
 
 include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/grid'
-include { helpText ; parameterErrors ; readSchema ; simulates ; stop ; typedParameters } from './functions/parameters'
+include { helpText ; parameterErrors ; readSchema ; resourcesOf ; simulates ; stop ; typedParameters } from './functions/parameters'
+include { resourcesText } from './functions/resources'
 include { placeErrors } from './functions/places'
 include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; stepOptions } from './functions/run'
 
@@ -27,6 +28,9 @@ workflow {
         def fits = []
         if (given.sweep) {
             log.info(sweepText(points, plan))
+        }
+        else {
+            log.info(resourcesText(points[0], plan.collect { job -> resourcesOf(job.method) }, given.max_memory))
         }
         UNBATCH(points, plan, options, aboutRun(workflow, given, code, grid), file("${projectDir}/assets/methods.yml"))
         UNBATCH.out.ch_outcome_rows.subscribe { row -> fits << row }

@@ -1,4 +1,5 @@
 include { quote } from '../../functions/arguments'
+include { memoryFor } from '../../functions/resources'
 include { gpuOptions ; resourcesOf } from '../../functions/parameters'
 
 // Any program that fits: its name, image and resources are those of the method's card
@@ -10,7 +11,7 @@ process FIT {
     containerOptions { job?.gpu ? gpuOptions(workflow.containerEngine) : '' }
     // not in job, which is hashed: with more memory on the card, -resume keeps what is done
     cpus { resourcesOf(job?.method).cpus }
-    memory { (resourcesOf(job?.method).memory as nextflow.util.MemoryUnit) * (task.attempt ?: 1) }
+    memory { memoryFor('fit', resourcesOf(job?.method).memory, datasets, [], task) }
     // the card's is that of one fit
     time { (resourcesOf(job?.method).time as nextflow.util.Duration) * (runs ?: [0]).size() * (task.attempt ?: 1) }
 

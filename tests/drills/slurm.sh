@@ -79,12 +79,14 @@ job=$(fitting)
 scancel "$job"
 say "cancelled job $job"
 another() { [[ -n $(running) && $(running) != "$job" ]]; }
-until_true 120 either another && ! over || fail "nothing ran after scancel: $here/on-slurm.log"
+until_true 300 either another && ! over || fail "nothing ran after scancel: $here/on-slurm.log"
+lost=$(running)
 scontrol update nodename="$host" state=down reason=drill
-say "the node is down, with job $(squeue -h -o %i | head -n 1 || true)"
+say "the node is down, with job $lost"
 sleep 3
-scontrol update nodename="$host" state=resume
-until_true 120 either running && ! over || fail "nothing ran after the node was lost: $here/on-slurm.log"
+# by ReturnToService the node may be back by itself
+scontrol update nodename="$host" state=resume 2>/dev/null || true
+until_true 300 either running && ! over || fail "nothing ran after the node was lost: $here/on-slurm.log"
 scontrol update nodename="$host" state=drain reason=drill
 pending() { squeue -h -t PD -o %i | grep -q .; }
 until_true 180 either pending && ! over || fail "no job waits for the drained node: $here/on-slurm.log"

@@ -1,4 +1,4 @@
-"""Profiles of containers, clusters and clouds: what they make of the configuration, and what they need before a task."""
+"""Profiles of containers, clusters and clouds: what they set, and what they need before any task."""
 
 import hashlib
 import json
