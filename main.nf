@@ -3,6 +3,7 @@
 include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/grid'
 include { helpText ; parameterErrors ; readSchema ; resourcesOf ; simulates ; stop ; typedParameters } from './functions/parameters'
+include { writeCrate ; writeParameters } from './functions/provenance'
 include { resourcesText } from './functions/resources'
 include { placeErrors } from './functions/places'
 include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; stepOptions } from './functions/run'
@@ -32,13 +33,20 @@ workflow {
         else {
             log.info(resourcesText(points[0], plan.collect { job -> resourcesOf(job.method) }, given.max_memory))
         }
-        UNBATCH(points, plan, options, aboutRun(workflow, given, code, grid), file("${projectDir}/assets/methods.yml"))
+        def about = aboutRun(workflow, given, code, grid)
+        writeParameters(given, given.outdir)
+        UNBATCH(points, plan, options, about, file("${projectDir}/assets/methods.yml"))
         UNBATCH.out.ch_outcome_rows.subscribe { row -> fits << row }
 
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
         def planned = plan.size() * points.sum { point -> point.names.size() }
         def outdir = file(given.outdir, glob: false).toAbsolutePath().toUriString()
-        workflow.onComplete = { log.info(closingMessage(run.success, outdir, planned, fits)) }
+        workflow.onComplete = {
+            if (run.success) {
+                writeCrate(about, points[0], given.outdir)
+            }
+            log.info(closingMessage(run.success, outdir, planned, fits))
+        }
     }
 }

@@ -10,7 +10,7 @@ def bytesOf(path) {
     if (!path.isDirectory()) {
         return path.size()
     }
-    java.nio.file.Files.walk(path.toRealPath()).filter { file -> file.isFile() }.mapToLong { file -> file.size() }.sum()
+    java.nio.file.Files.walk(path.toRealPath()).filter { one -> java.nio.file.Files.isRegularFile(one) }.toList().sum { one -> one.size() } ?: 0
 }
 
 // Memory that a task asks for. Files are datasets of one after the other, samples are read together. A task of this machine

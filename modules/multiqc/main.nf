@@ -12,6 +12,15 @@ process MULTIQC {
     script:
     """
     multiqc ${content} ${versions} --config ${config} --config ${content}/multiqc_order.yml --filename multiqc_report.html --force --no-version-check
+    # what is published names no folder of this machine
+    python - <<'END'
+    import os, pathlib
+    here = os.getcwd()
+    for path in [pathlib.Path('multiqc_report.html'), *pathlib.Path('multiqc_report_data').iterdir()]:
+        if path.suffix in ('.html', '.json', '.log', '.txt'):
+            text = path.read_text()
+            path.write_text(text.replace(here + '/', '').replace(here, '.'))
+    END
     """
 
     stub:

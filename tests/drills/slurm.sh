@@ -74,7 +74,9 @@ fitting() { squeue -h -t R -o '%i %j' | grep FIT | head -n 1 | cut -d ' ' -f 1 |
 over() { ! kill -0 "$run" 2>/dev/null; }
 either() { over || "$@" >/dev/null; }
 
-until_true 300 either fitting && ! over || fail "no fit ran: $here/on-slurm.log"
+# one that has begun: of a job that is cancelled before, Nextflow waits minutes for its exit code
+begun() { [[ $(working_in "$here/work" | while read -r process; do tr '\0' ' ' <"/proc/$process/cmdline" 2>/dev/null; done | grep -c 'bin/fit-baseline ') -ge 2 ]]; }
+until_true 300 either begun && ! over || fail "no fit ran: $here/on-slurm.log"
 job=$(fitting)
 scancel "$job"
 say "cancelled job $job"
@@ -89,7 +91,7 @@ scontrol update nodename="$host" state=resume 2>/dev/null || true
 until_true 300 either running && ! over || fail "nothing ran after the node was lost: $here/on-slurm.log"
 scontrol update nodename="$host" state=drain reason=drill
 pending() { squeue -h -t PD -o %i | grep -q .; }
-until_true 180 either pending && ! over || fail "no job waits for the drained node: $here/on-slurm.log"
+until_true 330 either pending && ! over || fail "no job waits for the drained node: $here/on-slurm.log"
 say "a job waits for the drained node"
 scontrol update nodename="$host" state=resume
 wait "$run" || fail "the run ended with $?: $here/on-slurm.log"
