@@ -75,7 +75,7 @@ over() { ! kill -0 "$run" 2>/dev/null; }
 either() { over || "$@" >/dev/null; }
 
 # one that has begun: of a job that is cancelled before, Nextflow waits minutes for its exit code
-begun() { [[ $(working_in "$here/work" | while read -r process; do tr '\0' ' ' <"/proc/$process/cmdline" 2>/dev/null; done | grep -c 'bin/fit-baseline ') -ge 2 ]]; }
+begun() { [[ $(working_in "$here/work" | while read -r process; do tr '\0' ' ' <"/proc/$process/cmdline" 2>/dev/null; echo; done | grep -c 'bin/fit-baseline ') -ge 2 ]]; }
 until_true 300 either begun && ! over || fail "no fit ran: $here/on-slurm.log"
 job=$(fitting)
 scancel "$job"

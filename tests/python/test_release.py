@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "setup"))
+sys.path[:0] = [str(ROOT / "setup"), str(ROOT / "containers")]
 
+import cpu_lock  # noqa: E402
 import release  # noqa: E402
 
 
@@ -53,3 +54,14 @@ def test_the_bill_of_materials_holds_every_package_of_the_lock_with_its_checksum
     )
     torch = next(each for each in made["components"] if each["name"] == "torch")
     assert torch["purl"].startswith("pkg:pypi/torch@2.")
+
+
+def test_the_lock_without_cuda_lacks_what_only_that_asks_for_and_nothing_else():
+    text = (ROOT / "containers" / "requirements.lock").read_text()
+    rest, torch = cpu_lock.split(text)
+    left, all_names = ({name for name, _version, _sums in release.packages(each)} for each in (rest, text))
+    gone = all_names - left
+    assert torch.startswith("torch==2.")
+    assert {"torch", "triton"} <= gone
+    assert all(name in ("torch", "triton") or name.startswith(("nvidia-", "cuda-")) for name in gone)
+    assert "numpy" in left
