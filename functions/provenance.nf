@@ -8,7 +8,7 @@ def sha256(source) {
 }
 
 def filesBelow(folder) {
-    java.nio.file.Files.walk(folder).filter { one -> java.nio.file.Files.isRegularFile(one) }.toList().sort { one -> one.toString() }
+    java.nio.file.Files.walk(folder).filter { one -> java.nio.file.Files.isRegularFile(one) }.toList().toSorted { one -> one.toString() }
 }
 
 // The files that a run reads, those of a folder one by one
