@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Whether two results of a run hold the same, but for times, memory, attempts and versions: same.py A B.
 
+`same.py --table A` prints checksums of counts and embeddings for docs/reproducibility.md.
+
 Every file of `dataset`, `fits`, `models`, `scores` and the simulated counts is compared by content. Ends with 1 and
 names what differs, with 2 where there is nothing to compare.
 """
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +19,7 @@ import h5py
 import numpy as np
 
 FOLDERS = ("simulated", "dataset", "fits", "models", "scores")
-# also text in the one file to go on with, which is therefore not compared as a whole
-VARY = {"wall_s", "peak_mb", "attempts", "versions"}
+VARY = {"wall_s", "peak_mb", "attempts", "versions", "code"}
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -59,12 +61,22 @@ def contents(folder: Path) -> dict[str, dict[str, str]]:
     return {path.relative_to(folder).as_posix(): digests(path) for path in files}
 
 
-def checksum(found: dict[str, str]) -> str:
-    """One checksum of all values of a file."""
-    return hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()
+def table(folder: Path) -> dict[tuple[str, str], str]:
+    """Checksums of counts and embeddings, by file and slot."""
+    slots = r"/(X|layers/counts)(/data|/indices|/indptr)?|/obsm/X_[^/]+"
+    return {
+        (name, place.removeprefix("/")): checksum
+        for name, found in contents(folder).items()
+        for place, checksum in found.items()
+        if name.endswith(".h5ad") and re.fullmatch(slots, place)
+    }
 
 
 def main() -> int:
+    if sys.argv[1] == "--table":
+        for (name, place), checksum in table(Path(sys.argv[2])).items():
+            print(f"| `{name}` | `{place}` | `{checksum[:32]}` |")
+        return 0
     first, second = (contents(Path(folder)) for folder in sys.argv[1:3])
     if not first:
         print(f"{sys.argv[1]}: nothing to compare")
