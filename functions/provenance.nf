@@ -83,9 +83,12 @@ def writeCrate(about, point, outdir) {
     def folder = file(outdir, glob: false)
     def inputs = inputFiles(point).collect { source -> [name: source.name, sha256: sha256(source), bytes: source.size()] }
     def place = folder.toString().length() + 1
-    def results = filesBelow(folder)
+    // the folders by name: outdir may hold the work folder, too
+    def results = ['integrated.h5ad', 'multiqc', 'scores', 'fits', 'models', 'dataset', 'simulated']
+        .collect { name -> file("${folder}/${name}", glob: false) }
+        .findAll { one -> one.exists() }
+        .collectMany { one -> filesBelow(one) }
         .collect { one -> [name: one.toString().substring(place), bytes: one.size()] }
-        .findAll { one -> !(one.name ==~ /pipeline_info\/.*|ro-crate-metadata\.json|.*\.zarr\/.*/) }
     def text = groovy.json.JsonOutput.toJson(crate(about, inputs, results, java.time.Instant.now().toString()))
     file("${folder}/ro-crate-metadata.json", glob: false).text = groovy.json.JsonOutput.prettyPrint(text) + '\n'
 }
