@@ -12,6 +12,8 @@ EXTRAS := --extra bbknn --extra mnn --extra scvi
 IMAGE := unbatch:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' bin/unbatch/__init__.py)
 # Passed into the build of the image where they are set.
 BUILD_ENV := http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL PIP_EXTRA_INDEX_URL
+# What an image says of itself. BUILD_ARGS="--build-arg AWS=1" adds the AWS CLI, --build-arg SOURCE=... says where its source is.
+LABELS = --build-arg VERSION="$(lastword $(subst :, ,$(IMAGE)))" --build-arg REVISION="$$(git rev-parse HEAD)"
 NEXTFLOW_CODE := $(wildcard main.nf nextflow.config conf functions workflows modules)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -36,7 +38,7 @@ pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_T
 # for a Java that runs for seconds
 test test-slow lint: export NXF_JVM_ARGS ?= -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 
-.PHONY: help setup run run-all test test-slow test-modules lint format docs bench results lock image image-liger image-seurat test-docker clean distclean
+.PHONY: help setup run run-all test test-slow test-modules lint format docs bench results lock release-check image image-cpu image-liger image-seurat test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -89,16 +91,27 @@ lock: setup ## lock all requirements anew; UPGRADE=--upgrade takes the newest ve
 	    -o containers/requirements-liger.lock
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.10 \
 	    $(UPGRADE) setup/tools.in -o setup/tools.lock
+	containers/make-environment.sh
 	cd setup && ../.tools/env/bin/jgo --quiet --resolver python --system-java \
 	    --repo-cache ../.tools/maven --cache-dir ../.tools/jgo lock
 
+release-check: setup ## say what a release lacks: version, tag, changelog, locks, then the tests
+	python setup/release.py check
+	mkdir -p build && python setup/release.py sbom > build/unbatch.cdx.json
+	$(MAKE) test
+
 image: ## build the container image; BASE=... is another base image (see containers/)
-	docker build --network host --build-arg BASE="$(BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) \
+	docker build --network host --build-arg BASE="$(BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) $(LABELS) $(BUILD_ARGS) \
 	    --tag "$(IMAGE)" containers
+
+image-cpu: ## build it for CPUs alone; TORCH_INDEX=... is PyTorch's index of such builds
+	@test -n "$(TORCH_INDEX)" || { echo "TORCH_INDEX: missing; PyTorch's install page names its index of builds for CPUs" >&2; exit 2; }
+	docker build --network host --build-arg BASE="$(BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) $(LABELS) $(BUILD_ARGS) \
+	    --target cpu --build-arg TORCH_INDEX="$(TORCH_INDEX)" --tag "$(IMAGE)-cpu" containers
 
 image-liger: ## build the image of LIGER, which has all that the common one has
 	docker build --network host --build-arg BASE="$(BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) \
-	    --build-arg LOCK=requirements-liger.lock --tag "$(subst unbatch:,unbatch-liger:,$(IMAGE))" containers
+	    $(LABELS) --build-arg LOCK=requirements-liger.lock --tag "$(subst unbatch:,unbatch-liger:,$(IMAGE))" containers
 
 image-seurat: ## build the image of Seurat; SEURAT_BASE=... is another Debian 12
 	docker build --network host --build-arg BASE="$(SEURAT_BASE)" $(addprefix --build-arg ,$(BUILD_ENV)) \

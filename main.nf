@@ -2,7 +2,10 @@
 
 include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/grid'
-include { helpText ; parameterErrors ; readSchema ; simulates ; stop ; typedParameters } from './functions/parameters'
+include { helpText ; parameterErrors ; readSchema ; resourcesOf ; simulates ; stop ; typedParameters } from './functions/parameters'
+include { writeCrate ; writeParameters } from './functions/provenance'
+include { resourcesText } from './functions/resources'
+include { placeErrors } from './functions/places'
 include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; stepOptions } from './functions/run'
 
 workflow {
@@ -13,7 +16,8 @@ workflow {
         log.info(helpText(schema))
     }
     else {
-        def problems = parameterErrors(given, schema) + sweepErrors(given, schema)
+        def wrong = parameterErrors(given, schema) + sweepErrors(given, schema)
+        def problems = wrong ?: placeErrors(given, workflow.profile, workflow.workDir.toUriString())
         if (problems) {
             stop("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
         }
@@ -26,13 +30,23 @@ workflow {
         if (given.sweep) {
             log.info(sweepText(points, plan))
         }
-        UNBATCH(points, plan, options, aboutRun(workflow, given, code, grid), file("${projectDir}/assets/methods.yml"))
+        else {
+            log.info(resourcesText(points[0], plan.collect { job -> resourcesOf(job.method) }, given.max_memory))
+        }
+        def about = aboutRun(workflow, given, code, grid)
+        writeParameters(given, given.outdir)
+        UNBATCH(points, plan, options, about, file("${projectDir}/assets/methods.yml"))
         UNBATCH.out.ch_outcome_rows.subscribe { row -> fits << row }
 
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
         def planned = plan.size() * points.sum { point -> point.names.size() }
-        def outdir = file(given.outdir, glob: false).toAbsolutePath()
-        workflow.onComplete = { log.info(closingMessage(run.success, outdir, planned, fits)) }
+        def outdir = file(given.outdir, glob: false).toAbsolutePath().toUriString()
+        workflow.onComplete = {
+            if (run.success) {
+                writeCrate(about, points[0], given.outdir)
+            }
+            log.info(closingMessage(run.success, outdir, planned, fits))
+        }
     }
 }

@@ -21,7 +21,7 @@ def readDeclared() {
 
 // What gives a container the GPUs of its machine
 def gpuOptions(engine) {
-    def known = [docker: '--gpus all', podman: '--gpus all', apptainer: '--nv', singularity: '--nv']
+    def known = [docker: '--gpus all', podman: '--device nvidia.com/gpu=all', apptainer: '--nv', singularity: '--nv']
     known.containsKey(engine) ? known[engine] : ''
 }
 
@@ -133,7 +133,9 @@ def parameterErrors(given, schema) {
     // Nextflow hands --batch-key over as 'batch-key' and as 'batchKey': one of the two is enough to complain about
     def dashed = given.keySet().findAll { name -> name.contains('-') }
     def doubles = dashed.collect { name -> camelCase(name) }
-    def unknown = given.keySet().findAll { name -> !known.containsKey(name) && !doubles.contains(name) }
+    // profiles of institutions say who they are, and name genomes
+    def foreign = given.keySet().findAll { name -> given.custom_config_base && name ==~ /(config_profile|igenomes)_.*/ }
+    def unknown = given.keySet().findAll { name -> !known.containsKey(name) && !doubles.contains(name) && !foreign.contains(name) }
     def typos = unknown.collect { name -> "--${name}: no such parameter${suggestion(name.replace('-', '_'), known.keySet(), '--')}" }
     def wrong = known
         .collect { name, rule -> [name, rule, given[name]] }
@@ -188,6 +190,9 @@ def combinationErrors(given) {
     }
     if (given.colour_by && given.sweep) {
         errors << '--colour_by: the report on a sweep draws no cells, leave one of the two out'
+    }
+    if (given.gpu && given.device == 'cpu') {
+        errors << '--gpu and --device cpu: give one of the two, one asks for a GPU and the other for none'
     }
     errors += integratedErrors(given)
     if (!simulates(given) && !given.input) {

@@ -58,7 +58,8 @@ def fitPlan(given, variants) {
                     max_epochs: given.max_epochs,
                     // the models of a sweep are many, and its seeds make them again
                     model: !given.sweep && declared[method]?.model,
-                    gpu: given.gpu && declared[method]?.gpu,
+                    gpu: (given.gpu || given.device == 'cuda') && declared[method]?.gpu,
+                    device: declared[method]?.gpu ? given.device : 'auto',
                 ]
             }
         }

@@ -5,7 +5,7 @@
 
 include { SIMULATE   } from '../modules/simulate/main'
 include { PREPROCESS } from '../modules/preprocess/main'
-include { FIT        } from '../modules/fit/main'
+include { FIT ; FIT as FIT_GPU } from '../modules/fit/main'
 include { SCORE      } from '../modules/score/main'
 include { INTEGRATE  } from '../modules/integrate/main'
 include { REPORT     } from '../modules/report/main'
@@ -52,8 +52,15 @@ workflow UNBATCH {
     // every dataset with every method, its parameters and seeds
     def groups = taskGroups(plan, about.sweep as boolean)
     ch_tasks = ch_datasets.flatMap { meta, datasets -> fitTasks(meta, datasets, groups, about.sweep as boolean) }
-    FIT(ch_tasks)
-    ch_outcomes = FIT.out.outcomes.map { meta, outcomes -> [meta, outcomesById(outcomes)] }
+    // a process of their own for fits that get a GPU, of which one runs at a time on a local machine
+    ch_by_device = ch_tasks.branch { _meta, _datasets, job, _runs ->
+        gpu: job.gpu
+        cpu: true
+    }
+    FIT(ch_by_device.cpu)
+    FIT_GPU(ch_by_device.gpu)
+    ch_fits = FIT.out.fits.mix(FIT_GPU.out.fits)
+    ch_outcomes = FIT.out.outcomes.mix(FIT_GPU.out.outcomes).map { meta, outcomes -> [meta, outcomesById(outcomes)] }
     def told = [outcomes: [], times: []]
     def planned = plan.size() * points.sum { point -> point.names.size() }
     ch_outcomes.subscribe { _meta, outcomes -> tellProgress(told, planned, outcomes.values()) }
@@ -62,7 +69,7 @@ workflow UNBATCH {
     ch_rows = ch_tasks
         .map { meta, _datasets, job, runs -> [meta, job, runs] }
         .join(ch_outcomes, remainder: true)
-        .join(FIT.out.fits.map { meta, fits -> [meta, fileList(fits)] }, remainder: true)
+        .join(ch_fits.map { meta, fits -> [meta, fileList(fits)] }, remainder: true)
         .map { meta, job, runs, outcomes, fits -> [groupKey(meta.point, groups.size()), rowsOf(meta, job, runs, outcomes, fits ?: []), fits ?: []] }
         .groupTuple()
         .map { point, rows, fits -> [point.toString(), rows.flatten().sort { row -> row.id }, fits.flatten().sort { fit -> fit.name }] }

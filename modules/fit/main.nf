@@ -1,20 +1,22 @@
 include { quote } from '../../functions/arguments'
+include { memoryFor } from '../../functions/resources'
 include { gpuOptions ; resourcesOf } from '../../functions/parameters'
 
 // Any program that fits: its name, image and resources are those of the method's card
 process FIT {
     tag "${meta.id}"
     label 'process_fit'
-    container "${job.image}"
-    containerOptions { job.gpu ? gpuOptions(workflow.containerEngine) : '' }
+    // a job array asks before it knows its tasks: there job and runs are null
+    container { job?.image }
+    containerOptions { job?.gpu ? gpuOptions(workflow.containerEngine) : '' }
     // not in job, which is hashed: with more memory on the card, -resume keeps what is done
-    cpus { resourcesOf(job.method).cpus }
-    memory { (resourcesOf(job.method).memory as nextflow.util.MemoryUnit) * task.attempt }
+    cpus { resourcesOf(job?.method).cpus }
+    memory { memoryFor('fit', resourcesOf(job?.method).memory, datasets, [], task) }
     // the card's is that of one fit
-    time { (resourcesOf(job.method).time as nextflow.util.Duration) * runs.size() * task.attempt }
+    time { (resourcesOf(job?.method).time as nextflow.util.Duration) * (runs ?: [0]).size() * (task.attempt ?: 1) }
 
     input:
-    // job: map of method:, program:, image:, params:, max_epochs:, model:, gpu:
+    // job: map of method:, program:, image:, params:, max_epochs:, model:, gpu:, device:
     // runs: list of [id:, dataset: name of one of the datasets, seed:]
     tuple val(meta), path(datasets), val(job), val(runs)
 
@@ -26,12 +28,13 @@ process FIT {
 
     script:
     def epochs = job.max_epochs ? "--max-epochs ${job.max_epochs}" : ''
+    def device = job.device && job.device != 'auto' ? "--device ${job.device}" : ''
     // a process each: one that breaks is one row, and time and memory are those of one fit
     def attempts = runs.collect { run ->
         def model = job.model ? "--model ${run.id}.model" : ''
         """\
         attempt --number ${task.attempt} -o ${run.id}.outcome.json -- \\
-            ${job.program} ${run.dataset}.h5ad --method ${job.method} --params params.yml ${epochs} ${model} \\
+            ${job.program} ${run.dataset}.h5ad --method ${job.method} --params params.yml ${epochs} ${model} ${device} \\
             --seed ${run.seed} --threads ${task.cpus} -o ${run.id}.fit.h5ad
         """.stripIndent()
     }

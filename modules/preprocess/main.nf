@@ -1,8 +1,10 @@
 include { argumentList ; quote } from '../../functions/arguments'
+include { memoryFor } from '../../functions/resources'
 
 process PREPROCESS {
     tag "${meta.id}"
     label 'process_medium'
+    memory { memoryFor('preprocess', '3 GB', sources, samples, task) }
 
     input:
     // names: of the datasets, one a source; the files that a samplesheet names are staged in the order of its rows, as

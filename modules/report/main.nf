@@ -1,8 +1,10 @@
 include { quote } from '../../functions/arguments'
+include { memoryFor } from '../../functions/resources'
 
 process REPORT {
     tag 'report'
     label 'process_medium'
+    memory { memoryFor('report', '4 GB', datasets, [], task) }
 
     input:
     tuple path(scores), path(datasets), path(fits), path(cards), val(about)

@@ -1,8 +1,10 @@
 include { argumentList ; quote } from '../../functions/arguments'
+include { memoryFor } from '../../functions/resources'
 
 process SCORE {
     tag "${meta.id}"
     label 'process_medium'
+    memory { memoryFor('score', '3 GB', datasets, [], task) }
 
     input:
     // outcomes: name of each dataset -> one map per planned fit, those that failed included; fits: the files of the others

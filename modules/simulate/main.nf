@@ -2,7 +2,8 @@ include { argumentList ; quote } from '../../functions/arguments'
 
 process SIMULATE {
     tag "${meta.id}"
-    time { 1.h * simulations.size() * task.attempt }
+    // a job array asks before it knows its tasks
+    time { 1.h * (simulations ?: [0]).size() * (task.attempt ?: 1) }
 
     input:
     // simulations: list of [name: of the dataset, options: of the program], one after another

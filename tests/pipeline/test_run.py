@@ -1,7 +1,9 @@
 """A run of the pipeline: what it publishes, what it says of fits that fail, what -resume runs again."""
 
+import hashlib
 import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import anndata as ad
 import pytest
@@ -45,6 +47,8 @@ def test_a_run_publishes_every_step_and_ends_with_the_report(full: Run):
         "pipeline_info/timeline.html",
         "pipeline_info/dag.mmd",
         "pipeline_info/unbatch_mqc_versions.yml",
+        "pipeline_info/params.json",
+        "ro-crate-metadata.json",
     } <= published
     assert not [name for name in published if name.endswith((".outcome.json", "picky.default.s0.fit.h5ad"))]
     assert "5 of 5 fits have ended" in full.output
@@ -74,6 +78,31 @@ def test_the_one_file_can_be_left_out_or_be_a_zarr_store_too(pipeline: Path, tmp
     store = nextflow(pipeline, tmp_path / "store", *options, "--integrated_zarr", "--use", "harmony", text=True)
     assert store.code == 0, store.output
     assert {path.name for path in store.outdir.glob("integrated.*")} == {"integrated.h5ad", "integrated.zarr"}
+
+
+def test_a_crate_names_inputs_by_checksum_and_results_by_their_place(full: Run, samplesheet: Path):
+    crate = json.loads((full.outdir / "ro-crate-metadata.json").read_text())["@graph"]
+    about = {each["@id"]: each for each in crate}
+    run = about["#run"]
+    inputs = {about[each["@id"]]["sha256"] for each in run["object"] if each["@id"].startswith("#input")}
+    assert inputs == {
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in [samplesheet, *samplesheet.parent.glob("*/my counts.h5ad")]
+    }
+    assert about["#parameter-seeds"]["value"] == "1"
+    results = [each["@id"] for each in run["result"]]
+    assert "scores/my_sheet.scores.json" in results
+    assert all((full.outdir / unquote(name)).is_file() for name in results)
+    assert set(results) == {each["@id"] for each in about["./"]["hasPart"]}
+
+
+def test_what_is_published_names_no_folder_of_the_machine(full: Run, samplesheet: Path):
+    # but where a parameter names one, and in Nextflow's own report
+    files = [full.outdir / "ro-crate-metadata.json", full.outdir / "pipeline_info" / "trace.txt"]
+    files += (full.outdir / "multiqc" / "multiqc_report_data").glob("*.json")
+    text = "".join(path.read_text() for path in files).replace(str(samplesheet), "")
+    assert str(full.outdir.parent) not in text
+    assert "/site-packages/" not in text
 
 
 def test_every_planned_fit_is_a_row_whatever_became_of_it(full: Run):

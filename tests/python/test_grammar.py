@@ -36,6 +36,9 @@ def emitted(texts: list[str]) -> dict[str, set[str]]:
         for _kind, name, body in re.findall(r"^(process|workflow) (\w+) \{\n(.*?)^\}", text, re.M | re.S):
             plain = re.search(r"^    emit:\n(.*)", body, re.M | re.S)
             found[name] = {*re.findall(r"emit: (\w+)", body), *(plain[1].split() if plain else [])}
+    for text in texts:
+        for name, alias in re.findall(r"\b([A-Z]\w*) as ([A-Z]\w*)", text):
+            found[alias] = found.get(name, set())
     return found
 
 
@@ -43,8 +46,8 @@ def traps(text: str, outputs: dict[str, set[str]]) -> list[str]:
     text = code_of(text)
     # from 25.10 on `Type ?` is the type of a value that may be null
     found = re.findall(r"\b(?:instanceof|as)\s+[\w.]*\b[A-Z]\w*(?:<[^>]*>)?(?:\[\])*\s*\?.*", text)
-    # what is followed by a bracket is called; params.yml is a file
-    names = re.findall(r"\b(?:params|given)\.(?!yml\b)(\w+)\b(?!\s*[({])", text)
+    # what is followed by a bracket is called; params.yml and params.json are files
+    names = re.findall(r"\b(?:params|given)\.(?!(?:yml|json)\b)(\w+)\b(?!\s*[({])", text)
     found += [f"--{name}" for name in names if name not in PARAMETERS]
     found += [
         f"{name}.out.{output}"

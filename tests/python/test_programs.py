@@ -197,6 +197,26 @@ def test_memory_and_disks_that_are_too_small_have_exit_codes_of_their_own(error:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_cache_that_cannot_be_written_to_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool):
+    (tmp_path / "umap").write_text("compiled")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
+    if not writable:
+        # root may write to any folder, but not to one that is mounted read-only
+        monkeypatch.setattr(common, "_writable", lambda _folder: False)
+    common._use_writable_cache()
+    cache = Path(os.environ["NUMBA_CACHE_DIR"])
+    assert (cache == tmp_path) == writable
+    assert (cache / "umap").read_text() == "compiled"
+
+
+def test_a_place_that_takes_no_files_is_told_from_one_that_does(tmp_path: Path):
+    (tmp_path / "file").touch()
+    assert common._writable(tmp_path / "new")
+    assert not common._writable(tmp_path / "file" / "below")
+
+
 def outcome(tmp_path: Path, script: str, *options: str) -> tuple[int, dict | None]:
     out = tmp_path / "outcome.json"
     command = ["--", sys.executable, "-c", script]

@@ -19,10 +19,11 @@ from scipy import sparse
 from unbatch.cli.report import main
 from unbatch.data.io import read_h5ad
 from unbatch.report import draw, embedding
+from unbatch.report.context import Report, View
 from unbatch.report.probes import Told, findings
 from unbatch.report.read import read_dataset
 from unbatch.report.scores import failures, rank, read_cards, read_scores, scale
-from unbatch.report.sections import embeddings, tradeoff
+from unbatch.report.sections import embeddings, tradeoff, warnings
 from unbatch.report.text import distinct, plain
 from unbatch.report.verdict import Code, judge, remarks, verdict
 
@@ -392,6 +393,18 @@ def test_images_have_a_text_for_those_who_do_not_see_them(written):
     ]
     assert len(images) >= 2 * 2 + 2 + 2
     assert all(image["alt"] and image["src"].startswith("data:image/") for image in images)
+
+
+@pytest.mark.parametrize(
+    ("asked", "warned"), [({"gpu": True}, True), ({"device": "cuda"}, True), ({"device": "auto", "gpu": False}, False)]
+)
+def test_a_gpu_that_was_asked_for_and_not_there_is_warned_of(result, asked, warned):
+    rows = [row("none"), row("scmedal"), row("batchblend", device="cuda")]
+    view = View(Report([], {}, {"parameters": asked}), result(rows))
+    found = " ".join(warnings._without_gpu(view))
+    # a method that cannot use one is no matter
+    assert ("1 fit ran on the CPU (scmedal)" in found) == warned
+    assert bool(found) == warned
 
 
 def test_warnings_name_confined_labels_and_unlabelled_cells(written):

@@ -1,11 +1,14 @@
 """What all programs share: options, logging, threads, and how they end."""
 
+import atexit
 import functools
 import itertools
 import json
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -59,6 +62,7 @@ def program(*packages: str) -> Callable[[Callable[..., None]], click.Command]:
         def wrapped(seed: int, device: str, threads: int | None, verbosity: str, debug: bool, **options: Any) -> None:
             run = Run(seed, device, threads or _usual_threads(), debug)
             _limit_threads(run.threads, stated=threads is not None)
+            _use_writable_cache()
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(_SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
             logging.basicConfig(handlers=[handler], force=True)
@@ -159,6 +163,31 @@ def _limit_threads(threads: int, stated: bool) -> None:
     if threads == 1:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def _use_writable_cache() -> None:
+    """Give numba a copy of its cache where that cannot be written to, as in an image that is mounted read-only.
+
+    numba then refuses to compile instead of doing without, and with it UMAP to be imported.
+    """
+    cache = os.environ.get("NUMBA_CACHE_DIR")
+    if not cache or "numba" in sys.modules or _writable(Path(cache)):
+        return
+    copy = tempfile.mkdtemp(prefix="unbatch-numba-")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    if Path(cache).is_dir():
+        shutil.copytree(cache, copy, dirs_exist_ok=True)
+    os.environ["NUMBA_CACHE_DIR"] = copy
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder is there, or can be made, and takes files; access rights say nothing of a read-only mount."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def progress(items: Iterable[Any], label: str, name: Callable[[Any], str] = str) -> Iterator[Any]:

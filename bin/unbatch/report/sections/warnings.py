@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from unbatch import methods as registry
 from unbatch.report.context import Report, View
 from unbatch.report.scores import Failure, Result, failures
 from unbatch.report.section import Page, Section, Sections, render
@@ -61,11 +62,23 @@ def fit_notes(result: Result) -> list[str]:
 
 def _remarks(view: View) -> list[str]:
     confined = view.cells.confined() if view.dataset else []
-    found = leakage.warnings(view.result) + remarks(view.result, confined)
+    found = leakage.warnings(view.result) + remarks(view.result, confined) + _without_gpu(view)
     for own, taken in view.taken.items() if confined else ():
         if isinstance(own, Sections):
             found += [f"{entry.label}, {said}" for entry, fit in taken for said in own.warnings(fit, confined)]
     return found + [f"{what}, as they are too many: {count}." for what, count in view.omitted.items()]
+
+
+def _without_gpu(view: View) -> list[str]:
+    """Say which fits ran on the CPU, of a run that asked for a GPU."""
+    asked = view.report.parameters.get("parameters") or {}
+    if not (asked.get("gpu") or asked.get("device") == "cuda"):
+        return []
+    able = {name for name in registry.names() if registry.load(name).needs.gpu}
+    rows = [row for row in view.result.rows if row["method"] in able and row.get("device") == "cpu"]
+    names = ", ".join(sorted({row["method"] for row in rows}))
+    many = f"{len(rows)} fit{'s' if len(rows) > 1 else ''}"
+    return [f"A GPU was asked for and none was there: {many} ran on the CPU ({names})."] if rows else []
 
 
 SECTION = Section("warnings", "Warnings and failures", "What went wrong, and what weakens the comparison.", _pages)

@@ -1,0 +1,53 @@
+// What the profiles of clusters, clouds and containers need, asked for before any task.
+
+// What is missing for the profiles of this run, one sentence each; an empty list when nothing is
+def placeErrors(given, profile, work) {
+    def profiles = profile.toString().tokenize(',')*.trim()
+    def needed = [
+        slurm: [queue: 'the partition that takes the jobs (sinfo lists them)'],
+        awsbatch: [queue: 'the queue that takes the jobs', aws_region: 'its region, such as eu-west-1'],
+        'google-batch': [google_project: 'the project that pays', google_location: 'the region of its machines, such as europe-west4'],
+        k8s: [k8s_claim: 'the claim of a volume with data, work folder and results'],
+    ]
+    def missing = needed
+        .findAll { name, _parameters -> profiles.contains(name) }
+        .collectMany { name, parameters ->
+            parameters
+                .findAll { parameter, _what -> !given[parameter] }
+                .collect { parameter, what -> "--${parameter}: missing; -profile ${name} needs ${what}" }
+        }
+    def arrays = given.array_size > 1 && !profiles.contains('slurm')
+        ? ["--array_size: found ${given.array_size}, but only -profile slurm submits job arrays; leave it out"]
+        : []
+    (missing + arrays + workErrors(given, profiles, work) + imageErrors(given, profiles)).collect { message -> message.toString() }
+}
+
+// Whether machines of the profile can reach the work folder
+def workErrors(given, profiles, work) {
+    def buckets = [awsbatch: 's3://', 'google-batch': 'gs://']
+        .findAll { name, scheme -> profiles.contains(name) && !work.startsWith(scheme) }
+        .collect { name, scheme -> "-work-dir: found ${work}; -profile ${name} needs a folder of a bucket, as in -work-dir ${scheme}BUCKET/work" }
+    def claim = given.k8s_mount.toString()
+    if (!profiles.contains('k8s')) {
+        return buckets
+    }
+    if (!claim.startsWith('/')) {
+        return buckets + ["--k8s_mount: found '${claim}', expected an absolute path, such as /workspace"]
+    }
+    file(work).startsWith(file(claim))
+        ? buckets
+        : buckets + ["-work-dir: found ${work}; -profile k8s needs a folder on the claim, below --k8s_mount ${claim}"]
+}
+
+// Whether the engine or the cloud of the profile can find the image
+def imageErrors(given, profiles) {
+    def image = given.container.toString()
+    def clouds = ['awsbatch', 'google-batch'].findAll { name -> profiles.contains(name) && !image.contains('/') }
+    def engines = ['apptainer', 'singularity'].findAll { name ->
+        profiles.contains(name) && !image.contains('://') && !(image ==~ /[^\/]+\.[^\/]+\/.+/) && !file(image, glob: false).exists()
+    }
+    clouds.collect { name -> "--container: found ${image}; -profile ${name} needs an image with its registry, as in REGISTRY/unbatch:VERSION" } +
+        engines.collect { name ->
+            "--container: found ${image}; -profile ${name} needs a file that is there, such as unbatch.sif, or an image with its registry (docs/platforms.md)"
+        }
+}

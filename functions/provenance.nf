@@ -1,0 +1,94 @@
+// What a run leaves about itself: its parameters, and an RO-Crate that names workflow, inputs with checksums and results.
+
+def sha256(source) {
+    def digest = java.security.MessageDigest.getInstance('SHA-256')
+    // in parts, as inputs have gigabytes
+    source.withInputStream { stream -> stream.eachByte(1048576) { buffer, count -> digest.update(buffer, 0, count) } }
+    digest.digest().encodeHex().toString()
+}
+
+def filesBelow(folder) {
+    java.nio.file.Files.walk(folder).filter { one -> java.nio.file.Files.isRegularFile(one) }.toList().toSorted { one -> one.toString() }
+}
+
+// The files that a run reads, those of a folder one by one
+def inputFiles(point) {
+    ((point.source ? [point.source] : []) + (point.samples ?: [])).collectMany { source ->
+        source.isDirectory() ? filesBelow(source) : [source]
+    }
+}
+
+// Parameters as they can be given again: -params-file params.json
+def writeParameters(given, outdir) {
+    def stated = given.findAll { name, value -> value != null && name != 'help' && !name.contains('-') }
+    def folder = file("${outdir}/pipeline_info", glob: false)
+    folder.mkdirs()
+    file("${folder}/params.json", glob: false).text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(stated)) + '\n'
+}
+
+def references(things) {
+    things.collect { thing -> ['@id': thing['@id']] }
+}
+
+// The crate, as a map; names of files are below the folder of the results, or without folders those of inputs: nothing says
+// where on a machine they were
+def crate(about, inputs, results, when) {
+    def sources = inputs.withIndex().collect { one, number ->
+        ['@id': "#input-${number + 1}".toString(), '@type': 'File', name: one.name, sha256: one.sha256, contentSize: one.bytes.toString()]
+    }
+    def written = results.collect { one ->
+        def address = java.net.URLEncoder.encode(one.name, 'UTF-8').replace('+', '%20').replace('%2F', '/')
+        ['@id': address, '@type': 'File', name: one.name, contentSize: one.bytes.toString()]
+    }
+    def settings = about.parameters
+        .findAll { name, _value -> !(name in ['input', 'outdir', 'custom_config_base']) }
+        .collect { name, value -> ['@id': "#parameter-${name}".toString(), '@type': 'PropertyValue', name: name, value: value.toString()] }
+    [
+        '@context': 'https://w3id.org/ro/crate/1.1/context',
+        '@graph': [
+            ['@id': 'ro-crate-metadata.json', '@type': 'CreativeWork', conformsTo: ['@id': 'https://w3id.org/ro/crate/1.1'], about: ['@id': './']],
+            [
+                '@id': './',
+                '@type': 'Dataset',
+                name: 'Results of unbatch',
+                description: "What unbatch ${about.version} found".toString(),
+                datePublished: when,
+                license: 'no licence is stated; that of the inputs holds',
+                hasPart: references(written),
+                mentions: ['@id': '#run'],
+            ],
+            [
+                '@id': '#run',
+                '@type': 'CreateAction',
+                name: 'Run of unbatch',
+                endTime: when,
+                instrument: ['@id': '#unbatch'],
+                object: references(sources) + references(settings),
+                result: references(written),
+            ],
+            [
+                '@id': '#unbatch',
+                '@type': 'SoftwareApplication',
+                name: 'unbatch',
+                version: about.version,
+                identifier: about.revision ?: about.code,
+                softwareRequirements: (["Nextflow ${about.nextflow}".toString()] + (about.container ? [about.container] : [])).join(', '),
+            ],
+        ] + sources + settings + written,
+    ]
+}
+
+// Written at the end, when all is published
+def writeCrate(about, point, outdir) {
+    def folder = file(outdir, glob: false)
+    def inputs = inputFiles(point).collect { source -> [name: source.name, sha256: sha256(source), bytes: source.size()] }
+    def place = folder.toString().length() + 1
+    // the folders by name: outdir may hold the work folder, too
+    def results = ['integrated.h5ad', 'multiqc', 'scores', 'fits', 'models', 'dataset', 'simulated']
+        .collect { name -> file("${folder}/${name}", glob: false) }
+        .findAll { one -> one.exists() }
+        .collectMany { one -> filesBelow(one) }
+        .collect { one -> [name: one.toString().substring(place), bytes: one.size()] }
+    def text = groovy.json.JsonOutput.toJson(crate(about, inputs, results, java.time.Instant.now().toString()))
+    file("${folder}/ro-crate-metadata.json", glob: false).text = groovy.json.JsonOutput.prettyPrint(text) + '\n'
+}

@@ -1,0 +1,204 @@
+"""Profiles of containers, clusters and clouds: what they set, and what they need before any task."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import ROOT, environment, nextflow
+
+IMAGE = "ghcr.io/lab/unbatch:1"
+GIVEN = """
+params {
+    queue = 'long'
+    queue_size = '20'
+    submit_rate = '10/1min'
+    array_size = '4'
+    scratch = 'true'
+    before_script = 'module load apptainer'
+    cluster_account = 'lab'
+    cluster_qos = 'night'
+    cluster_options = '--constraint=avx2'
+    aws_region = 'eu-west-1'
+    aws_cli = '/opt/aws/bin/aws'
+    google_project = 'lab-1'
+    google_location = 'europe-west4'
+    gpu_type = 'nvidia-tesla-t4'
+    k8s_claim = 'data'
+    k8s_namespace = 'lab'
+    k8s_user = '1234'
+}
+"""
+"""What a command line of Nextflow 26.04 hands over: text."""
+
+USER = "-u $(id -u):$(id -g)"
+CLUSTER = ["--account=lab", "--qos=night", "--constraint=avx2"]
+GPU = "process.'withName:FIT_GPU'"
+
+
+def config(folder: Path, profiles: str, given: str = "") -> dict[str, str]:
+    """The configuration of some profiles, as text by name."""
+    (folder / "nextflow.config").write_text(f"{given}\nincludeConfig '{ROOT}/nextflow.config'\n")
+    command = ["nextflow", "config", "-flat", "-profile", profiles]
+    # plugins of clouds are fetched when they are needed, which a configuration does not
+    more = {"NXF_PLUGINS_DEFAULT": "false"}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=environment(folder) | more
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARN" not in done.stdout + done.stderr
+    return dict(line.split(" = ", 1) for line in done.stdout.splitlines() if " = " in line)
+
+
+def text(value: Any) -> str:
+    """A value as Nextflow prints it."""
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(text, value))}]"
+    return f"'{value}'"
+
+
+RESOLVED: dict[str, dict[str, Any]] = {
+    # without any parameter: one fit at a time has the GPU
+    "docker,arm64,gpu,test": {
+        "docker.enabled": True,
+        "docker.runOptions": f"{USER} --platform=linux/arm64",
+        "process.arch": "arm64",
+        "process.container": "unbatch:0.1.0",
+        "process.scratch": False,
+        "params.gpu": True,
+        "params.custom_config_base": None,
+        f"{GPU}.maxForks": 1,
+        f"{GPU}.accelerator": 1,
+        "params.max_memory": "6.GB",
+    },
+    "podman,singularity,conda,test_full": {
+        "podman.enabled": True,
+        "podman.runOptions": '$([ "$(id -u)" = 0 ] && echo "-u 0:0" || echo "--userns=keep-id")',
+        "singularity.enabled": True,
+        "singularity.autoMounts": True,
+        "conda.enabled": True,
+        "process.conda": "FOLDER/containers/environment.yml",
+        "params.simulate": True,
+        "params.sim_cells": 1000,
+    },
+    "slurm,apptainer,gpu": {
+        "apptainer.enabled": True,
+        "apptainer.autoMounts": True,
+        "process.executor": "slurm",
+        "process.queue": "long",
+        "process.array": 4,
+        "process.scratch": True,
+        "process.clusterOptions": CLUSTER,
+        f"{GPU}.clusterOptions": [*CLUSTER, "--gres=gpu:1"],
+        f"{GPU}.maxForks": 0,
+        "executor.queueSize": 20,
+        "executor.submitRateLimit": "10/1min",
+    },
+    "awsbatch,gpu": {
+        "process.executor": "awsbatch",
+        "process.queue": "long",
+        "aws.region": "eu-west-1",
+        "aws.batch.cliPath": "/opt/aws/bin/aws",
+        f"{GPU}.maxForks": 0,
+        f"{GPU}.accelerator.type": "nvidia-tesla-t4",
+    },
+    "google-batch": {
+        "process.executor": "google-batch",
+        "google.project": "lab-1",
+        "google.location": "europe-west4",
+        "google.batch.gcsfuseOptions": ["-o rw", "-implicit-dirs", "-o allow_other", "--uid=1000", "--gid=1000"],
+    },
+    "k8s": {
+        "process.executor": "k8s",
+        "k8s.storageClaimName": "data",
+        "k8s.storageMountPath": "/workspace",
+        "k8s.namespace": "lab",
+        "k8s.securityContext.runAsUser": 1234,
+        "k8s.securityContext.fsGroup": 1234,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "profiles",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("google-batch", "k8s") else ()) for name in RESOLVED],
+)
+def test_a_profile_resolves_to_what_its_place_needs(tmp_path: Path, profiles: str):
+    places = {"slurm", "awsbatch", "google-batch", "k8s"}
+    found = config(tmp_path, profiles, GIVEN if places & set(profiles.split(",")) else "")
+    expected = {name: "null" if value is None else text(value) for name, value in RESOLVED[profiles].items()}
+    assert {name: found.get(name, "none").replace(str(tmp_path), "FOLDER") for name in expected} == expected
+    assert found["process.beforeScript"].startswith("'trap '' INT")
+    assert ("; module load apptainer" in found["process.beforeScript"]) == bool(places & set(profiles.split(",")))
+
+
+@pytest.fixture(scope="module")
+def wrong(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What is said of every case before any task."""
+    folder = tmp_path_factory.mktemp("places")
+    shutil.copy2(ROOT / "tests" / "pipeline" / "places.nf", pipeline)
+    (folder / "unbatch.sif").touch()
+    aws = {"queue": "q", "aws_region": "eu-west-1", "container": IMAGE}
+    cases = {
+        "laptop": [{}, "standard", "/work"],
+        "slurm": [{}, "slurm", "/work"],
+        "slurm, whole": [{"queue": "q", "array_size": 4}, "test, slurm", "/work"],
+        "no slurm": [{"array_size": 4}, "slurmy", "/work"],
+        "awsbatch": [{}, "awsbatch", "/work"],
+        "awsbatch, whole": [aws, "awsbatch", "s3://lab/work"],
+        "google-batch": [{}, "google-batch", "s3://lab/work"],
+        "k8s": [{}, "k8s", "/workspaces/work"],
+        "k8s, whole": [{"k8s_claim": "data"}, "k8s", "/workspace/work"],
+        "k8s, no mount": [{"k8s_claim": "data", "k8s_mount": "data"}, "k8s", "/data"],
+        "apptainer": [{}, "apptainer", "/work"],
+        "apptainer, whole": [{"container": "unbatch.sif"}, "apptainer", "/work"],
+        "singularity, gone": [{"container": "/gone/unbatch.sif"}, "singularity", "/work"],
+        "singularity, whole": [{"container": IMAGE}, "singularity", "/work"],
+    }
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = ["nextflow", "run", str(pipeline / "places.nf")]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("laptop", []),
+        ("slurm", ["--queue"]),
+        ("slurm, whole", []),
+        ("no slurm", ["--array_size"]),
+        ("awsbatch", ["--queue", "--aws_region", "-work-dir", "--container"]),
+        ("awsbatch, whole", []),
+        ("google-batch", ["--google_project", "--google_location", "-work-dir", "--container"]),
+        ("k8s", ["--k8s_claim", "-work-dir"]),
+        ("k8s, whole", []),
+        ("k8s, no mount", ["--k8s_mount"]),
+        ("apptainer", ["--container"]),
+        ("apptainer, whole", []),
+        ("singularity, gone", ["--container"]),
+        ("singularity, whole", []),
+    ],
+)
+def test_what_a_place_needs_is_named(wrong: dict[str, list[str]], case: str, expected: list[str]):
+    assert [message.split(":")[0] for message in wrong[case]] == expected
+
+
+def test_a_run_without_what_its_place_needs_ends_before_any_task(pipeline: Path, tmp_path: Path):
+    failed = nextflow(pipeline, tmp_path, "-profile", "test,slurm")
+    assert failed.code == 2
+    assert "--queue: missing" in failed.output
+    assert "Submitted process" not in failed.output
+
+
+def test_the_environment_of_conda_is_made_from_the_lock():
+    lock = (ROOT / "containers" / "requirements.lock").read_bytes()
+    first, *rest = (ROOT / "containers" / "environment.yml").read_text().splitlines()
+    assert first.endswith(hashlib.sha256(lock).hexdigest())
+    assert {"      - --require-hashes", "      - --requirement requirements.lock"} <= set(rest)
