@@ -179,7 +179,7 @@ class Tissue:
         label
             Codes of labels, -1 without one, n; None where there are none to score by.
         most
-            Cells at most. Of a first section that has more, so many are drawn.
+            Cells at most; where a section has more, that many are drawn.
         seed
             Seed of the draw.
         """

@@ -8,7 +8,7 @@ from scipy import sparse
 from torch import Tensor
 
 Drawn = tuple[Tensor, Tensor, Tensor]
-"""Of m pairs: their first spots, their second spots (positions in the arrays) and their weights, m each."""
+"""Pairs, m of them: their first spots, their second spots (positions in the arrays) and their weights, m each."""
 
 
 @dataclass(frozen=True)

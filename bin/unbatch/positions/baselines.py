@@ -19,7 +19,7 @@ NEIGHBOURS = 50
 TREES, LEAF, SHARE = 100, 3, 1 / 3
 """Trees of the forest, fewest spots of a leaf, share of the components that are tried at a split."""
 PENALTIES = np.logspace(0, 5, 11)
-"""Of ridge regression; chosen by leaving one spot out."""
+"""Penalties of ridge regression; chosen by leaving one spot out."""
 
 
 def standardised(x: "np.ndarray | sparse.spmatrix", section: np.ndarray | None = None) -> np.ndarray:

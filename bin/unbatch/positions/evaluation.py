@@ -16,7 +16,7 @@ from unbatch.positions.markers import markers
 HELD_OUT, NEW, OUT_OF_FOLD = "held out", "new section", "out of fold"
 """Kinds of spots that are scored."""
 NEIGHBOURS = 5
-"""Of Moran's I and Geary's C, as published."""
+"""Neighbours of a spot for Moran's I and Geary's C, as published."""
 COMPARED = 500
 """Spots of a section whose pairwise distances are compared."""
 DRAWS = 200

@@ -27,7 +27,7 @@ class Inputs:
     components
         D x G; None where genes are encoded.
     own
-        Whether a section is standardised by its own means and deviations, so that sections need not agree in depth.
+        Whether a section is standardised by its own means and deviations, and sections need not agree in depth.
     depth
         Molecules of the median spot, to which counts are scaled before their logarithm; None where expression comes
         as logarithms.

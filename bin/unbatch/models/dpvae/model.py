@@ -10,7 +10,7 @@ and the prior N(0, I)::
 
 Positions are centred by section and divided by one number, the root of their variance along the mean axis, which keeps
 their shape and makes lambda about 1. Pairs are of one section. (2) is estimated from pairs that are drawn in each step
-(`unbatch.nn.pairs`), without bias, so that memory is linear in n. (2) alone is 0 where all z_i are one point and lambda
+(`unbatch.nn.pairs`), without bias: memory is linear in n. (2) alone is 0 where all z_i are one point and lambda
 is 0, hence L_DP / lambda is what tells how well distances are kept, and training never stops by L_DP.
 
 Differences from the paper (docs/decisions/0015-distances-of-dpvae.md): alpha1 and alpha2 are 0 or more; distances with

@@ -8,7 +8,7 @@ or, with gamma, the stress + gamma sum_I |p_i - s_i|. That is not convex: it sta
 z, which is classical scaling of the latent distances, mapped to the anchors by the best rotation and shift, with and
 without a reflection, and from the best projection of z on the anchors; the smallest stress is kept. Steps are those of
 SMACOF (de Leeuw 1977): with V = n I - 11' and B(P)_ij = -(|z_i - z_j| / lambda) / |p_i - p_j|, whose rows add up to 0,
-V P' = B(P) P, with the rows of the anchors held. V has a closed inverse, so that a step costs one matrix of distances.
+V P' = B(P) P, with the rows of the anchors held. V has a closed inverse: a step costs one matrix of distances.
 
 Three anchors that are not on a line fix rotation, reflection and shift where distances are exact; with the noise of
 expression it takes tens.
