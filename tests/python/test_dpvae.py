@@ -369,6 +369,19 @@ def test_the_program_places_unknown_sections_by_anchors_and_applies_its_model_to
     assert run(dataset, str(dataset / "six.h5ad"), "-o", out, "--apply", model).exit_code == 2
 
 
+def test_each_section_predicts_the_others_and_the_latent_space_is_kept_as_it_was_trained(dataset):
+    data, out = str(dataset / "data.h5ad"), str(dataset / "transfer.h5ad")
+    done = run(dataset, data, "-o", out, "--preset", "paper", "--alpha2", "100", "--epochs", "60", "--transfer")
+    assert done.exit_code == 0, done.output
+    fit = ad.read_h5ad(out)
+    found, snapshots = fit.uns["unbatch"]["transfer"], fit.uns["unbatch"]["snapshots"]
+    assert list(zip(found["train"], found["test"], strict=True)) == [("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")]
+    assert ((found["disparity"] > 0) & (found["disparity"] < 0.9) & (found["rmse"] > 0)).all()
+    assert snapshots["epoch"][0] == 1
+    assert snapshots["epoch"][-1] == 60
+    np.testing.assert_allclose(snapshots["latent"][-1], fit.obsm["X_dpvae"][snapshots["spots"]], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -144,6 +144,7 @@ def fit(
     seed: int = 0,
     device: str = "cpu",
     tell: Callable[[str], None] = lambda text: None,
+    watch: Callable[[int, int, Callable[[np.ndarray], np.ndarray]], None] | None = None,
 ) -> Fitted:
     """Fit a model to spots whose positions are known, and predict those of the others.
 
@@ -167,6 +168,8 @@ def fit(
         Code of the section in whose coordinates spots of sections without known ones are put; None: the one with most.
     seed, device, tell
         Seed of all random numbers, where to compute, and what is called with lines of progress.
+    watch
+        Called after each epoch of the first network with the epoch, the number of epochs, and what embeds some spots.
 
     Raises
     ------
@@ -205,7 +208,10 @@ def fit(
     members, history = [], []
     for number in range(settings.members):
         shown = np.flatnonzero(fold != number) if settings.members > 1 else np.arange(len(rows))
-        network, happened = train_network(spots.take(shown), settings, mask, seed=seed + number, tell=tell, **how)
+        watched = None if watch is None or number else _watched(watch, settings.epochs, values)
+        network, happened = train_network(
+            spots.take(shown), settings, mask, seed=seed + number, tell=tell, watch=watched, **how
+        )
         history = history or happened
         latent, at = encoded(network, spots.inputs[shown]), rows[shown]
         members.append(Member(network, Readout.of(kind, latent, positions[at], section[at], **place)))
@@ -231,6 +237,10 @@ def fit(
     found.latent = encoded(members[0].network, values)
     found.warnings = _warnings(found, settings)
     return found
+
+
+def _watched(watch: Callable[..., None], epochs: int, values: np.ndarray) -> Callable[[Network, int], None]:
+    return lambda network, epoch: watch(epoch, epochs, lambda rows: encoded(network, values[rows]))
 
 
 def _require(

@@ -168,6 +168,7 @@ def train_network(
     mask: Mask,
     *,
     judge: Callable[[Network, int], float | None] | None = None,
+    watch: Callable[[Network, int], None] | None = None,
     batches: int = 1,
     seed: int = 0,
     device: str = "cpu",
@@ -186,6 +187,8 @@ def train_network(
     judge
         Takes the network and the epoch, and gives an error that ends the training where it no longer falls, None in an
         epoch at which it does not look. Without it training goes on to the end.
+    watch
+        Called with the network and the epoch after each epoch.
     batches
         Batches that a decoder of counts is told.
     seed, device, tell
@@ -209,6 +212,8 @@ def train_network(
 
     def score(_counts: bool) -> tuple[float, dict[str, float]]:
         last[0] += 1
+        if watch is not None:
+            watch(network, last[0])
         if judge is None:
             return -float(last[0]), {}
         error = judge(network, last[0])

@@ -10,6 +10,7 @@ from pydantic import Field
 from unbatch.contract import Fit, Needs, Parameters, Run, SavedModel, Slot, short
 from unbatch.data.cells import Cells
 from unbatch.errors import InputError, UnbatchError
+from unbatch.methods.dpvae import answers
 
 if TYPE_CHECKING:
     from unbatch.models.dpvae import Fitted, Model, Settings
@@ -47,6 +48,8 @@ SLOTS = {
     "uns/ellipses": Slot(
         "pull-back metric of the decoder as half axes of ellipses at latent points (latent 2, gaussian)", "mapping"
     ),
+    "uns/snapshots": Slot("latent values of some spots by epoch (latent 2)", "mapping"),
+    "uns/transfer": Slot("errors by section learnt from and section predicted (with `transfer`)", "mapping"),
     "uns/genes_missing": Slot("genes of the model that the dataset lacks (with --apply)", "any"),
 }
 
@@ -116,6 +119,9 @@ class Params(Parameters):
     gamma: float | None = Field(
         None, gt=0, description="weight of the anchors' own error (reconstruction stress); null: they are held"
     )
+    transfer: bool = Field(
+        False, description="also fit each section alone and predict all others, which takes a fit for each"
+    )
 
 
 def fit(cells: Cells, params: Params, run: Run) -> Fit:
@@ -139,12 +145,14 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     known = part == "known"
     anchors = _anchors(cells, params, part, run.seed)
     part[anchors] = "anchor"
+    snapshots = answers.Snapshots(len(cells), run.seed)
     try:
         units, place = _placed(cells, known)
         mask = _mask(cells, params, place, settings)
         use_threads(run.threads, (settings.minibatch or len(cells)) * (settings.components or 100), PER_THREAD)
+        x = cells.whole_counts() if settings.counts else cells.X
         fitted = dpvae.fit(
-            cells.whole_counts() if settings.counts else cells.X,
+            x,
             place,
             section=cells.section,
             settings=settings,
@@ -154,17 +162,22 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
             seed=run.seed,
             device=run.device,
             tell=log.info,
+            watch=snapshots,
         )
-        found = _reconstructed(fitted, fitted.latent, fitted.predicted, place, cells.section, part, params, run.seed)
+        found = answers.reconstructed(
+            fitted, fitted.latent, fitted.predicted, place, cells.section, part, params, run.seed
+        )
     except Diverged as error:
         raise UnbatchError(f"{cells.name}: dpvae failed: {error}") from error
     except ValueError as error:
         raise InputError(f"{cells.name}: {error}") from error
     for text in fitted.warnings:
         log.warning("%s: %s", cells.name, text)
-    slots = _about(fitted, cells, part, place)
+    slots = answers.about(fitted, cells, part, place)
     slots["obsm/X_dpvae_positions"] = (found / _own_units(units, cells.section, part, fitted)).astype(np.float32)
-    slots |= _evaluated(fitted, cells, found, place, known, run.seed)
+    slots |= answers.evaluated(fitted, cells, found, place, known, run.seed) | snapshots.slots()
+    if params.transfer:
+        slots |= answers.transfer(cells, x, place, known, fitted.settings, run.seed, run.device)
     reference = fitted.members[0].readout.frames.reference
     config = {"sections": cells.sections, "units": np.where(np.isfinite(units), units, units[reference]).tolist()}
     used = params.using(alpha2=fitted.settings.alpha2, epochs=fitted.settings.epochs)
@@ -385,109 +398,3 @@ def _aligned(fitted: "Model", model: SavedModel, cells: Cells) -> tuple[Any, lis
     at = [number for number, gene in enumerate(model.genes) if gene in have]
     full[:, at] = x.toarray()[:, [have[model.genes[number]] for number in at]]
     return full, missing
-
-
-# -------------------------------------------------------------------------------------------------- what is found of it
-
-
-def _reconstructed(
-    fitted: "Fitted", latent: np.ndarray, predicted: np.ndarray, place: np.ndarray, section: np.ndarray,
-    part: np.ndarray, params: Params, seed: int,
-) -> np.ndarray:  # fmt: skip
-    """Place sections by their anchors, and spots by latent distances where that is asked for; in pitches."""
-    from unbatch.models.dpvae import reconstruct
-    from unbatch.models.dpvae.reconstruction import from_anchors
-
-    found = predicted.copy()
-    for code in np.unique(section):
-        mine = np.flatnonzero(section == code)
-        known = np.flatnonzero(part[mine] == "known")
-        fixed = known if len(known) else np.flatnonzero(part[mine] == "anchor")
-        wanted = params.anchors is not None or params.anchor_column is not None
-        if params.reconstruction == "readout":
-            if not len(known) and wanted:
-                found[mine] = from_anchors(predicted[mine], (fixed, place[mine][fixed]))
-        elif len(fixed) or wanted:
-            anchors = fixed, place[mine][fixed]
-            held = params.gamma if params.reconstruction == "stress" else None
-            new = reconstruct(
-                latent[mine],
-                fitted.scale,
-                anchors,
-                method=params.reconstruction,
-                gamma=held,
-                axes=place.shape[1],
-                seed=seed,
-            )
-            others = np.setdiff1d(np.arange(len(mine)), known)
-            found[mine[others]] = new[others]
-    return found
-
-
-def _about(fitted: "Fitted", cells: Cells, part: np.ndarray, place: np.ndarray) -> dict[str, Any]:
-    history = {name: np.array([row[name] for row in fitted.history]) for name in fitted.history[0]}
-    settings = fitted.settings
-    slots: dict[str, Any] = {
-        "uns/part": part.astype(str),
-        "uns/history": history,
-        "uns/settings": {
-            "alpha2": settings.alpha2,
-            "epochs": settings.epochs,
-            "genes": len(fitted.inputs.genes),
-            "latent": settings.latent,
-            "members": settings.members,
-            "likelihood": settings.likelihood,
-            "scale": fitted.scale,
-            "reference": cells.sections[fitted.members[0].readout.frames.reference],
-        },
-    }
-    if fitted.tried is not None:
-        slots["uns/search"] = {name: getattr(fitted.tried, name) for name in ("alpha2", "epoch", "random", "block")}
-    if (part == "anchor").any():
-        chosen = np.flatnonzero(part == "anchor")
-        slots["uns/anchors"] = {"cells": chosen, "positions": cells.coordinates[chosen]}
-    log.info("alpha2 %.4g, %d epochs, lambda %.3g per pitch", settings.alpha2, settings.epochs, fitted.scale)
-    return slots
-
-
-def _evaluated(
-    fitted: "Fitted", cells: Cells, found: np.ndarray, place: np.ndarray, known: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """Compare with simpler methods, give radii, and say which spots are unlike the known ones."""
-    from unbatch.positions import baselines, evaluation
-
-    x = baselines.standardised(cells.X[:, fitted.inputs.genes], cells.section)
-    tables = evaluation.evaluate(
-        x, place, found, cells.section, known, sections=cells.sections, latent=fitted.latent,
-        out_of_fold=fitted.settings.members > 1, genes=fitted.inputs.genes, seed=seed,
-    )  # fmt: skip
-    far = int((tables["distance"] > tables["far"]).sum())
-    if far > 0.05 * len(cells):
-        log.warning(
-            "%s: the expression of %d spots is unlike that of the known ones; their positions are guesses",
-            cells.name,
-            far,
-        )
-    slots = {f"uns/{name}": value for name, value in tables.items() if name != "radii"}
-    if "radii" in tables:
-        slots["obsm/X_dpvae_radii"] = tables["radii"]
-    # a decoder of counts is told library size and batch, and an ellipse has two axes
-    if fitted.settings.likelihood == "gaussian" and fitted.latent.shape[1] == 2:
-        slots["uns/ellipses"] = _ellipses(fitted)
-    return slots
-
-
-def _ellipses(fitted: "Fitted") -> dict[str, Any]:
-    """Say how the first decoder stretches the latent space."""
-    import torch
-
-    from unbatch.positions.isometry import ellipses
-
-    network = fitted.members[0].network
-
-    def decode(latent: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            given = torch.as_tensor(latent, dtype=torch.float32, device=network.log_scale.device)
-            return network.decode(given).cpu().numpy()
-
-    return dict(vars(ellipses(decode, fitted.latent)))
