@@ -44,7 +44,12 @@ workflow {
         def outdir = file(given.outdir, glob: false).toAbsolutePath().toUriString()
         workflow.onComplete = {
             if (run.success) {
-                writeCrate(about, points[0], given.outdir)
+                try {
+                    writeCrate(about, points[0], given.outdir)
+                }
+                catch (Exception problem) {
+                    log.warn("${outdir}/ro-crate-metadata.json could not be written: ${problem.message}")
+                }
             }
             log.info(closingMessage(run.success, outdir, planned, fits))
         }

@@ -14,7 +14,7 @@ def filesBelow(folder) {
 // The files that a run reads, those of a folder one by one
 def inputFiles(point) {
     ((point.source ? [point.source] : []) + (point.samples ?: [])).collectMany { source ->
-        source.isDirectory() ? filesBelow(source) : [source]
+        source.isDirectory() ? filesBelow(source.toRealPath()) : [source]
     }
 }
 
@@ -23,7 +23,7 @@ def writeParameters(given, outdir) {
     def stated = given.findAll { name, value -> value != null && name != 'help' && !name.contains('-') }
     def folder = file("${outdir}/pipeline_info", glob: false)
     folder.mkdirs()
-    file("${folder}/params.json", glob: false).text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(stated)) + '\n'
+    folder.resolve('params.json').text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(stated)) + '\n'
 }
 
 def references(things) {
@@ -82,13 +82,12 @@ def crate(about, inputs, results, when) {
 def writeCrate(about, point, outdir) {
     def folder = file(outdir, glob: false)
     def inputs = inputFiles(point).collect { source -> [name: source.name, sha256: sha256(source), bytes: source.size()] }
-    def place = folder.toString().length() + 1
     // the folders by name: outdir may hold the work folder, too
-    def results = ['integrated.h5ad', 'multiqc', 'scores', 'fits', 'models', 'dataset', 'simulated']
-        .collect { name -> file("${folder}/${name}", glob: false) }
+    def results = ['integrated.h5ad', 'integrated.zarr', 'multiqc', 'scores', 'fits', 'models', 'dataset', 'simulated']
+        .collect { name -> folder.resolve(name) }
         .findAll { one -> one.exists() }
         .collectMany { one -> filesBelow(one) }
-        .collect { one -> [name: one.toString().substring(place), bytes: one.size()] }
+        .collect { one -> [name: folder.relativize(one).toString(), bytes: one.size()] }
     def text = groovy.json.JsonOutput.toJson(crate(about, inputs, results, java.time.Instant.now().toString()))
-    file("${folder}/ro-crate-metadata.json", glob: false).text = groovy.json.JsonOutput.prettyPrint(text) + '\n'
+    folder.resolve('ro-crate-metadata.json').text = groovy.json.JsonOutput.prettyPrint(text) + '\n'
 }

@@ -1,5 +1,8 @@
+include { memoryFor } from '../../functions/resources'
+
 process MULTIQC {
     tag 'report'
+    memory { memoryFor('multiqc', '3 GB', [], [], task) }
 
     input:
     tuple path(content), path(versions), path(config)
@@ -15,15 +18,17 @@ process MULTIQC {
     # what is published names no folder of this machine but those that parameters name
     rm -f multiqc_report_data/multiqc.log
     python - <<'END'
-    import os, pathlib, re
+    import html, json, os, pathlib, re
     here = os.getcwd()
     for path in [pathlib.Path('multiqc_report.html'), *pathlib.Path('multiqc_report_data').iterdir()]:
         if path.suffix in ('.html', '.json', '.txt'):
-            text = path.read_text().replace(here + '/', '').replace(here, '.')
+            text = path.read_text(encoding='utf-8', errors='surrogateescape')
+            for own in (here, json.dumps(here)[1:-1], html.escape(here)):
+                text = text.replace(own + '/', '').replace(own, '.')
             if path.suffix == '.json':
                 text = re.sub(r'"/[^"]*/(site-packages/[^"]*")', r'"\\1', text)
                 text = re.sub(r'"/[^" ]*/(multiqc[ "])', r'"\\1', text)
-            path.write_text(text)
+            path.write_text(text, encoding='utf-8', errors='surrogateescape')
     END
     """
 

@@ -1,7 +1,9 @@
 include { argumentList ; quote } from '../../functions/arguments'
+include { memoryFor } from '../../functions/resources'
 
 process SIMULATE {
     tag "${meta.id}"
+    memory { memoryFor('simulate', '3 GB', [], [], task) }
     // a job array asks before it knows its tasks
     time { 1.h * (simulations ?: [0]).size() * (task.attempt ?: 1) }
 

@@ -145,6 +145,14 @@ def test_exact_distances_and_three_anchors_give_all_positions(method, spots):
     assert np.sqrt(np.square(found - true).sum(1).mean()) < 1e-3
 
 
+def test_of_more_spots_than_all_distances_are_taken_of_every_anchor_is_held():
+    place = np.random.default_rng(0).random((2300, 2)) * 50
+    every = np.arange(2300)
+    np.testing.assert_array_equal(dpvae.reconstruct(place, 1.0, (every, place), method="stress"), place)
+    found = dpvae.reconstruct(place, 1.0, (every[:2200], place[:2200]), method="stress")
+    np.testing.assert_allclose(found, place, atol=1e-3)
+
+
 def test_anchors_are_held_or_drawn_to_their_places_and_stress_falls():
     rng = np.random.default_rng(0)
     true = rng.random((150, 2)) * 20
@@ -301,12 +309,17 @@ def test_every_likelihood_and_lambda_fits_and_comes_back(changes):
     np.testing.assert_allclose(again.positions(x), found.positions(x), atol=1e-5)
 
 
-def test_sections_in_other_coordinates_help_one_another_and_unknown_ones_are_put_into_the_reference():
-    parts = [tissue(seed, turned=turned) for seed, turned in ((0, 0.0), (1, 2.0), (2, 0.0))]
+@pytest.mark.parametrize("unknown", [0, 2])
+def test_sections_in_other_coordinates_help_one_another_and_unknown_ones_are_put_into_the_reference(unknown):
+    # the second section, which has most known spots, is the reference
+    turned = [2.0, 0.0, 0.0] if unknown == 2 else [0.0, 0.0, 2.0]
+    parts = [tissue(seed, turned=angle) for seed, angle in enumerate(turned)]
     counts, place = (np.concatenate(each) for each in zip(*parts, strict=True))
     section = np.repeat(np.arange(3), 256)
-    known = (section < 2) & (np.arange(768) % 5 > 0)
-    found = dpvae.fit(counts, place, section=section, settings=RECOMMENDED.but(**QUICK), known=known, reference=0)
+    known = (section != unknown) & (np.arange(768) % 5 > 0)
+    found = dpvae.fit(counts, place, section=section, settings=RECOMMENDED.but(**QUICK), known=known)
+    # to networks, which are not shown the same spots, too
+    assert {each.readout.frames.reference for each in found.members} | {found.frames.reference} == {1}
     for code in range(3):
         mine = (section == code) & ~known
         assert np.sqrt(np.square(found.positions()[mine] - place[mine]).sum(1).mean()) < 4

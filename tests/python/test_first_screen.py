@@ -46,6 +46,7 @@ def table(tmp_path, counts, **columns):
         ([[50, 0], [0, 50]], {Kind.NO_SHARED_LABEL: 1.0}),
         ([[50, 50]], {Kind.ONE_LABEL: 0.0}),
         ([[50], [50]], {Kind.ONE_BATCH: 0.0}),
+        ([[50, 50, 0, 0], [0, 0, 30, 20]], {Kind.PARTED: 1 / 3}),
     ],
 )
 def test_labels_of_one_batch_are_found_with_their_share_of_the_cells(tmp_path, counts, expected):
@@ -80,13 +81,14 @@ def test_a_column_that_varies_within_a_batch_is_not_confounded(tmp_path):
 def advice(tmp_path):
     """Recommendations by purpose for made-up scores; `probes` are those of the batch, by method."""
 
-    def make(rows, confounding=(MIXED), probes=None, targets=(), se=0.005, **more):
+    def make(rows, confounding=(MIXED), probes=None, targets=(), se=0.005, by_label=0.5, **more):
         if probes is not None:
             for each in rows:
                 value = probes.get(each["method"], 0.5)
                 each["metrics"]["batch_probe"] = value
                 each["cells"]["left_out"]["batch_probe"] = left_out(each["method"], "probe", value, se)
-            level = {"chance": 0.5, "label": 0.5, "left_out": left_out("labels", "probe", 0.5, 0.002)}
+            by_labels = left_out("labels", "probe", by_label, 0.002)
+            level = {"chance": 0.5, "label": by_label, "left_out": by_labels}
             more["evidence"] = {
                 "cells": 60,
                 "permutations": 5,
@@ -152,10 +154,11 @@ def test_one_seed_recommends_nothing(advice):
     assert all(each.silent for each in found.values())
 
 
+@pytest.mark.parametrize("kind", [Kind.CONFINED, Kind.PARTED])
 @pytest.mark.parametrize(("confined", "silent"), [(0.19, False), (0.21, True)])
-def test_confounded_labels_silence_everything_once_they_are_many(advice, confined, silent):
+def test_confounded_labels_silence_everything_once_they_are_many(advice, kind, confined, silent):
     rows = none_and(seeds("harmony", 0.6, 0.75))
-    found = advice(rows, [Finding(Kind.CONFINED, "", confined)], probes={"none": 0.9})
+    found = advice(rows, [Finding(kind, "", confined)], probes={"none": 0.9})
     assert (found[Purpose.EMBEDDING].ground is Ground.CONFOUNDED) == silent
     assert all(each.silent for each in found.values()) == silent
 
@@ -178,6 +181,16 @@ def test_no_correction_is_recommended_where_the_probe_finds_nothing(advice):
     found = advice([*seeds("none", 0.8, 0.6), *seeds("harmony", 0.8, 0.6)], probes={"none": 0.5})
     assert {each.ground for each in found.values()} == {Ground.NO_EFFECT}
     assert not any(each.silent or each.method for each in found.values())
+
+
+def test_a_probe_that_the_labels_leave_no_room_says_nothing(advice):
+    rows = [*seeds("none", 0.8, 0.6), *seeds("harmony", 0.8, 0.6)]
+    assert advice(rows, probes={"none": 0.97}, by_label=0.97)[Purpose.CORRECT].ground is Ground.NO_ROOM
+
+
+def test_one_seed_does_not_recommend_to_do_without_correction(advice):
+    found = advice([row("none", 0, 0.3, 0.6), row("harmony", 0, 0.8, 0.8)], probes={"none": 0.5})
+    assert {each.ground for purpose, each in found.items() if purpose is not Purpose.CORRECT} == {Ground.NO_INTERVAL}
 
 
 def test_probe_and_scores_that_disagree_recommend_nothing(advice):
@@ -328,7 +341,10 @@ def test_a_name_for_every_cell_is_no_colour(coloured, tmp_path):
     data.write_h5ad(tmp_path / "d.h5ad")
     (tmp_path / "s.json").write_text(json.dumps(content([row("none")], cells=180)))
     given = ("--dataset", tmp_path / "d.h5ad", "--colour-by", "barcode")
-    assert run(tmp_path / "s.json", *given, "-o", tmp_path / "out").exit_code == 2
+    assert run(tmp_path / "s.json", *given, "-o", tmp_path / "out").exit_code == 0
+    pages = pages_of(tmp_path / "out")
+    assert not [name for name in pages if "column_0" in name]
+    assert "barcode" in pages["unbatch_warnings_page_mqc.json"]["data"]
 
 
 def test_the_first_screen_has_the_counts_of_labels_by_batch(coloured, tmp_path):

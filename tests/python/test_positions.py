@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from unbatch.metrics import spatial
 from unbatch.nn import ard_gp
@@ -189,6 +190,22 @@ def test_a_process_is_the_exact_one_and_ignores_inputs_that_say_nothing():
     np.testing.assert_array_equal(again.predict(x[200:]).mean, predicted.mean)
 
 
+def test_a_part_is_predicted_as_if_its_outputs_were_not_there():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((90, 3))
+    y = np.column_stack([np.sin(x[:, 0]), x[:, 1]]) + 0.1 * rng.standard_normal((90, 2))
+    found, part = ard_gp.fit(x, y, seed=0), np.arange(90) % 3
+    np.testing.assert_allclose(found.leave_parts_out(x, y, np.arange(90)), found.leave_one_out(x, y), atol=1e-8)
+    # by the normal equations of the other parts alone
+    inputs = (torch.as_tensor(x) - found.centre) / found.spread
+    features = ard_gp._features(found.root, found.points, inputs, found.logs).numpy()
+    rest, noise = features[part != 1], float(found.logs[2].exp())
+    target = ((torch.as_tensor(y) - found.offset) / found.unit).numpy()[part != 1]
+    weights = np.linalg.solve(noise * np.eye(features.shape[1]) + rest.T @ rest, rest.T @ target)
+    expected = features[part == 1] @ weights * float(found.unit) + found.offset.numpy()
+    np.testing.assert_allclose(found.leave_parts_out(x, y, part)[part == 1], expected, atol=1e-6)
+
+
 def test_tables_score_held_out_spots_and_new_sections_against_rivals():
     x, places = tissue(900)
     section = np.repeat([0, 1, 2], 300)
@@ -246,3 +263,19 @@ def test_without_held_out_spots_known_ones_are_scored_as_predicted_by_others():
     assert not {"radii", "coverage", "baselines"} & fitted.keys()
     with pytest.raises(ValueError, match="known"):
         evaluation.evaluate(x, np.full_like(places, np.nan), predicted, section, known, **given)
+
+
+def test_anchors_are_not_scored_and_place_a_section_for_rivals_too():
+    rng = np.random.default_rng(0)
+    section = np.repeat([0, 1], 200)
+    true = rng.random((400, 2)) * 20
+    x = np.column_stack([true, -true]) + 0.1 * rng.standard_normal((400, 4))
+    # the second section has coordinates of its own
+    true[200:] = true[200:, ::-1] * [-1, 1] + 100
+    anchors = np.isin(np.arange(400), np.arange(200, 230))
+    tables = evaluation.evaluate(
+        x, true, true, section, section == 0, sections=["a", "b"], rivals=("ridge",), anchors=anchors, out_of_fold=False
+    )["baselines"]
+    ridge = tables["method"] == "ridge"
+    assert tables["spots"].tolist() == [170, 170]
+    assert tables["rmse"][ridge][0] < 1

@@ -115,6 +115,14 @@ def test_banksys_mean_and_gradient_are_those_of_its_definition():
     assert banksy.features(X, places, section, 0.8, 5, None).shape == (40, 6)
 
 
+def test_a_cell_far_from_all_others_has_a_neighbourhood_all_the_same():
+    grid = np.stack(np.meshgrid(np.arange(10.0), np.arange(10.0)), -1).reshape(-1, 2)
+    place, section = np.vstack([grid, [150.0, 150.0]]), np.zeros(101, int)
+    found = banksy.kernel(place, section, 6, 0)
+    assert np.isfinite(found.data).all()
+    np.testing.assert_allclose(abs(found).sum(1), 1)
+
+
 def test_banksy_in_three_dimensions_needs_no_gradient():
     rng = np.random.default_rng(1)
     cells = tissue(rng.random((30, 3)), np.zeros(30))

@@ -24,6 +24,9 @@ NEIGHBOURS = 6
 REGULARISATION = 1e-4
 """What is added to the covariance of a mixture, in units of the mean variance."""
 
+MOST_CLUSTERS = 100
+"""Labels of a section above which no clusters are made: so many are no domains, and a mixture of them takes hours."""
+
 
 def by_kmeans(values: np.ndarray, clusters: int, seed: int = 0, starts: int = 10) -> np.ndarray:
     """Cluster by k-means (the best of some starts): codes, n, of values n x d."""
@@ -140,8 +143,9 @@ class Section:
 
     @property
     def clusters(self) -> int:
-        """As many as labels."""
-        return 0 if self.label is None else len(np.unique(self.label[self.label >= 0]))
+        """As many as labels; 0 where these are too many."""
+        found = 0 if self.label is None else len(np.unique(self.label[self.label >= 0]))
+        return found if found <= MOST_CLUSTERS else 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,11 @@ def kernel(place: np.ndarray, section: np.ndarray, k: int, harmonic: int) -> spa
     for code in np.unique(section[source]):
         median = np.median(distance[section[source] == code])
         width[code] = median if median > 0 else 1.0
-    weight = np.exp(-0.5 * (distance / width[section[source]]) ** 2)
+    # less that of the nearest, which the sum removes again: far from all others nothing would be left of it
+    squared = (distance / width[section[source]]) ** 2
+    least = np.full(len(place), np.inf)
+    np.minimum.at(least, source, squared)
+    weight = np.exp(-0.5 * (squared - least[source]))
     total = np.bincount(source, weight, minlength=len(place))
     turned = weight / total[source] * np.exp(1j * harmonic * np.arctan2(apart[:, 1], apart[:, 0]))
     return sparse.csr_array((turned, (source, target)), shape=(len(place), len(place)))

@@ -1,6 +1,6 @@
 """Pairs of spots drawn at random, with weights by which their weighted sum estimates a mean over all pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,10 @@ class Groups:
         near = np.empty((len(group), 0), np.int64) if near is None else near
         total = float((counts**2).sum()) if total is None else total
         return cls(torch.as_tensor(group, device=device), torch.as_tensor(near, device=device), total)
+
+    def to(self, device: str) -> "Groups":
+        """Give the same on a device."""
+        return replace(self, group=self.group.to(device), near=self.near.to(device))
 
     def draw(self, first: Tensor, near: int, uniform: int) -> Drawn:
         """Draw partners of the spots of a minibatch.
@@ -99,6 +103,10 @@ class Edges:
         entries = sparse.coo_array(mask)
         source, target = (torch.as_tensor(each.astype(np.int64), device=device) for each in entries.coords)
         return cls(source, target, float(entries.nnz if total is None else total))
+
+    def to(self, device: str) -> "Edges":
+        """Give the same on a device."""
+        return replace(self, source=self.source.to(device), target=self.target.to(device))
 
     def draw(self, first: Tensor, near: int, uniform: int) -> Drawn:
         """Draw ``b * (near + uniform)`` pairs, b spots being asked for, uniformly among all."""

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from unbatch.metrics import spatial
+from unbatch.models.dpvae.readout import Frames
+from unbatch.models.dpvae.reconstruction import from_anchors
 from unbatch.positions import baselines, conformal, novelty, splits
 from unbatch.positions.markers import markers
 
@@ -40,6 +42,8 @@ def evaluate(
     method: str = "dpvae",
     rivals: tuple[str, ...] = tuple(baselines.BASELINES),
     genes: np.ndarray | None = None,
+    frames: Frames | None = None,
+    anchors: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Make all tables.
@@ -69,6 +73,12 @@ def evaluate(
         Names of `baselines.BASELINES`, of `STRONGER` ones and of peers.
     genes
         Positions of the G genes among all genes of the fit, for the genes that ``markers`` names; None: 0 to G - 1.
+    frames
+        How coordinates of the sections go over into each other, by which rivals learn from several sections, too; None
+        where they are the same.
+    anchors
+        Spots whose true position placed a section without known ones, n booleans: they are not scored, and place the
+        section for rivals, too.
     seed
         Of all that is drawn.
 
@@ -90,6 +100,8 @@ def evaluate(
             f"expression, true and predicted positions, section and known have shapes {np.shape(x)}, {true.shape}, "
             f"{predicted.shape}, {section.shape} and {known.shape}, expected as many rows"
         )
+    anchors = np.zeros(len(true), bool) if anchors is None else np.asarray(anchors, dtype=bool)
+    placed, true = true, np.where(anchors[:, None], np.nan, true)
     there = np.isfinite(true).all(axis=1)
     if not (known & there).any() or (known & ~there).any():
         raise ValueError("known spots have no true position, expected one of each and one known spot or more")
@@ -97,11 +109,14 @@ def evaluate(
     found: dict[str, Any] = {}
     distance, far = novelty.expression_distance(x[known], x)
     found["distance"], found["far"] = distance, far
-    found["baselines"] = compare(x, true, predicted, section, known, sections, kind, method, rivals, seed)
+    found["baselines"] = compare(
+        x, true, predicted, section, known, sections, kind, method, rivals, seed, frames=frames,
+        anchors=(np.flatnonzero(anchors), placed[anchors]),
+    )  # fmt: skip
     if out_of_fold and known.sum() >= conformal.FEWEST:
         radii, covered = with_radii(true, predicted, section, known, sections, kind, seed)
         found["radii"], found["coverage"] = radii, covered
-    found["spatial"] = spatial_scores(x, true, predicted, section, sections, latent, seed)
+    found["spatial"] = spatial_scores(x, true, predicted, section, sections, latent, seed, kind=kind)
     found["markers"] = gene_maps(x, true, predicted, section, sections, kind)
     if genes is not None and len(found["markers"]["section"]):
         found["markers"]["genes"] = np.asarray(genes)[found["markers"]["genes"]]
@@ -131,6 +146,9 @@ def compare(
     method: str = "dpvae",
     rivals: tuple[str, ...] = tuple(baselines.BASELINES),
     seed: int = 0,
+    *,
+    frames: Frames | None = None,
+    anchors: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Table:
     """Compare with rivals on the same spots and genes, see `evaluate`.
 
@@ -155,13 +173,23 @@ def compare(
     if not scored.any():
         return {name: np.array(values) for name, values in columns.items()}
     positions = {method: predicted}
+    fixed, where = anchors if anchors is not None else (np.empty(0, int), np.empty((0, true.shape[1])))
+    wanted = scored.copy()
+    wanted[fixed] = True
+    aim = true[train] if frames is None else frames.to(true[train], section[train])
     for name in rivals:
         make = (baselines.BASELINES | baselines.STRONGER).get(name) or baselines.PEERS.get(name, (None, ""))[0]
         if make is None:
             known_names = ", ".join([*baselines.BASELINES, *baselines.STRONGER, *baselines.PEERS])
             raise ValueError(f"rival {name!r} is not known, expected one of {known_names}")
         positions[name] = np.full(true.shape, np.nan)
-        positions[name][scored] = make(x[train], true[train], seed)(x[scored])
+        positions[name][wanted] = make(x[train], aim, seed)(x[wanted])
+        if frames is not None:
+            positions[name][wanted] = frames.back(positions[name][wanted], section[wanted])
+        for code in np.unique(section[fixed]):
+            mine, own = np.flatnonzero(wanted & (section == code)), section[fixed] == code
+            placing = np.searchsorted(mine, fixed[own]), where[own]
+            positions[name][mine] = from_anchors(positions[name][mine], placing)
     for code in np.unique(section[scored]):
         rows = np.flatnonzero(scored & (section == code))
         if len(rows) < 3:
@@ -200,16 +228,16 @@ def with_radii(
     coverage
         Columns section, kind, spots, level, share of the spots that are within their radius, median radius.
     """
-    radii = conformal.calibrate(predicted[known], true[known], seed).radii(predicted)
+    radii = _radii(predicted, true, section, known, seed)
     tested = radii.copy()
     rows = np.flatnonzero(known)
     if (kind == OUT_OF_FOLD).any():
         halves = np.array_split(np.random.default_rng(seed).permutation(rows), 2)
         for one, other in (halves, halves[::-1]):
+            given = np.zeros(len(known), dtype=bool)
+            given[one] = True
             enough = len(one) >= conformal.FEWEST
-            tested[other] = (
-                conformal.calibrate(predicted[one], true[one], seed).radii(predicted[other]) if enough else 0
-            )
+            tested[other] = _radii(predicted, true, section, given, seed)[other] if enough else 0
         if min(map(len, halves)) < conformal.FEWEST:
             kind = np.where(kind == OUT_OF_FOLD, "", kind)
     columns: dict[str, list[Any]] = {name: [] for name in ("section", "kind", "spots", "level", "share", "radius")}
@@ -225,6 +253,18 @@ def with_radii(
     return radii, {name: np.array(values) for name, values in columns.items()}
 
 
+def _radii(predicted: np.ndarray, true: np.ndarray, section: np.ndarray, given: np.ndarray, seed: int) -> np.ndarray:
+    """Give radii by the spots of the own section that are given where these are enough, else by the largest section."""
+    found = np.zeros((len(predicted), len(conformal.LEVELS)))
+    largest = given & (section == np.bincount(section[given]).argmax())
+    for code in np.unique(section):
+        mine = section == code
+        enough = (each for each in (mine & given, largest) if each.sum() >= conformal.FEWEST)
+        rows = next(enough, given)
+        found[mine] = conformal.calibrate(predicted[rows], true[rows], seed).radii(predicted[mine])
+    return found
+
+
 def spatial_scores(
     x: np.ndarray,
     true: np.ndarray,
@@ -233,6 +273,8 @@ def spatial_scores(
     sections: list[str],
     latent: np.ndarray | None = None,
     seed: int = 0,
+    *,
+    kind: np.ndarray | None = None,
 ) -> Table:
     """Score spaces against true positions: expression, latent values, predicted positions; by section.
 
@@ -250,6 +292,9 @@ def spatial_scores(
     spaces = {"expression": x} | ({} if latent is None else {"latent": latent}) | {"positions": predicted}
     for code in np.unique(section):
         rows = np.flatnonzero(there & (section == code))
+        # positions of known spots were learnt from: where others are scored, they alone
+        fresh = rows if kind is None else rows[np.isin(kind[rows], [HELD_OUT, NEW])]
+        rows = fresh if len(fresh) > NEIGHBOURS + 4 else rows
         if len(rows) <= NEIGHBOURS + 4:
             continue
         near = spatial.nearest(true[rows], NEIGHBOURS)

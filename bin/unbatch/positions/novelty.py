@@ -37,5 +37,7 @@ def expression_distance(train: np.ndarray, new: np.ndarray) -> tuple[np.ndarray,
     unit = np.median(own)
     if unit == 0:
         raise ValueError("half of the training spots have the same expression, expected different spots")
-    distance = tree.query(project(new), k)[0].reshape(len(new), k).mean(axis=1)
+    # a training spot is not its own neighbour
+    near = tree.query(project(new), k + 1)[0].reshape(len(new), k + 1)
+    distance = np.where(near[:, 0] == 0, near[:, 1:].mean(axis=1), near[:, :k].mean(axis=1))
     return distance / unit, float(np.quantile(own, FAR) / unit)

@@ -64,7 +64,13 @@ def read_report(
             view.dataset = read.read_dataset(dataset_of[result.name], result)
             # before anything is laid out, which takes long
             for name in report.colour_by:
-                view.dataset.colours(name)
+                try:
+                    view.dataset.colours(name)
+                except InputError as error:
+                    if name not in view.dataset.data.obs:
+                        raise
+                    # a column that cannot be drawn is no reason to lose the report
+                    view.undrawn[name] = str(error)
             take(view, fit_of, SECTIONS, budget)
     return report
 

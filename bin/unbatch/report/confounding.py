@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from unbatch.data.preprocess import RESERVED
 from unbatch.report.read import Cells, Dataset
@@ -26,6 +28,7 @@ class Kind(StrEnum):
     NO_SHARED_LABEL = "no_shared_label"
     CONFINED = "confined"
     ALMOST_CONFINED = "almost_confined"
+    PARTED = "parted"
     SAME_AS_BATCH = "same_as_batch"
     NESTED = "nested"
     CROSSED = "crossed"
@@ -143,6 +146,18 @@ def _of_labels(cells: Cells) -> list[Finding]:
                 size,
             )
         )
+    there = (table > 0).astype(int)
+    groups, group = connected_components(csr_array(there.T @ there), directed=False)
+    if groups > 1:
+        largest = np.bincount(group, table.sum(axis=0)).max()
+        found.append(
+            Finding(
+                Kind.PARTED,
+                f"The batches are {groups} groups without a label in common (a batch without labelled cells is a group "
+                "of its own): between the groups, batch and biology cannot be told apart.",
+                float(1 - largest / total),
+            )
+        )
     if not found:
         least = int(in_batches.min())
         text = (
@@ -185,9 +200,9 @@ def _of_columns(cells: Cells, columns: pd.DataFrame) -> list[Finding]:
         values = pairs["value"].nunique()
         if values < 2 or pairs["batch"].duplicated().any():
             continue
-        if values == len(pairs):
+        if values == len(pairs) == len(cells.batches):
             same.append(str(name))
-        else:
+        elif values < len(pairs):
             nested[str(name)] = pairs["value"].astype(str).value_counts(sort=False).to_dict()
     found = []
     if nested:

@@ -85,6 +85,8 @@ class View:
         How many fits are not shown, by what is missed.
     params
         Parameters that the fits hold, by method and parameter set.
+    undrawn
+        Why columns that UMAPs were to be coloured by cannot be drawn, by name.
     """
 
     report: Report
@@ -94,6 +96,7 @@ class View:
     taken: "dict[Section | Sections, list[tuple[Entry, Any]]]" = field(default_factory=lambda: defaultdict(list))
     omitted: Counter[str] = field(default_factory=Counter)
     params: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    undrawn: dict[str, str] = field(default_factory=dict)
 
     @property
     def cells(self) -> Cells:

@@ -11,7 +11,7 @@ from unbatch import methods as registry
 from unbatch.metrics.uncertainty import Interval
 from unbatch.report.confounding import Finding, Kind
 from unbatch.report.probes import Told, findings
-from unbatch.report.scores import UNCORRECTED, Entry, Result
+from unbatch.report.scores import UNCORRECTED, Entry, Result, number
 from unbatch.report.text import join
 from unbatch.report.verdict import Code, Comparison, compare, judge
 
@@ -54,6 +54,7 @@ class Ground(StrEnum):
     NO_INTERVAL = "one seed, or no interval"
     COMPOSITION = "batches differ, and without labels that may be composition"
     NOT_PROBED = "the batch was not probed for"
+    NO_ROOM = "the labels alone tell the batch"
     UNDECIDED = "the interval allows both"
     CONFLICT = "probe and scores disagree"
     OVERLAP = "several cannot be told apart"
@@ -138,11 +139,16 @@ def advise(result: Result, confounding: Sequence[Finding] = ()) -> list[Advice]:
     needed = _needed(fair)
     if needed.ground is not Ground.NO_EFFECT:
         return [needed, _embedding(fair), _clustering(fair), _genes(fair, confounding)]
-    # a correction that scores higher all the same: one of the two is wrong
-    better = judge(fair).code in (Code.FIRST, Code.TIED)
-    return [
-        replace(needed, purpose=purpose, ground=Ground.CONFLICT if better else needed.ground) for purpose in Purpose
-    ]
+    code = judge(fair).code
+    if code in (Code.FIRST, Code.TIED):
+        # a correction that scores higher all the same: one of the two is wrong
+        return [replace(needed, purpose=purpose, ground=Ground.CONFLICT) for purpose in Purpose]
+    if code in (Code.UNKNOWN, Code.NO_TOTAL):
+        # what would contradict the probe is not known
+        return [needed, *(Advice(purpose, _SILENT[code]) for purpose in list(Purpose)[1:])]
+    genes = _genes(fair, confounding)
+    found = [replace(needed, purpose=purpose) for purpose in Purpose]
+    return [*found[:-1], genes if genes.ground is Ground.CONDITION_IS_BATCH else found[-1]]
 
 
 def _obstacle(result: Result, confounding: Sequence[Finding]) -> Ground | None:
@@ -151,7 +157,8 @@ def _obstacle(result: Result, confounding: Sequence[Finding]) -> Ground | None:
         return Ground.ONE_BATCH
     kinds = {finding.kind for finding in confounding}
     confined = sum(finding.share for finding in confounding if finding.kind is Kind.CONFINED)
-    if Kind.NO_SHARED_LABEL in kinds or confined > MAX_CONFINED:
+    parted = sum(finding.share for finding in confounding if finding.kind is Kind.PARTED)
+    if Kind.NO_SHARED_LABEL in kinds or max(confined, parted) > MAX_CONFINED:
         return Ground.CONFOUNDED
     return None
 
@@ -170,6 +177,10 @@ def _needed(result: Result) -> Advice:
         return Advice(purpose, Ground.COMPOSITION)
     if found.told is Told.LEFT:
         return Advice(purpose, Ground.EFFECT, gain=found.excess)
+    level = number((result.evidence["levels"].get("batch_probe") or {}).get("label"))
+    if found.excess.high < NEGLIGIBLE and level is not None and 1 - level < 2 * NEGLIGIBLE:
+        # the probe could not have exceeded the labels by more
+        return Advice(purpose, Ground.NO_ROOM)
     ground = Ground.NO_EFFECT if found.excess.high < NEGLIGIBLE else Ground.UNDECIDED
     return Advice(purpose, ground, gain=found.excess)
 
@@ -316,6 +327,9 @@ _SENTENCES = {
         "composition."
     ),
     Ground.NOT_PROBED: "The uncorrected embedding was not probed for the batch.",
+    Ground.NO_ROOM: (
+        "The labels alone nearly predict the batch: the probe cannot show whether an effect is left beyond composition."
+    ),
     Ground.UNDECIDED: (
         "The 95% interval of what the batch probe finds without correction ({gain}) includes both no effect and one "
         "that matters."

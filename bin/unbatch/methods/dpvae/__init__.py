@@ -175,7 +175,7 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
         log.warning("%s: %s", cells.name, text)
     slots = answers.about(fitted, cells, part, place)
     slots["obsm/X_dpvae_positions"] = (found / _own_units(units, cells.section, part, fitted)).astype(np.float32)
-    slots |= answers.evaluated(fitted, cells, found, place, known, run.seed) | snapshots.slots()
+    slots |= answers.evaluated(fitted, cells, params, found, place, part, run.seed) | snapshots.slots()
     if params.transfer:
         slots |= answers.transfer(cells, x, place, known, fitted.settings, run.seed, run.device)
     reference = fitted.members[0].readout.frames.reference
@@ -291,7 +291,11 @@ def _parts(cells: Cells, params: Params) -> np.ndarray:
 
 def _anchors(cells: Cells, params: Params, part: np.ndarray, seed: int) -> np.ndarray:
     """Choose the cells of unknown sections whose positions place them."""
+    if params.gamma is not None and params.reconstruction != "stress":
+        raise InputError(f"dpvae: parameter gamma is for reconstruction stress, found {params.reconstruction}")
     lost = [code for code in range(len(cells.sections)) if not (part[cells.section == code] == "known").any()]
+    if not lost and (params.anchors is not None or params.anchor_column is not None):
+        raise InputError("dpvae: anchors place sections without known spots, expected unknown_sections to name some")
     free = np.isin(cells.section, lost) & np.isfinite(cells.coordinates).all(1)
     if params.anchor_column is not None:
         if params.anchor_column not in cells.obs:
@@ -360,13 +364,15 @@ def _mask(cells: Cells, params: Params, place: np.ndarray, settings: "Settings")
 
 
 def _read_mask(path: Path, cells: int) -> Any:
+    from zipfile import BadZipFile
+
     from scipy import sparse
 
     from unbatch.data.io import require_file
 
     try:
         found = sparse.csr_array(sparse.load_npz(require_file(path)))
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: no sparse matrix, expected one as scipy.sparse.save_npz writes it") from error
     if found.shape != (cells, cells):
         raise InputError(f"{path}: the mask has shape {found.shape}, expected {cells} x {cells} as there are spots")

@@ -37,7 +37,7 @@ def reconstructed(
         if params.reconstruction == "readout":
             if not len(known) and wanted:
                 found[mine] = from_anchors(predicted[mine], (fixed, place[mine][fixed]))
-        elif len(fixed) or wanted:
+        elif len(known) < len(mine) and (len(fixed) or wanted):
             anchors = fixed, place[mine][fixed]
             held = params.gamma if params.reconstruction == "stress" else None
             new = reconstruct(
@@ -82,15 +82,17 @@ def about(fitted: "Fitted", cells: Cells, part: np.ndarray, place: np.ndarray) -
 
 
 def evaluated(
-    fitted: "Fitted", cells: Cells, found: np.ndarray, place: np.ndarray, known: np.ndarray, seed: int
+    fitted: "Fitted", cells: Cells, params: "Params", found: np.ndarray, place: np.ndarray, part: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """Compare with simpler methods, give radii, and say which spots are unlike the known ones."""
     from unbatch.positions import baselines, evaluation
 
     x = baselines.standardised(cells.X[:, fitted.inputs.genes], cells.section)
+    # positions of latent distances are others than those of known spots, by whose errors radii would be made
+    fresh = fitted.settings.members > 1 and params.reconstruction == "readout"
     tables = evaluation.evaluate(
-        x, place, found, cells.section, known, sections=cells.sections, latent=fitted.latent,
-        out_of_fold=fitted.settings.members > 1, genes=fitted.inputs.genes, seed=seed,
+        x, place, found, cells.section, part == "known", sections=cells.sections, latent=fitted.latent,
+        out_of_fold=fresh, genes=fitted.inputs.genes, frames=fitted.frames, anchors=part == "anchor", seed=seed,
     )  # fmt: skip
     far = int((tables["distance"] > tables["far"]).sum())
     if far > 0.05 * len(cells):

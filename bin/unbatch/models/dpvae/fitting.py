@@ -10,7 +10,7 @@ from unbatch.models.dpvae import masks, search
 from unbatch.models.dpvae.inputs import Inputs
 from unbatch.models.dpvae.model import Mask, Spots, encoded, train_network
 from unbatch.models.dpvae.networks import Network
-from unbatch.models.dpvae.readout import Readout
+from unbatch.models.dpvae.readout import Frames, Readout
 from unbatch.models.dpvae.settings import COLLAPSED, DRIFT, FEWEST, Settings
 
 
@@ -50,6 +50,11 @@ class Model:
     def scale(self) -> float:
         """Lambda of the first network: latent distance of two spots that are one unit of the given positions apart."""
         return float(self.members[0].network.scale.detach()) / self.unit
+
+    @property
+    def frames(self) -> Frames:
+        """How coordinates of the sections go over into those of the reference."""
+        return (self.process or self.members[0].readout).frames
 
     def predict(self, x: Any, section: np.ndarray | None = None) -> np.ndarray:
         """Embed spots: latent means of the first network, n x d."""
@@ -185,6 +190,8 @@ def fit(
     known = there if known is None else np.asarray(known, bool)
     _require(x, positions, section, known, there, settings)
     rows = np.flatnonzero(known)
+    # one for all networks, which are not shown the same spots
+    reference = int(np.bincount(section[rows]).argmax()) if reference is None else reference
     likelihood = settings.likelihood == "negative_binomial"
     inputs = Inputs.of(x, section, rows, genes=settings.genes, standardised=settings.standardised,
                        components=settings.components, counts=settings.counts,
@@ -228,7 +235,7 @@ def fit(
             features[rows, values.shape[1] :] = rough[fold, rows]
         found.process = Readout.of("process", features[rows], positions[rows], section[rows], seed=seed, **place)
         found.predicted = found.process(features, section)
-        found.predicted[rows] = found.process.without(features[rows], positions[rows], section[rows])
+        found.predicted[rows] = found.process.without(features[rows], positions[rows], section[rows], fold)
     else:
         each = np.stack([one.readout(encoded(one.network, values), section) for one in members])
         found.predicted = each.mean(0)
@@ -259,7 +266,8 @@ def _require(
         own = positions[known & (section == code)]
         if np.linalg.matrix_rank(own - own.mean(0), tol=1e-9 * np.ptp(own)) < positions.shape[1]:
             raise ValueError(
-                f"the known spots of section {code} are on a line, expected a position of its own for each"
+                f"the known spots of section {code} do not span {positions.shape[1]} axes: they are on a line, or a "
+                "column of the positions is constant; expected positions that do"
             )
     if settings.process and settings.members < 2:
         raise ValueError(

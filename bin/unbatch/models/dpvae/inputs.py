@@ -35,6 +35,8 @@ class Inputs:
         Share of each gene in the counts, G; None without residuals.
     residual
         Components of the Pearson residuals of the counts, D x G; None without.
+    average
+        Mean of the genes where these are not standardised, which a gene that is not known has, G.
     """
 
     genes: np.ndarray
@@ -45,6 +47,7 @@ class Inputs:
     depth: float | None
     share: np.ndarray | None = None
     residual: np.ndarray | None = None
+    average: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -86,9 +89,10 @@ class Inputs:
             chosen = np.sort(varying[np.argsort(-dispersion, kind="stable")[:most]])
         spread = np.sqrt(variance[chosen])
         mean = mean[chosen]
+        average = None if standardised else mean
         if not standardised:
             mean, spread = np.zeros(most), np.ones(most)
-        found = cls(chosen, mean, spread, None, own=standardised, depth=depth)
+        found = cls(chosen, mean, spread, None, own=standardised, depth=depth, average=average)
         if components is None:
             return found
         found = replace(found, components=_components(lambda rows: found(x, section, rows, known), known, components))
@@ -127,7 +131,10 @@ class Inputs:
                     spread = np.sqrt(variance)
             scale = np.where(spread > 1e-6, spread, np.inf)
             for block in _blocks(mine):
-                values = (self._logs(x, rows[block]) - mean) / scale
+                values = self._logs(x, rows[block])
+                if self.average is not None:
+                    values = np.where(np.isnan(values), self.average, values)
+                values = (values - mean) / scale
                 values = np.nan_to_num(values, nan=0.0)
                 found[block, :first] = values if self.components is None else values @ self.components.T
         if self.residual is not None:

@@ -35,7 +35,9 @@ def all_pairs(
         If no two spots of a section have one label.
     """
     group = section if label is None else _joined(section, label)
-    near = nearest(positions, min(k, int(np.bincount(group).min()) - 1), group) if k and label is None else None
+    # of a code without a spot there is nothing to count
+    fewest = min(k, int(np.unique(group, return_counts=True)[1].min()) - 1)
+    near = nearest(positions, fewest, group) if fewest > 0 and label is None else None
     if label is not None and np.unique(group, return_counts=True)[1].max() < 2:
         raise ValueError("the mask is empty: no two spots of a section have one label, expected labels of several")
     total = float((np.bincount(section).astype(float) ** 2).sum()) if by_all else None

@@ -91,7 +91,7 @@ class Objective:
     """
 
     def __init__(self, network: Network, spots: Spots, pairs: Edges | Groups, settings: Settings, device: str) -> None:
-        self.network, self.pairs, self.settings = network, pairs, settings
+        self.network, self.pairs, self.settings = network, pairs.to(device), settings
         self.source = Resident(spots.inputs, device)
         self.inputs = torch.as_tensor(spots.inputs, device=device)
         self.place = torch.as_tensor(spots.positions, dtype=torch.float32, device=device)
@@ -153,6 +153,8 @@ class Objective:
     def _profile(self, distance: Tensor, apart: Tensor, weight: Tensor) -> None:
         """Bring lambda towards the minimiser of the distances' term, the median of their ratios by weighted length."""
         far = apart > 0
+        if not far.any():
+            return
         best = weighted_median(distance[far] / apart[far], (weight * apart)[far]).clamp(min=1e-6).log()
         self.network.log_scale.lerp_(best, 0.1)
 

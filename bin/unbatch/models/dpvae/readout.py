@@ -146,9 +146,9 @@ class Readout:
         """Give positions in the coordinates of the reference."""
         return _mapped(self.map, features)
 
-    def without(self, features: np.ndarray, positions: np.ndarray, section: np.ndarray) -> np.ndarray:
-        """Give known spots' positions by a process of all known spots but each itself, see `ArdGP.leave_one_out`."""
-        found = self.map.leave_one_out(features, self.frames.to(positions, section))
+    def without(self, features: np.ndarray, positions: np.ndarray, section: np.ndarray, part: np.ndarray) -> np.ndarray:
+        """Give known spots' positions by a process of the spots of other parts, see `ArdGP.leave_parts_out`."""
+        found = self.map.leave_parts_out(features, self.frames.to(positions, section), part)
         return self.frames.back(found, section)
 
 

@@ -107,16 +107,20 @@ def reconstruct(
         return _least(z, axes, held, method, gamma)
     rng = np.random.default_rng(seed)
     first = rng.permutation(len(z))[:MOST]
+    part = held
     if held is not None:
-        first = np.union1d(first[: max(MOST - len(held[0]), MOST // 2)], held[0])
-    some = None if held is None else (np.searchsorted(first, held[0]), held[1])
+        # more anchors than that fix no more
+        kept = np.sort(rng.permutation(len(held[0]))[: MOST // 2])
+        part = held[0][kept], held[1][kept]
+        first = np.union1d(first[: MOST - len(kept)], part[0])
     first = np.sort(first)
+    some = None if part is None else (np.searchsorted(first, part[0]), part[1])
     found = np.empty((len(z), axes))
     found[first] = _least(z[first], axes, some, method, gamma)
     others = np.setdiff1d(np.arange(len(z)), first)
-    for rows in np.array_split(others, -(-len(others) // BLOCK)):
+    for rows in np.array_split(others, max(1, -(-len(others) // BLOCK))):
         found[rows] = _placed(z[rows], z[first], found[first])
-    return found
+    return found if gamma is not None else _exact(found, held)
 
 
 def from_anchors(found: np.ndarray, anchors: Anchors) -> np.ndarray:

@@ -42,7 +42,7 @@ def weights(model: Model) -> dict[str, np.ndarray]:
     return found if model.process is None else found | _readout_weights(model.process, "process.")
 
 
-_MORE = ("components", "share", "residual")
+_MORE = ("components", "share", "residual", "average")
 
 
 def _readout_weights(readout: Readout, prefix: str) -> dict[str, np.ndarray]:

@@ -43,7 +43,8 @@ def _pages(view: View) -> Iterator[Page]:
         if panels:
             yield from (_page(view, colours, colours.title, panels, title, key) for colours in by)
     for number, name in enumerate(view.report.colour_by):
-        yield _page(view, view.dataset.colours(name), f"column_{number}", every, "By")
+        if name not in view.undrawn:
+            yield _page(view, view.dataset.colours(name), f"column_{number}", every, "By")
 
 
 def _page(

@@ -57,7 +57,7 @@ def _about(section: dict[str, Any]) -> str:
     if section["clusters"] >= 2:
         words.append(f"{section['clusters']} labels, as many clusters")
     else:
-        words.append("fewer than two labels, therefore no clusters")
+        words.append("fewer than two labels or more than 100, therefore no clusters")
     if section["unlabelled"]:
         words.append(f"{section['unlabelled']:,} without a label")
     return ", ".join(words)

@@ -66,6 +66,7 @@ def _remarks(view: View) -> list[str]:
     for own, taken in view.taken.items() if confined else ():
         if isinstance(own, Sections):
             found += [f"{entry.label}, {said}" for entry, fit in taken for said in own.warnings(fit, confined)]
+    found += [f"UMAPs are not coloured by {cut(name, 40)}: {text}." for name, text in view.undrawn.items()]
     return found + [f"{what}, as they are too many: {count}." for what, count in view.omitted.items()]
 
 

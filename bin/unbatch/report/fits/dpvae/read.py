@@ -139,13 +139,17 @@ def read_positions(fit: FitFile, dataset: Dataset) -> Located | None:
     # array positions are drawn as distances
     predicted = np.column_stack([found[:, 1] * 0.5, found[:, 0] * np.sqrt(0.75)]) if array else found[:, :2]
     try:
-        unit = pitch(true, cells.section)
+        unit = np.full(len(cells.sections), pitch(true, cells.section))
+        for code in range(len(unit)):
+            if len(np.unique(true[cells.section == code], axis=0)) > 1:
+                unit[code] = pitch(true[cells.section == code])
     except ValueError as error:
         raise InputError(f"{dataset.path}: obsm/spatial: {error}") from error
     n = len(true)
     part = np.array(names_in(about, "part"), dtype=object)
     if len(part) != n:
         raise InputError(f"{fit.path}: part has {len(part)} entries, expected one for each of the {n} spots")
+    at = _frames(about, cells.sections, cells.section, part)
     radii_slot = f"X_{about['method']}_radii"
     radii = fit.matrix(radii_slot).astype(np.float64) if radii_slot in fit.data.obsm else None
     if radii is not None and radii.shape != (n, len(LEVELS)):
@@ -153,8 +157,8 @@ def read_positions(fit: FitFile, dataset: Dataset) -> Located | None:
     distance = fit.numbers(about, "distance", (n,)).astype(np.float64) if "distance" in about else None
     snapshots = about.get("snapshots")
     return Located(
-        true / unit,
-        predicted / unit,
+        true / unit[cells.section, None],
+        predicted / unit[at, None],
         cells.section,
         cells.sections,
         part,
@@ -172,6 +176,15 @@ def read_positions(fit: FitFile, dataset: Dataset) -> Located | None:
         _table(fit, about.get("transfer"), _TRANSFER),
         "calibration" in about or radii is not None,
     )
+
+
+def _frames(about: Any, sections: list[str], section: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Say in whose coordinates each spot was placed, n codes: its section's, or the reference's without known spots."""
+    reference = str((about.get("settings") or {}).get("reference", ""))
+    if reference not in sections:
+        return section
+    own = np.array([np.isin(part[section == code], ("known", "anchor")).any() for code in range(len(sections))])
+    return np.where(own[section], section, sections.index(reference))
 
 
 def doubts(fit: Located, _confined: list[tuple[str, str, int]]) -> list[str]:
