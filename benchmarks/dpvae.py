@@ -35,6 +35,7 @@ from scipy import sparse
 from scipy.stats import spearmanr
 
 from unbatch.metrics import spatial
+from unbatch.models.dpvae.inputs import standardised_dispersion
 from unbatch.nn import ard_gp
 from unbatch.positions import baselines, conformal, evaluation, novelty, splits
 
@@ -91,8 +92,10 @@ def data_for(section: Section, settings: object) -> "np.ndarray | sparse.csr_mat
 
 
 def variable(x: np.ndarray, number: int) -> np.ndarray:
-    """Positions of the most variable genes of log-normalised expression."""
-    return np.sort(np.argsort(-x.var(axis=0), kind="stable")[:number])
+    """Positions of the most variable genes of log-normalised expression, chosen as the preset does."""
+    values = np.expm1(x)
+    dispersion = standardised_dispersion(values.mean(axis=0), values.var(axis=0))
+    return np.sort(np.argsort(-dispersion, kind="stable")[:number])
 
 
 def scores(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
