@@ -2,7 +2,7 @@
 
     python benchmarks/dpvae.py rivals FOLDER [SECTION ...]    # ridge, kNN, forest, mean, a Gaussian process; 80/20
     python benchmarks/dpvae.py split FOLDER [SECTION ...]     # presets of dp-VAE, the same splits; gap, radii, time
-    python benchmarks/dpvae.py plain FOLDER [SECTION ...]     # of these the plain VAE alone
+    python benchmarks/dpvae.py plain FOLDER [SECTION ...]     # the plain VAE alone
     python benchmarks/dpvae.py across FOLDER [SECTION ...]    # trained on one section, tested on the others
     python benchmarks/dpvae.py spaces FOLDER [SECTION ...]    # Moran, Geary, distances: with and without the term
     python benchmarks/dpvae.py novelty FOLDER [SECTION ...]   # whether spots that are called far have larger errors
@@ -257,7 +257,7 @@ def run_spaces(folder: Path, names: list[str]) -> None:
     from unbatch.models import dpvae
 
     base = dpvae.PRESETS["paper"].but(epochs=100)
-    # of counts the latent space is larger, as the published one
+    # the latent space for counts is larger, as the published one
     kinds = {"VAE": base, "NB-VAE": base.but(likelihood="negative_binomial", latent=10, process=True)}
     for seed, name in product(SEEDS, names):
         section = read(folder, name)

@@ -66,7 +66,7 @@ def test_drawn_pairs_have_the_gradient_of_all_pairs_in_the_mean(batch, sections)
         for number, each in enumerate(torch.autograd.grad(loss, (latent, scale))):
             total[number] = total[number] + each / 1000
     true = dense_gradient(latent, place, torch.as_tensor(group), scale)
-    # of minibatches each spot is in a third of the draws, hence the noise of single entries
+    # each spot is in a third of the draws of minibatches, hence the noise of single entries
     assert float((total[0] - true[0]).norm() / true[0].norm()) < (0.02 if sections == 1 else 0.1)
     assert float((total[0] * true[0]).sum() / true[0].square().sum()) == pytest.approx(1, abs=0.02)
     assert float(total[1]) == pytest.approx(float(true[1]), rel=0.02)
@@ -145,7 +145,7 @@ def test_exact_distances_and_three_anchors_give_all_positions(method, spots):
     assert np.sqrt(np.square(found - true).sum(1).mean()) < 1e-3
 
 
-def test_of_more_spots_than_all_distances_are_taken_of_every_anchor_is_held():
+def test_every_anchor_is_held_where_spots_are_too_many_for_all_distances():
     place = np.random.default_rng(0).random((2300, 2)) * 50
     every = np.arange(2300)
     np.testing.assert_array_equal(dpvae.reconstruct(place, 1.0, (every, place), method="stress"), place)

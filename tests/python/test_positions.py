@@ -82,7 +82,7 @@ def test_a_random_split_takes_its_share_of_each_section_and_blocks_are_in_one_pi
     def alone(mask: np.ndarray) -> float:
         return mask[near][mask].mean()
 
-    # of a spot held out at random, one in five neighbours is held out, too
+    # one in five neighbours of a spot held out at random is held out, too
     assert alone(held) < 0.35 < 0.6 < alone(blocks)
     assert splits.random_split(np.zeros(2, int), 0.9).sum() == 1
 

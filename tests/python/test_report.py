@@ -723,6 +723,14 @@ def test_visium_array_positions_become_distances_with_rows_downwards():
     assert np.ptp(positions, axis=0).tolist() == pytest.approx([63.5, 77 * np.sqrt(0.75)])
 
 
+def test_a_piece_of_an_array_is_drawn_as_distances_too():
+    row_, column = np.divmod(np.arange(12 * 20), 20)
+    on_grid = (row_ + column) % 2 == 0
+    positions, array = embedding.tissue(np.column_stack([row_, column])[on_grid])
+    assert array
+    assert np.ptp(positions, axis=0).tolist() == pytest.approx([9.5, 11 * np.sqrt(0.75)])
+
+
 def test_other_positions_are_left_as_they_are():
     xy = np.random.default_rng(0).random((200, 3))
     positions, array = embedding.tissue(xy)

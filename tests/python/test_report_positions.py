@@ -30,7 +30,7 @@ def pair() -> tuple[ad.AnnData, ad.AnnData]:
     known = section == 0
     known[::4] = False
     predicted = places / 5 + rng.normal(size=places.shape)
-    # of the second section, positions are worse than known ones let expect
+    # positions in the second section are worse than known ones let expect
     predicted[section == 1] += rng.normal(scale=4, size=(144, 2))
     found = evaluation.evaluate(
         x, places / 5, predicted, section, known, sections=NAMES, latent=x[:, :2], rivals=("mean", "ridge")

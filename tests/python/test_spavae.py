@@ -1,6 +1,7 @@
 """spaVAE: formulas against dense ones, a small tissue whose truth is known, and what is refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -504,6 +505,7 @@ def test_data_that_no_field_can_be_fitted_to_are_refused_with_a_sentence(change,
         ({"differential": "domains", "between": "1,3", "domains": 3}, "expected two of 0, 1, 2"),
         ({"fold": 9}, "no fold 9"),
         ({"predict_at": "absent.csv"}, "no such file"),
+        ({"predict_at": sys.executable}, "not UTF-8"),
         ({"maps": "nothing"}, "maps names nothing"),
         ({"linear_share": True}, "adds to spatial_genes"),
     ],

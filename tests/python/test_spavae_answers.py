@@ -111,7 +111,7 @@ def test_of_several_seeds_the_one_is_kept_that_predicts_spots_none_was_trained_o
     every = np.arange(len(given["layer"]))
     found = restarts.fit_several(spots, SETTINGS.but(epochs=1), 3, train_on=every, seed=5)
     assert (found.best, found.seeds) == (1, [5, 6, 7])
-    # of each section alike
+    # the same from each section
     np.testing.assert_array_equal(np.bincount(given["section"][found.scoring]), [7, 7])
     for own in trained:
         np.testing.assert_array_equal(own, np.setdiff1d(every, found.scoring))

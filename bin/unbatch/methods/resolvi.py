@@ -83,7 +83,7 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     data = AnnData(counts, obs=obs)
     index, distance = _surroundings(cells.coordinates, cells.section, params.neighbours)
     data.obsm["index_neighbor"], data.obsm["distance_neighbor"] = index, distance
-    # of the sixth neighbour, as scvi-tools takes it
+    # the distance of the sixth neighbour, as scvi-tools takes it
     known = distance[(distance[:, 5] < FAR) & (distance[:, 5] > 0), 5]
     unit = float(np.median(known)) if len(known) else 1.0
 

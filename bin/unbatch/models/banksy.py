@@ -77,7 +77,7 @@ def features(
     if k_gradient is not None:
         turned = kernel(place, section, k_gradient, 1)
         level = abs(turned) @ X
-        # of the differences from the mean around: directions may not be even at the edge of a tissue
+        # the gradient is that of differences from the mean around: directions may not be even at the edge of a tissue
         gradient = np.abs(turned @ X - level * np.asarray(turned.sum(1))[:, None])
         parts.append((weight * GRADIENT_SHARE, gradient))
     return np.concatenate([np.sqrt(share) * _scaled(values) for share, values in parts], axis=1)

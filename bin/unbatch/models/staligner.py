@@ -61,7 +61,7 @@ def train(
     epochs
         Steps of Adam.
     learning_rate, weight_decay
-        Of Adam.
+        Settings of Adam.
     seed
         Seed of the weights.
     device

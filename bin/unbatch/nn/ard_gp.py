@@ -197,7 +197,7 @@ def fit(
     sample, steps, rate
         Spots in a step of the search for scales, number of steps, and learning rate of Adam.
     seed
-        Of the samples.
+        Seed of the samples.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def _scales(
 ) -> Tensor:
     """Search the logarithms of s, l, v and w; the mean of the last quarter of the steps, as each has its own sample."""
     width = inputs.shape[1]
-    # of standardised inputs, squared distances are about 2 D: half of that in the exponent at first
+    # squared distances between standardised inputs are about 2 D: half of that in the exponent at first
     start = torch.cat((torch.tensor([0.0, -2.3, -0.9]), torch.full((width,), -0.5 * float(np.log(width)) - 0.3)))
     logs = start.double().requires_grad_()
     optimiser = torch.optim.Adam([logs], lr=rate)

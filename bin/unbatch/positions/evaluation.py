@@ -80,7 +80,7 @@ def evaluate(
         Spots whose true position placed a section without known ones, n booleans: they are not scored, and place the
         section for rivals, too.
     seed
-        Of all that is drawn.
+        Seed of all that is drawn.
 
     Returns
     -------

@@ -40,7 +40,7 @@ def pullback(decode: Callable[[np.ndarray], np.ndarray], points: np.ndarray, ste
     points
         n x d.
     step
-        Of the differences, as a share of the spread of the points along each axis.
+        Step of the differences, as a share of the spread of the points along each axis.
 
     Returns
     -------

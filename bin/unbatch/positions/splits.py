@@ -33,7 +33,7 @@ def block_split(
     share
         Share of blocks that are held out, one at least.
     seed
-        Of the choice.
+        Seed of the choice.
 
     Returns
     -------

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unbatch.metrics.spatial import is_hexagonal
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -157,7 +159,8 @@ def component_colours(embedding: np.ndarray) -> np.ndarray:
 def tissue(coordinates: np.ndarray) -> tuple[np.ndarray, bool]:
     """Positions to draw, x to the right and y downwards.
 
-    Visium array positions (row, column on a hexagonal grid) become distances; everything else is taken as x and y.
+    Indices of a hexagonal array such as Visium's (`metrics.spatial.is_hexagonal`) become distances; everything else is
+    taken as x and y.
 
     Parameters
     ----------
@@ -169,14 +172,17 @@ def tissue(coordinates: np.ndarray) -> tuple[np.ndarray, bool]:
     positions
         n x 2.
     array
-        Whether these were Visium array positions.
+        Whether these were indices of an array.
     """
-    xy = np.asarray(coordinates, dtype=np.float64)[:, :2]
-    whole = np.all(xy == np.round(xy)) and np.all(xy >= 0)
-    row, column = xy[:, 0], xy[:, 1]
-    if whole and len(xy) >= 100 and row.max() <= 77 < column.max() <= 127 and np.all((row + column) % 2 == 0):
-        return np.column_stack([column * 0.5, row * np.sqrt(0.75)]), True
-    return xy, False
+    coordinates = np.asarray(coordinates, dtype=np.float64)
+    if is_hexagonal(coordinates):
+        return array_distances(coordinates), True
+    return coordinates[:, :2], False
+
+
+def array_distances(indices: np.ndarray) -> np.ndarray:
+    """Turn indices (row, column, n x 2) of a hexagonal array into distances in pitches, x to the right and y down."""
+    return np.column_stack([indices[:, 1] * 0.5, indices[:, 0] * np.sqrt(0.75)])
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,36 @@ class Sections:
     extent: np.ndarray
     directions: str
     order: list[int]
+
+    def thinned(self, limit: int, seed: int) -> tuple[dict[int, np.ndarray], str]:
+        """Draw cells of the sections that have more than a map can show.
+
+        Parameters
+        ----------
+        limit
+            Cells of a section at most.
+        seed
+            Seed of what is drawn.
+
+        Returns
+        -------
+        members
+            Indices of the cells to draw, by code of the shown sections.
+        caption
+            Sentences on directions, and on what is left out.
+        """
+        rng = np.random.default_rng(seed)
+        members = {code: self.members[code] for code in self.shown}
+        full = max(map(len, members.values()))
+        for code, found in members.items():
+            if len(found) > limit:
+                members[code] = np.sort(rng.choice(found, limit, replace=False))
+        caption = self.directions
+        if len(self.shown) < len(self.members):
+            caption += f" Shown are {len(self.shown)} of {len(self.members)} sections."
+        if full > limit:
+            caption += f" Up to {limit:,} cells of a section, chosen at random."
+        return members, caption
 
     def first(self, most: int) -> list[int]:
         """Codes of the sections to draw where there is place for `most`."""

@@ -224,8 +224,8 @@ def _clustering(result: Result) -> Advice:
         return Advice(purpose, Ground.NO_METHOD)
     if none is None:
         return Advice(purpose, Ground.NO_REFERENCE)
-    # all intervals hold at once: biology of each, and batch of one with each other and with no correction
-    count = 2 * len(corrections)
+    # all intervals hold at once: biology and batch of each with no correction, and batch of one with each other
+    count = 3 * len(corrections) - 1
     biology = [(entry, _one(entry, none, "bio", count)) for entry in corrections]
     if not any(_known(gain) for _, gain in biology):
         return Advice(purpose, Ground.NO_INTERVAL)

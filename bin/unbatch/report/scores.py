@@ -159,7 +159,7 @@ class Result:
     evidence
         What probes and predictions are read against, as in the file; None where there were none.
     space
-        Of which sections domains were scored, as in the file; None where there were none.
+        Sections whose domains were scored, as in the file; None where there were none.
     """
 
     source: str

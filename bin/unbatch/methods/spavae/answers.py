@@ -58,7 +58,7 @@ def embedded(model: Model, spots: Spots, counted: np.ndarray, cells: Cells) -> L
     near, distance = surroundings(model, spots.points, spots.section)
     _warn_far(distance, f"{cells.name}: obsm/spatial")
     mean = np.where(counted[:, None], own.gaussian, near)
-    # of the dimensions that no position tells, the variance is the prior's
+    # dimensions about which positions say nothing have the variance of the prior
     return Latent(own.mean, own.variance, mean, np.where(counted[:, None], own.gaussian_variance, 1.0))
 
 

@@ -93,7 +93,10 @@ def require_questions(cells: Cells, params: "Params", sections: list[str]) -> tu
 def read_positions(path: Path, cells: Cells, sections: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Read positions (m x d) and codes of their sections from a file with a head."""
     axes = ["x", "y", "z"][: cells.coordinates.shape[1]]
-    text = require_file(path).read_text(encoding="utf-8-sig")
+    try:
+        text = require_file(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: found bytes that are not UTF-8, expected a CSV or TSV file in UTF-8") from error
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.partition("\n")[0] else ","))
     needed = axes if len(sections) == 1 else ["section", *axes]
     absent = [name for name in needed if not rows or name not in rows[0]]

@@ -23,7 +23,7 @@ class Inputs:
     genes
         Columns of the expression that are used, G.
     mean, spread
-        Of these genes, G; of spread 0 where a gene is constant.
+        Mean and spread of these genes, G; the spread of a constant gene is 0.
     components
         D x G; None where genes are encoded.
     own
@@ -198,12 +198,12 @@ def _components(values_of: Callable[[np.ndarray], np.ndarray], rows: np.ndarray,
 def standardised_dispersion(mean: np.ndarray, variance: np.ndarray, bins: int = 20) -> np.ndarray:
     """Compare each gene's dispersion with genes of like mean, by which variable genes are chosen (Satija et al. 2015).
 
-    The variance of logarithms would choose the abundant genes of cells at large, which tell less about positions.
+    The variance of logarithms would choose the abundant genes, which tell less about positions.
 
     Parameters
     ----------
     mean, variance
-        Of normalised expression, not of its logarithm, G.
+        Moments of normalised expression, not of its logarithm, G.
     bins
         Bins of the logarithm of the mean, of equal width.
 

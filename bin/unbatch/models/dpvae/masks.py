@@ -35,7 +35,7 @@ def all_pairs(
         If no two spots of a section have one label.
     """
     group = section if label is None else _joined(section, label)
-    # of a code without a spot there is nothing to count
+    # codes without a spot have no count
     fewest = min(k, int(np.unique(group, return_counts=True)[1].min()) - 1)
     near = nearest(positions, fewest, group) if fewest > 0 and label is None else None
     if label is not None and np.unique(group, return_counts=True)[1].max() < 2:

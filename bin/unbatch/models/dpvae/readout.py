@@ -117,7 +117,7 @@ class Readout:
         reference
             Code of the section whose coordinates count; None for the one with most known spots.
         seed
-            Of what is drawn.
+            Seed of what is drawn.
         """
         count = np.bincount(section, minlength=sections)
         reference = int(count.argmax()) if reference is None else reference

@@ -67,7 +67,7 @@ def reconstruct(
     axes
         Number of axes of positions without anchors.
     seed
-        Of the spots that are put first where there are many.
+        Seed of the choice of spots that are placed first where there are many.
 
     Returns
     -------

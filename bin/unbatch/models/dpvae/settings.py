@@ -54,7 +54,7 @@ class Settings:
         Whether positions are those of a Gaussian process on the inputs and the positions that the networks give by
         their latent values, each of a known spot being that of the network which was not shown it.
     members
-        Networks. Of several, each is not shown one part of the known spots, and their positions are averaged.
+        Networks. Where there are several, each is not shown one part of the known spots, and positions are averaged.
     """
 
     likelihood: str = "gaussian"

@@ -90,7 +90,7 @@ def spatial_share(
     spots
         Counts, positions, sections and batches; each spot has counts.
     epochs
-        Of each fit; None for `STEPS`.
+        Epochs of each fit; None for `STEPS`.
     seed
         Seed of all random numbers.
     tell

@@ -61,14 +61,14 @@ def _dataset(view: View) -> dict[str, Any]:
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
-    data = result.dataset
+    data, seeds = result.dataset, len({row["seed"] for row in result.rows})
     return [
         (f"{data['cells']:,}", "cells"),
         (f"{data['genes']:,}", "genes"),
         (f"{len(data['batches']):,}", "batch" if result.single else "batches"),
         (f"{len(data['labels']):,}" if result.labelled else "no", "labels"),
-        (f"{len(result.entries)}", "methods"),
-        (f"{len({row['seed'] for row in result.rows})}", "seeds"),
+        (f"{len(result.entries)}", "method" if len(result.entries) == 1 else "methods"),
+        (f"{seeds}", "seed" if seeds == 1 else "seeds"),
     ]
 
 

@@ -92,17 +92,7 @@ def _maps(fit: Factorisation, cells: Cells, seed: int) -> str:
     most = max(min(MAX_TISSUES, MAX_MAPS // max(len(order), 1)), 1)
     sections = embedding.sections(cells.positions, cells.batches_of_sections(), cells.section, most)
     colours = draw.section_colours(cells.batches, cells.batches_of_sections())
-    rng = np.random.default_rng(seed)
-    members = {code: sections.members[code] for code in sections.shown}
-    full = max(map(len, members.values()))
-    for code, found in members.items():
-        if len(found) > MAX_SPOTS:
-            members[code] = np.sort(rng.choice(found, MAX_SPOTS, replace=False))
-    caption = sections.directions
-    if len(sections.shown) < len(cells.sections):
-        caption += f" Shown are {len(sections.shown)} of {len(cells.sections)} sections."
-    if full > MAX_SPOTS:
-        caption += f" Up to {MAX_SPOTS:,} cells of a section, chosen at random."
+    members, caption = sections.thinned(MAX_SPOTS, seed)
     genes = gloss(fit)
     rows = []
     for k in order:

@@ -7,7 +7,7 @@ import numpy as np
 
 from unbatch.errors import InputError
 from unbatch.metrics.spatial import pitch
-from unbatch.report.embedding import tissue
+from unbatch.report.embedding import array_distances, tissue
 from unbatch.report.read import Dataset, FitFile, names_in
 from unbatch.report.text import first, share
 
@@ -137,7 +137,7 @@ def read_positions(fit: FitFile, dataset: Dataset) -> Located | None:
         )
     true, array = tissue(cells.positions)
     # array positions are drawn as distances
-    predicted = np.column_stack([found[:, 1] * 0.5, found[:, 0] * np.sqrt(0.75)]) if array else found[:, :2]
+    predicted = array_distances(found) if array else found[:, :2]
     try:
         unit = np.full(len(cells.sections), pitch(true, cells.section))
         for code in range(len(unit)):

@@ -60,7 +60,7 @@ def _rivals(fit: Located) -> str:
                             (decimals(row[name], 3 if name == "disparity" else 1), row[name] == best[name])
                             for name in ("disparity", "rmse", "median")
                         ],
-                        # of a mean that is off by rounding, a zero without a sign
+                        # a mean that is off by rounding is written as zero without a sign
                         "r2": [decimals(float(np.round(value, 2)) + 0.0) for value in np.atleast_1d(row["r2"])],
                     }
                     for row in rows

@@ -26,11 +26,11 @@ class Tissue:
     Attributes
     ----------
     names
-        Of all sections.
+        Names of all sections.
     members
         Cells that are drawn, by code of the section.
     positions
-        Of all cells, n x 2.
+        Positions of all cells, n x 2.
     extent
         Width and height of the largest section.
     caption
@@ -50,24 +50,14 @@ class Tissue:
     def of(cls, cells: Cells, most: int, seed: int) -> Self:
         """Prepare at most so many sections of cells that have positions."""
         sections = embedding.sections(cells.positions, cells.batches_of_sections(), cells.section, most)
-        rng = np.random.default_rng(seed)
-        members = {code: sections.members[code] for code in sections.shown}
-        full = max(map(len, members.values()))
-        for code, found in members.items():
-            if len(found) > MAX_SPOTS:
-                members[code] = np.sort(rng.choice(found, MAX_SPOTS, replace=False))
-        caption = sections.directions
-        if len(sections.shown) < len(cells.sections):
-            caption += f" Shown are {len(sections.shown)} of {len(cells.sections)} sections."
-        if full > MAX_SPOTS:
-            caption += f" Up to {MAX_SPOTS:,} cells of a section, chosen at random."
+        members, caption = sections.thinned(MAX_SPOTS, seed)
         array = embedding.tissue(cells.positions)[1]
         return cls(cells.sections, members, sections.positions, sections.extent, caption, array)
 
     def placed(self, coordinates: np.ndarray) -> np.ndarray:
         """Bring other coordinates (m x 2 or more) to where cells with such coordinates are drawn, m x 2."""
         xy = np.asarray(coordinates, dtype=np.float64)[:, :2]
-        return np.column_stack([xy[:, 1] * 0.5, xy[:, 0] * np.sqrt(0.75)]) if self.array else xy
+        return embedding.array_distances(xy) if self.array else xy
 
     def coloured(self, code: int, colours: np.ndarray, known: np.ndarray, pixels: int = PIXELS) -> str:
         """Draw the cells of a section in their colours (n x 4, of all cells); `known` are all that can occur."""
