@@ -258,7 +258,7 @@ def run_spaces(folder: Path, names: list[str]) -> None:
 
     base = dpvae.PRESETS["paper"].but(epochs=100)
     # the latent space for counts is larger, as the published one
-    kinds = {"VAE": base, "NB-VAE": base.but(likelihood="negative_binomial", latent=10, process=True)}
+    kinds = {"VAE": base, "NB-VAE": base.but(likelihood="negative_binomial", latent=10)}
     for seed, name in product(SEEDS, names):
         section = read(folder, name)
         held = splits.random_split(np.zeros(len(section.x), int), seed=seed)
