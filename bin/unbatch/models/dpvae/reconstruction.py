@@ -255,7 +255,7 @@ def _smacof(z: np.ndarray, start: np.ndarray, held: Anchors | None, gamma: float
             weight[held[0]] = gamma / (4 * np.maximum(away, 1e-9))
             pull[held[0]] += weight[held[0], None] * held[1]
             inverse = 1 / (n + weight)
-            # of (diag(n + w) - 11'): Sherman and Morrison; 1 - sum n / n is 0 without a weight
+            # the inverse of diag(n + w) - 11' by Sherman and Morrison; 1 - sum n / n is 0 without a weight
             left = float((weight * inverse).sum()) / n
             current = inverse[:, None] * (pull + (inverse @ pull) / left)
         elif held is None:
