@@ -239,8 +239,8 @@ def neighbourhoods(embedding: np.ndarray, cells: Cells) -> tuple[float, float]:
 REFUSAL = {
     "uncorrected": {"offset": "none", "factors": False},
     "default": {},
-    "leave": {"ambiguous": "leave"},
-    "remove": {"ambiguous": "remove"},
+    "leave": {"strength": 0.0},
+    "remove": {"strength": 1.0},
 }
 
 
@@ -319,7 +319,7 @@ def sections(path: Path, cells_per_section: int = 1200) -> None:
         "plain factorisation, noise-weighted": ("batchblend", {"offset": "none", "factors": False, "spatial": "none"}),
         "batchblend, no space": ("batchblend", {"spatial": "none"}),
         "batchblend": ("batchblend", {}),
-        "batchblend, ambiguous: leave": ("batchblend", {"ambiguous": "leave"}),
+        "batchblend, strength 0": ("batchblend", {"strength": 0.0}),
     }
     data_name = f"{cells.n_batches} sections, {len(cells.batch):,} spots, {cells_per_section:,} of each scored"
     for name, (method, changes) in variants.items():

@@ -92,6 +92,8 @@ class Evidence:
     size: float
     error: float = math.nan
     composition: float = math.nan
+    removed: float = math.nan
+    removed_error: float = math.nan
     meeting: float = math.nan
     threshold: float = math.nan
     cells: float = math.nan

@@ -1,19 +1,23 @@
-"""Batch effect or composition: how cells differ among themselves, and which batches may be compared gene by gene.
+"""Batch effect or composition: how cells differ among themselves, and how log factors are divided between the two.
 
-When batches hold different cells, a missing type looks like a factor on its marker genes. A batch effect has no reason
-to lie along the axes in which the cells of a batch differ among themselves; what lies there more than by chance is
-ambiguous.
+When batches hold different cells, a missing type looks like a factor on its marker genes. Which of the two a difference
+is shows in how much more of it lies on the axes in which the cells of a batch differ among themselves than off them
+(`Composition.concentration`): an effect that hits genes independently has 1; composition some dozens, as little of it
+lies off the axes; batch effects of tissue, which favour the genes that cells differ in, lie in between
+(docs/decisions/0017-evidence-by-degrees.md). What is removed is the mean over the three, by their posterior
+probabilities.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unbatch.models.batchblend.evidence import evidence_of_factors
 from unbatch.models.batchblend.settings import RULES, Rules
-from unbatch.models.batchblend.states import connected
 from unbatch.models.batchblend.view import View
 from unbatch.models.verdicts import Evidence
 
@@ -45,14 +49,9 @@ class Composition:
         """Coordinates on the axes, ... x m."""
         return (logs * self.scale) @ self.axes
 
-    def ambiguous(self, logs: Tensor, together: bool = False) -> Tensor:
-        """Excess share of each difference (... x G) that composition could make: 0 as by chance, 1 all of it.
-
-        Few cells tell the share of all differences `together` better than that of each.
-        """
+    def ambiguous(self, logs: Tensor) -> Tensor:
+        """Excess share of each difference (... x G) that composition could make: 0 as by chance, 1 all of it."""
         along, whole = self.along(logs).square().sum(-1), (logs * self.scale).square().sum(-1)
-        if together:
-            along, whole = along.sum(), whole.sum()
         by_chance = self.expected.sum()
         return ((along / whole.clamp(min=1e-30) - by_chance) / (1 - by_chance)).clamp(min=0)
 
@@ -60,25 +59,32 @@ class Composition:
         """Remove all that lies on the axes of composition."""
         return logs - self.along(logs) @ self.axes.T / self.scale
 
-    def batch_part(self, logs: Tensor, error: Tensor, usual_shift: float = RULES.usual_shift) -> tuple[Tensor, Tensor]:
-        """Remove the part that is rather composition's than the batch's, and say how sure that is, both T x G.
-
-        On each axis a difference is the sum of two normal variables. A batch effect has no reason to favour these few
-        axes: on each it varies as the others tell. Composition varies by `usual_shift` standard deviations of the
-        cells, or by what exceeds the batch effect and the error if that is more. What is kept is the mean of the batch
-        effect given their sum; its standard deviation is the error that this adds.
-        """
+    def _energies(self, logs: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Squares on each axis, what chance makes of them, and what they would be were they as off the axes; T x m."""
         along = self.along(logs)
-        rest = logs * self.scale - along @ self.axes.T
-        leverage = self.axes.square().sum(1)
-        elsewhere = rest.square().sum(-1) / (self.scale.square() * (1 - leverage)).sum()
-        lever = self.axes * self.scale[:, None]
-        usual = elsewhere[:, None] * lever.square().sum(0)
-        excess = along.square() - usual - error.square() @ lever.square()
-        composition = torch.maximum(usual_shift**2 * self.variance, excess)
-        kept = usual / (usual + composition).clamp(min=1e-30)
-        doubt = ((usual * (1 - kept)) @ self.axes.square().T).sqrt() / self.scale
-        return logs - (along * (1 - kept)) @ self.axes.T / self.scale, doubt
+        rest = (logs * self.scale - along @ self.axes.T).square().sum(-1)
+        lever, leverage = (self.axes * self.scale[:, None]).square(), self.axes.square().sum(1)
+        elsewhere = rest / (self.scale.square() * (1 - leverage)).sum()
+        return along.square(), error.square() @ lever, (elsewhere[:, None] * lever.sum(0)).clamp(min=1e-30)
+
+    def concentration(self, logs: Tensor, error: Tensor) -> float:
+        """How many times more the differences of all batches (T x G) vary on the axes than off them; 1 if alike."""
+        squares, chance, as_elsewhere = self._energies(logs, error)
+        return float((squares - chance).sum().clamp(min=0) / as_elsewhere.sum())
+
+    def batch_part(self, logs: Tensor, error: Tensor, usual_shift: float = RULES.usual_shift) -> tuple[Tensor, Tensor]:
+        """Remove the part that is rather composition's, were the batch effect one that hits genes independently.
+
+        On each axis a difference is the sum of two normal variables. Such a batch effect varies on each as the others
+        tell. Composition varies by `usual_shift` standard deviations of the cells, or by what exceeds the batch effect
+        and the error if that is more. What is kept is the mean of the batch effect given their sum; its standard
+        deviation is the error that this adds. Both are T x G.
+        """
+        squares, chance, batch = self._energies(logs, error)
+        composition = torch.maximum(usual_shift**2 * self.variance, squares - batch - chance)
+        kept = batch / (batch + composition)
+        doubt = ((batch * (1 - kept)) @ self.axes.square().T).sqrt() / self.scale
+        return logs - (self.along(logs) * (1 - kept)) @ self.axes.T / self.scale, doubt
 
 
 def composition_of(view: View) -> Composition:
@@ -135,101 +141,133 @@ def overlap(
     return found
 
 
-def comparable_groups(linked: Tensor) -> list[list[int]]:
-    """Batches that links (T x T) connect, directly or by way of others, in groups; a batch without any is alone."""
-    label = connected(linked)
-    return [(label == group).nonzero()[:, 0].tolist() for group in range(int(label.max()) + 1)]
-
-
-class Comparisons:
-    """Which pairs of batches may be compared gene by gene; a pair that is refused once stays so.
-
-    Parameters
-    ----------
-    sizes
-        Cells of each batch, T.
-    rules
-        The thresholds.
-    reference_share
-        `last_share` of a search in which nothing was left in the data, if it was decided by it to leave what
-        composition could make.
+class Kinds(NamedTuple):
+    """Probabilities of what the differences between batches are.
 
     Attributes
     ----------
-    groups
-        Batches that are compared with one another, in groups.
-    share, last_share
-        Largest share of the difference of a pair that composition could make in any round, and that of the last round,
-        T x T.
-    size
-        Spread of the log factors between two batches when `share` was found, T x T.
+    tissue
+        A batch effect that favours the genes that cells differ in: all of the difference is removed.
+    independent
+        A batch effect that hits genes independently, and some composition: divided by `Composition.batch_part`.
+    composition
+        Composition alone: nothing is removed.
+    """
+
+    tissue: float
+    independent: float
+    composition: float
+
+
+def kinds(concentration: float, overlap: float, *, strength: float, rules: Rules) -> Kinds:
+    """Weigh what the differences between batches may be.
+
+    Parameters
+    ----------
+    concentration
+        See `Composition.concentration`.
+    overlap
+        Share of the cells of a batch that have cells of another as near as their own, without what composition could
+        make. Composition is what tells batches apart only as far as they overlap without it: its odds rise with
+        the overlap, and are as they were at `Rules.usual_overlap`.
+    strength
+        0 leaves whatever composition could make, 1 removes it; in between the odds of a batch effect are multiplied by
+        ``(strength / (1 - strength))^2``.
+    rules
+        The constants: the logarithm of the concentration is normal in each kind, with a mean of its own and the same
+        standard deviation.
+    """
+    at = math.log(min(max(concentration, 1.0), rules.of_composition))
+    density = [
+        math.exp(-0.5 * ((at - math.log(center)) / rules.concentration_spread) ** 2)
+        for center in (rules.of_tissue, 1.0, rules.of_composition)
+    ]
+    plausible = overlap**2 / (overlap**2 + rules.usual_overlap**2)
+    if strength < 1:
+        odds = (strength / (1 - strength)) ** 2
+        found = (density[0] * odds, density[1], density[2])
+        whole = sum(found) or 1.0
+        others = plausible * (found[1] + found[2]) / whole if strength > 0 else 1.0
+    else:
+        found, whole, others = density, 1.0, 0.0
+    apart = max(found[1] + found[2], 1e-300)
+    return Kinds(1 - others, others * found[1] / apart, others * found[2] / apart)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Log factors that a search found, removing all, and what they may be.
+
+    Attributes
+    ----------
+    logs
+        What was found, T x G.
+    composition
+        How cells differ within batches.
     overlap
         Share of cells that overlap without what composition could make, in the worse direction, T x T.
     shared_states
-        Number of states with cells of both, T x T.
-    overlapping
-        Batches with factors that overlap another one without what composition could make, T.
-    overall
-        Share of the differences of these together that composition could make, in the last round.
-    left
-        Batches in which the part that composition could make was left in the data, T.
+        Number of states with cells of both of two batches, T x T.
+    kinds
+        Probabilities of what it is.
     """
 
-    def __init__(self, sizes: Tensor, *, rules: Rules = RULES, reference_share: Tensor | None = None) -> None:
-        batches = len(sizes)
-        self.sizes, self.rules, self.reference_share = sizes.cpu(), rules, reference_share
-        self.share = torch.zeros(batches, batches, dtype=torch.float64)
-        self.last_share, self.size, self.overlap = (torch.zeros_like(self.share) for _ in range(3))
-        self.shared_states = torch.ones_like(self.share)
-        self.overlapping, self.left = torch.zeros(2, batches, dtype=torch.bool)
-        self.overall = 0.0
-        self.groups = comparable_groups(self.linked)
+    logs: Tensor
+    composition: Composition
+    overlap: Tensor
+    shared_states: Tensor
+    kinds: Kinds
 
-    @property
-    def few(self) -> Tensor:
-        """Batches that have too few cells, T."""
-        return self.sizes < self.rules.min_batch_cells
+    def mean(self, divided: Tensor | None, doubt: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean of the batch's part and its standard deviation over what it may be, T x G.
 
-    @property
-    def linked(self) -> Tensor:
-        """Whether two batches may be compared, T x T."""
-        return (self.share <= self.rules.max_ambiguous) & ~(self.few[:, None] | self.few)
+        Parameters
+        ----------
+        divided, doubt
+            The batch's part, and its standard deviation, if genes are hit independently; None where that is out of the
+            question.
+        """
+        zeros = torch.zeros_like(self.logs)
+        divided, doubt = (zeros if each is None else each for each in (divided, doubt))
+        mean = self.kinds.tissue * self.logs + self.kinds.independent * divided
+        squares = self.kinds.tissue * (self.logs - mean).square() + self.kinds.composition * mean.square()
+        squares += self.kinds.independent * ((divided - mean).square() + doubt.square())
+        return mean, squares.sqrt()
 
-    def update(self, logs: Tensor, composition: Composition) -> bool:
-        """Take note of the log factors found (T x G); return whether groups fell apart by it."""
-        for group in self.groups:
-            for a, b in combinations(group, 2):
-                difference = logs[a] - logs[b]
-                size = float(difference.square().mean().sqrt())
-                share = float(composition.ambiguous(difference)) if size > self.rules.min_factor_spread else 0.0
-                self.last_share[a, b] = self.last_share[b, a] = share
-                if share >= self.share[a, b]:
-                    self.share[a, b] = self.share[b, a] = share
-                    self.size[a, b] = self.size[b, a] = size
-        before, self.groups = self.groups, comparable_groups(self.linked)
-        return self.groups != before
+    def evidence(
+        self, kept: Tensor, doubt: Tensor, sizes: Tensor, rules: Rules, max_pairs: int = 100
+    ) -> list[Evidence]:
+        """Say what was found of each pair of batches; of many pairs, those of which composition could make most.
 
-    def evidence(self, logs: Tensor, max_pairs: int = 100) -> list[Evidence]:
-        """Say what was decided for each pair; of many pairs, those of which composition could make most."""
-        group_of = {batch: number for number, group in enumerate(self.groups) for batch in group}
-        pairs = sorted(combinations(group_of, 2), key=lambda pair: (-float(self.share[pair]), pair))[:max_pairs]
-        decided = self.last_share if self.reference_share is None else self.reference_share
-        found = []
-        for a, b in pairs:
-            joined = group_of[a] == group_of[b]
-            size = float((logs[a] - logs[b]).square().mean().sqrt()) if joined else float(self.size[a, b])
+        Parameters
+        ----------
+        kept, doubt
+            What is removed, and its standard deviation, T x G.
+        sizes
+            Cells of each batch, T.
+        rules
+            The thresholds.
+        max_pairs
+            Most pairs.
+        """
+        few, found = sizes < rules.min_batch_cells, []
+        for a, b in combinations(range(len(sizes)), 2):
+            whole = (self.logs[a] - self.logs[b]) * self.composition.scale
+            part = (kept[a] - kept[b]) * self.composition.scale
+            square = float(whole.square().sum().clamp(min=1e-30))
+            # the doubt is whether, not which genes: it moves all of them together
+            error = (doubt[a] + doubt[b]) * self.composition.scale
             found.append(
                 evidence_of_factors(
                     (a, b),
-                    size=size,
-                    composition=float(decided[a, b]),
+                    size=float((self.logs[a] - self.logs[b]).square().mean().sqrt()),
+                    composition=float(self.composition.ambiguous(self.logs[a] - self.logs[b])),
+                    removed=min(max(float((part * whole).sum()) / square, 0.0), 1.0),
+                    removed_error=float((error * whole.abs()).sum()) / square,
                     overlap=float(self.overlap[a, b]),
-                    joined=joined,
-                    left=bool(self.left[a] or self.left[b]),
-                    refused_share=float(self.share[a, b]),
-                    few_cells=next((int(self.sizes[batch]) for batch in (a, b) if self.few[batch]), None),
+                    few_cells=next((int(sizes[batch]) for batch in (a, b) if few[batch]), None),
                     shared_states=int(self.shared_states[a, b]),
-                    rules=self.rules,
+                    rules=rules,
                 )
             )
-        return found
+        return sorted(found, key=lambda each: (-each.composition, each.batches))[:max_pairs]

@@ -5,6 +5,9 @@ import math
 from unbatch.models.batchblend.settings import RULES, Rules
 from unbatch.models.verdicts import Evidence, Verdict
 
+ALL = 0.995
+"""Share that is written as 100%: more than it is all."""
+
 
 def evidence_of_offset(
     batch: int,
@@ -58,15 +61,14 @@ def evidence_of_factors(
     *,
     size: float,
     composition: float,
+    removed: float,
+    removed_error: float,
     overlap: float,
-    joined: bool,
-    left: bool,
-    refused_share: float,
     few_cells: int | None,
     shared_states: int,
     rules: Rules = RULES,
 ) -> Evidence:
-    """Say why the factors between two batches were taken or left.
+    """Say what became of the factors between two batches.
 
     Parameters
     ----------
@@ -75,15 +77,11 @@ def evidence_of_factors(
     size
         Spread of the log factors between them.
     composition
-        Share of an accepted difference that composition could make.
+        Share of the difference that composition could make.
+    removed, removed_error
+        Share of it that is removed, and its standard deviation.
     overlap
         Share of cells that have cells of the other batch as near as their own.
-    joined
-        Whether the two are compared, directly or by way of others.
-    left
-        Whether the part that composition could make was left in the data, of either.
-    refused_share
-        Largest share that composition could make of their difference in any round, by which a pair is refused.
     few_cells
         Cells of the one of the two that has too few; None if both have enough.
     shared_states
@@ -92,9 +90,6 @@ def evidence_of_factors(
         Limits of all these.
     """
     small = size <= rules.min_factor_spread
-    accepted = not small and joined
-    # what was decided of an accepted difference was decided of the last one
-    share = composition if accepted and refused_share <= rules.max_ambiguous else refused_share
     threshold = math.nan
     if few_cells is not None:
         verdict, threshold = Verdict.REFUSED_FEW, rules.min_batch_cells
@@ -102,22 +97,19 @@ def evidence_of_factors(
         verdict = Verdict.REFUSED_APART
     elif small:
         verdict, threshold = Verdict.NOTHING, rules.min_factor_spread
-    elif not accepted:
-        verdict = Verdict.REFUSED_COMPOSITION
-    elif share > rules.max_ambiguous:
-        verdict = Verdict.INDIRECT
-    elif left:
+    elif removed < ALL:
         verdict = Verdict.ACCEPTED_PARTLY
-    elif overlap >= rules.min_overlap:
-        verdict = Verdict.ACCEPTED_AMBIGUOUS
     else:
         verdict = Verdict.ACCEPTED
+    known = not small and few_cells is None
     return Evidence(
         pair,
         "factors",
         verdict,
         size=size,
-        composition=share,
+        composition=composition,
+        removed=removed if known else math.nan,
+        removed_error=removed_error if known else math.nan,
         meeting=overlap,
         threshold=threshold,
         cells=math.nan if few_cells is None else float(few_cells),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unbatch.models.batchblend.composition import Comparisons, composition_of, overlap
+from unbatch.models.batchblend.composition import Difference, composition_of, kinds, overlap
 from unbatch.models.batchblend.expression import Batches
 from unbatch.models.batchblend.offset import Offset, is_certain, rays_of
 from unbatch.models.batchblend.settings import Rules
@@ -37,6 +37,11 @@ class Profiles(NamedTuple):
         """Return the profiles in some batches."""
         return Profiles(self.mean[batches], self.variance[batches], self.count[batches])
 
+    def shared_states(self, min_cells: int) -> Tensor:
+        """Return the number of states with cells of both of two batches, T x T."""
+        present = (self.count >= min_cells).double()
+        return present @ present.T
+
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
@@ -63,48 +68,66 @@ class Factors:
         return cls(logs=zeros, se=zeros, doubt=zeros)
 
 
-def estimate_factors(
-    view: View,
-    offset: Offset,
-    log_factors: Tensor,
-    comparisons: Comparisons,
-    *,
-    generator: torch.Generator,
-    leave: bool,
-) -> Factors:
-    """Find the factors of the batches that may be compared, and what of them is rather composition's.
+def estimate_factors(profiles: Profiles, log_factors: Tensor, view: View) -> Factors:
+    """Move the log factors by what the profiles tell, and shrink them; 0 for batches with too few cells.
 
     Parameters
     ----------
-    view, offset, log_factors
-        The cells divided by the factors so far, and the offset and the logarithms of the factors so far.
-    comparisons
-        Which batches may be compared; what is found is noted there.
+    profiles
+        States as each batch has them, after division by the factors so far.
+    log_factors
+        Logarithms of the factors so far, T x G.
+    view
+        The cells.
+    """
+    large, none = comparable(view), Factors.none(view)
+    if len(large) < 2:
+        return none
+    step, error = gene_factors(profiles.of(large), _floor(view.data, view.rules), view.rules)
+    logs, se = none.logs.clone(), none.se.clone()
+    logs[large], se[large] = shrink(log_factors[large] + step, error, floor=view.rules.min_factor_spread)
+    return replace(none, logs=logs, se=se)
+
+
+def comparable(view: View) -> list[int]:
+    """Batches with enough cells to be compared gene by gene."""
+    return (view.data.sizes >= view.rules.min_batch_cells).nonzero()[:, 0].tolist()
+
+
+def difference_of(
+    factors: Factors, view: View, offset: Offset, shared_states: Tensor, *, strength: float, generator: torch.Generator
+) -> Difference:
+    """Weigh what the factors that were found may be.
+
+    Parameters
+    ----------
+    factors
+        What was found, removing all.
+    view, offset
+        The cells in which composition is looked for, and their offset.
+    shared_states
+        See `Difference`.
+    strength
+        See `kinds`.
     generator
         Source of the sample of cells by which it is judged whether batches overlap.
-    leave
-        Whether what is rather composition's stays in the data where batches overlap without it.
     """
-    profiles = profiles_by_batch(view, offset)
     composition, rules = composition_of(view), view.rules
-    present = (profiles.count >= rules.min_state_cells).double()
-    comparisons.shared_states = present @ present.T
-    while True:
-        found, se = _factors_of_groups(log_factors, profiles, comparisons.groups, view)
-        if not comparisons.update(found, composition):
-            break
     # composition can be what tells batches apart only if they overlap without it
-    rest = view.divided_by(composition.without(found).exp())
+    rest = view.divided_by(composition.without(factors.logs).exp())
     on_axes = (offset.genes * view.noise.weights) @ rest.axes.shared
     share = overlap(rest.profiles(on_axes, offset.total), view.data.slices, generator, rules=rules)
-    comparisons.overlap = torch.minimum(share, share.T)
-    enough = comparisons.overlap.max(1).values >= rules.min_overlap
-    comparisons.overlapping = enough.to(found.device) & found.any(1)
-    comparisons.overall = float(composition.ambiguous(found[comparisons.overlapping], together=True))
-    comparisons.left = comparisons.overlapping & leave
-    kept, doubt = composition.batch_part(found, se, rules.usual_shift)
-    left = comparisons.left[:, None]
-    return Factors(logs=torch.where(left, kept, found), se=se, doubt=doubt * left)
+    share = torch.minimum(share, share.T)
+    of_batch, found = share.max(1).values, factors.logs.any(1).cpu()
+    weighed = kinds(
+        composition.concentration(factors.logs, factors.se),
+        float(of_batch[found].mean()) if found.any() else 0.0,
+        strength=strength,
+        rules=rules,
+    )
+    return Difference(
+        logs=factors.logs, composition=composition, overlap=share, shared_states=shared_states, kinds=weighed
+    )
 
 
 def profiles_by_batch(view: View, offset: Offset) -> Profiles:
@@ -182,23 +205,7 @@ def _floor(data: Batches, rules: Rules) -> Tensor:
     return rules.min_expression * data.mean / data.mean.sum()
 
 
-def _factors_of_groups(
-    log_factors: Tensor, profiles: Profiles, groups: list[list[int]], view: View
-) -> tuple[Tensor, Tensor]:
-    """Move the factors by what the profiles tell, within groups of batches, and shrink; factors and errors, T x G."""
-    found, errors = torch.zeros_like(log_factors), torch.zeros_like(log_factors)
-    floor = _floor(view.data, view.rules)
-    for group in groups:
-        if len(group) == 1:
-            continue
-        step, error = gene_factors(profiles.of(group), floor, view.rules)
-        shrunk, posterior, prior = shrink(log_factors[group] + step, error)
-        if prior > view.rules.min_factor_spread:
-            found[group], errors[group] = shrunk, posterior
-    return found, errors
-
-
-def shrink(logs: Tensor, error: Tensor) -> tuple[Tensor, Tensor, float]:
+def shrink(logs: Tensor, error: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
     """Shrink log factors towards 0 by empirical Bayes.
 
     Parameters
@@ -206,34 +213,35 @@ def shrink(logs: Tensor, error: Tensor) -> tuple[Tensor, Tensor, float]:
     logs, error
         Log factors and their standard errors, T x G. A factor of infinite error, of a gene that is not seen in a batch,
         becomes 1 with the prior's deviation.
+    floor
+        Standard deviation of log factors that other errors make; the prior's variance is lower by its square.
 
     Returns
     -------
-    tuple
-        The shrunken log factors, their posterior standard deviation (both T x G), and the prior's.
+    tuple of Tensor
+        The shrunken log factors and their posterior standard deviation, T x G.
     """
     known = error.isfinite()
     if not known.any():
-        return torch.zeros_like(logs), torch.zeros_like(error), 0.0
+        return torch.zeros_like(logs), torch.zeros_like(error)
     square = error[known].square()
     weight = 1 / (square + square.median())
-    prior = max(0.0, float((weight * (logs[known].square() - square)).sum() / weight.sum()))
+    prior = float((weight * (logs[known].square() - square)).sum() / weight.sum())
+    prior = max(0.0, prior - floor**2)
     kept = prior / (prior + error.square())
     logs = torch.where(known, logs * kept, 0.0)
     mean = logs.sum(0) / known.sum(0).clamp(min=1)
-    return torch.where(known, logs - mean, 0.0), (prior * (1 - kept)).sqrt(), math.sqrt(prior)
+    return torch.where(known, logs - mean, 0.0), (prior * (1 - kept)).sqrt()
 
 
-def calibrate(
-    factors: Factors, view: View, offset: Offset, groups: list[list[int]], *, generator: torch.Generator
-) -> Factors:
+def calibrate(factors: Factors, view: View, offset: Offset, *, generator: torch.Generator) -> Factors:
     """Scale the errors of the factors to what random halves of the cells, fitted apart, differ by.
 
     The doubt of composition, on which halves of the same batches agree, and the error of the offset are added.
     """
     found, expected = torch.zeros_like(offset.total), torch.zeros_like(offset.total)
     for halves in view.halves(generator):
-        (one, one_se), (other, other_se) = (_steps_of_half(half, offset, groups, view) for half in halves)
+        (one, one_se), (other, other_se) = (_steps_of_half(half, offset, view) for half in halves)
         known = one_se.isfinite() & other_se.isfinite()
         difference = torch.where(known, one - other, 0.0)
         difference = difference - difference.median(1, keepdim=True).values
@@ -246,13 +254,12 @@ def calibrate(
     return replace(factors, se=se)
 
 
-def _steps_of_half(half: View, offset: Offset, groups: list[list[int]], whole: View) -> tuple[Tensor, Tensor]:
+def _steps_of_half(half: View, offset: Offset, whole: View) -> tuple[Tensor, Tensor]:
     """Increments of the log factors in half of the cells, and their errors, T x G."""
     profiles, floor = profiles_by_batch(half, offset), _floor(whole.data, whole.rules)
     found, errors = torch.zeros_like(offset.genes), torch.zeros_like(offset.genes)
-    for group in groups:
-        if len(group) > 1:
-            found[group], errors[group] = gene_factors(profiles.of(group), floor, whole.rules)
+    large = comparable(whole)
+    found[large], errors[large] = gene_factors(profiles.of(large), floor, whole.rules)
     return found, errors
 
 

@@ -1,22 +1,26 @@
 """The search for the batch effect: factors, axes, offset and states in turns."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from unbatch.models.batchblend.annealed import annealed_offset
-from unbatch.models.batchblend.composition import Comparisons
+from unbatch.models.batchblend.composition import Difference, composition_of
 from unbatch.models.batchblend.effect import Effect, effect_of
 from unbatch.models.batchblend.expression import Batches
-from unbatch.models.batchblend.factors import Factors, calibrate, estimate_factors
+from unbatch.models.batchblend.factors import Factors, calibrate, difference_of, estimate_factors, profiles_by_batch
 from unbatch.models.batchblend.noise import Noise
 from unbatch.models.batchblend.offset import Offset, estimate_offset, is_certain, rays_of
 from unbatch.models.batchblend.settings import RULES, Rules, Settings
 from unbatch.models.batchblend.states import first_states
 from unbatch.models.batchblend.view import Axes, View, scores_and_totals
+from unbatch.models.verdicts import Evidence
 from unbatch.nn.kmeans import kmeans, nearest
+
+_NEGLIGIBLE = 0.01
+"""Probability below which what is found in that case is not worth the time to find it."""
 
 
 def find_batch_effect(
@@ -31,9 +35,6 @@ def find_batch_effect(
     clean: tuple[int, ...] = (),
 ) -> Effect:
     """Search for the batch effect as the settings want it.
-
-    Later rounds see ever less of what is left in the data: states are those of cells that differ by it. So ``auto``
-    decides on what a search finds that has removed all, and searches anew if it is to be left.
 
     Parameters
     ----------
@@ -51,19 +52,76 @@ def find_batch_effect(
         Batches that are known to have no offset.
     """
     start = (data, noise, Axes(tuple(bases)))
-    options = {"seed": seed, "log": log, "rules": rules, "clean": clean}
     if settings.offset == "annealed":
         return search_annealed(*start, settings, seed=seed, log=log, rules=rules)
-    if settings.ambiguous != "auto":
-        return search(*start, settings, **options)[0]
-    effect, comparisons = search(*start, replace(settings, ambiguous="remove"), **options)
-    if not comparisons.overlapping.any() or comparisons.overall > rules.small_ambiguity:
-        return effect
-    log("composition could make a small part of the batch effect: that part is left, the rest sought anew")
-    # what is held of the cells is not needed twice
-    del effect
-    reference = comparisons.last_share
-    return search(*start, replace(settings, ambiguous="leave"), **options, reference_share=reference)[0]
+    options = {"seed": seed, "log": log, "rules": rules, "clean": clean}
+    found = search(*start, settings, **options)
+    difference = found.difference
+    if difference is None:
+        return found.effect(seed)
+    weights, factors = difference.kinds, found.factors
+    if not factors.logs.any() or weights.tissue > 1 - _NEGLIGIBLE:
+        return found.effect(seed, difference.evidence(factors.logs, factors.doubt, data.sizes, rules))
+    divided = None
+    if weights.independent > _NEGLIGIBLE:
+        log("composition could make a part of the batch effect: it is sought anew, leaving that part")
+        divided = search(*start, settings, **options, leave=True)
+    return found.averaged(difference, divided, settings, seed=seed, clean=clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search ends with.
+
+    Attributes
+    ----------
+    view, offset, factors
+        The cells divided by the factors, their offset, and the factors.
+    centres
+        Centres of the states.
+    difference
+        What the factors may be; None if none were sought or what composition could make was left.
+    """
+
+    view: View
+    offset: Offset
+    factors: Factors
+    centres: Tensor
+    difference: Difference | None
+
+    def effect(self, seed: int, evidence: list[Evidence] | None = None) -> Effect:
+        """Put the batch effect together, and calibrate its errors."""
+        factors = self.factors
+        if factors.logs.any():
+            generator = torch.Generator().manual_seed(seed + 1)
+            factors = calibrate(factors, self.view, self.offset, generator=generator)
+        evidence = self.offset.evidence + (evidence or [])
+        return effect_of(self.view, self.offset, factors, centres=self.centres, evidence=evidence)
+
+    def averaged(
+        self, difference: Difference, divided: "Found | None", settings: Settings, *, seed: int, clean: tuple[int, ...]
+    ) -> Effect:
+        """Take the mean of the factors over what they may be, and find offset and states with it.
+
+        Parameters
+        ----------
+        difference
+            What was found, and what it may be.
+        divided
+            What is found if genes are hit independently; None where that is out of the question.
+        settings, seed, clean
+            See `find_batch_effect`.
+        """
+        of_states, of_effect = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+        other = None if divided is None else divided.factors
+        logs, doubt = difference.mean(other and other.logs, other and other.doubt)
+        evidence = difference.evidence(logs, doubt, self.view.data.sizes, self.view.rules)
+        view = self.view.divided_by(logs.exp())
+        offset = _offset(view, settings, of_effect, clean, last=True)
+        view, centres = _states(view, offset, of_states)
+        factors = replace(self.factors, logs=logs, doubt=doubt)
+        found = replace(self, view=view, offset=offset, factors=factors, centres=centres)
+        return found.effect(seed, evidence)
 
 
 def search(
@@ -76,45 +134,67 @@ def search(
     log: Callable[[str], None],
     rules: Rules,
     clean: tuple[int, ...] = (),
-    reference_share: Tensor | None = None,
-) -> tuple[Effect, Comparisons]:
+    leave: bool = False,
+) -> Found:
     """Find factors, axes, offset and states in turns.
 
     Parameters
     ----------
     data, noise, axes, settings, seed, log, rules, clean
         See `find_batch_effect`.
-    reference_share
-        See `Comparisons`.
+    leave
+        Whether each round leaves what is composition's if a batch effect hits genes independently. What was left in the
+        data is hardly found again, as states are then those of cells that differ by it.
     """
     # what is drawn to judge the batch effect must not change the states: refused, it leaves the fit untouched
     of_states, of_effect = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
-    comparisons = Comparisons(data.sizes, rules=rules, reference_share=reference_share)
-    is_clean = torch.zeros(data.count, dtype=torch.bool, device=data.mean.device)
-    is_clean[list(clean)] = True
-    by_rays = settings.offset == "rays"
     with_factors = settings.factors and data.count > 1
-    what = "batch effect" if settings.factors or by_rays else "states"
+    what = "batch effect" if settings.factors or settings.offset == "rays" else "states"
 
     view = first_view(data, noise, axes, of_states, states=settings.metagenes, rules=rules)
-    if by_rays:
-        view = without_certain_offsets(view, of_states, ~is_clean)
-    offset, factors = Offset.none(view, sought=by_rays), Factors.none(view)
+    if settings.offset == "rays":
+        view = without_certain_offsets(view, of_states, ~_is_clean(view, clean))
+    offset, factors, difference = Offset.none(view, sought=settings.offset == "rays"), Factors.none(view), None
     for number in range(settings.rounds):
         log(f"{what}, round {number + 1} of {settings.rounds}")
         last = number == settings.rounds - 1
         if with_factors:
-            leave = settings.ambiguous == "leave"
-            factors = estimate_factors(view, offset, factors.logs, comparisons, generator=of_effect, leave=leave)
+            profiles = profiles_by_batch(view, offset)
+            factors = estimate_factors(profiles, factors.logs, view)
+            if leave:
+                logs, doubt = composition_of(view).batch_part(factors.logs, factors.se, rules.usual_shift)
+                factors = replace(factors, logs=logs, doubt=doubt)
+            elif last:
+                shared = profiles.shared_states(rules.min_state_cells)
+                difference = difference_of(
+                    factors, view, offset, shared, strength=settings.strength, generator=of_effect
+                )
         view = view.divided_by(factors.logs.exp())
-        offset = estimate_offset(view, of_effect, clean=is_clean, last=last) if by_rays else Offset.none(view)
-        profiles = view.profiles(offset.on_axes, offset.total)
-        centres = kmeans(profiles, view.states, of_states)
-        view = replace(view, state=nearest(profiles, centres))
-    if factors.logs.any():
-        factors = calibrate(factors, view, offset, comparisons.groups, generator=of_effect)
-    evidence = offset.evidence + (comparisons.evidence(factors.logs) if settings.factors else [])
-    return effect_of(view, offset, factors, centres=centres, evidence=evidence), comparisons
+        offset = _offset(view, settings, of_effect, clean, last=last)
+        view, centres = _states(view, offset, of_states)
+    return Found(view=view, offset=offset, factors=factors, centres=centres, difference=difference)
+
+
+def _is_clean(view: View, clean: tuple[int, ...]) -> Tensor:
+    """Whether each batch is known to have no offset, T."""
+    found = torch.zeros(view.data.count, dtype=torch.bool, device=view.totals.device)
+    found[list(clean)] = True
+    return found
+
+
+def _offset(
+    view: View, settings: Settings, generator: torch.Generator, clean: tuple[int, ...], *, last: bool
+) -> Offset:
+    if settings.offset != "rays":
+        return Offset.none(view)
+    return estimate_offset(view, generator, clean=_is_clean(view, clean), last=last)
+
+
+def _states(view: View, offset: Offset, generator: torch.Generator) -> tuple[View, Tensor]:
+    """Find the states anew; return the cells in them and the centres."""
+    points = view.profiles(offset.on_axes, offset.total)
+    centres = kmeans(points, view.states, generator)
+    return replace(view, state=nearest(points, centres)), centres
 
 
 def search_annealed(

@@ -51,20 +51,19 @@ class Rules:
         Standard deviations. A state whose profiles differ by more from what factors explain weighs less, as in Huber's
         estimator.
     min_factor_spread
-        Standard deviation of log factors over genes. Factors that differ by less are within what errors of the offset
-        make, and are left.
-    max_ambiguous
-        Share of a difference, 0 to 1. A pair of batches of whose difference composition could make more is not compared
-        gene by gene.
-    min_overlap
-        Share of the cells of a batch. Two batches overlap, and composition can be what tells them apart, when so
-        many cells of each have cells of the other as near as their own.
+        Standard deviation of log factors over genes that errors of the offset make. The prior's variance is lower by
+        its square.
+    of_tissue, of_composition, concentration_spread
+        How many times more a difference of batches varies on the axes in which cells differ than off them, for batch
+        effects between donors and for composition alone, as measured on sections (an effect that hits genes
+        independently has 1), and the standard deviation of its logarithm in each case.
+    usual_overlap
+        Share of the cells of a batch. Where so many cells of each of two batches have cells of the other as near as
+        their own without what composition could make, the odds that composition made it are half of what they are where
+        all have.
     overlap_neighbours, overlap_margin
         Two batches overlap at a cell when its so many nearest cells of the other batch lie within a distance that is at
         most this share above that of as many of its own.
-    small_ambiguity
-        Share of all differences, 0 to 1. Up to it, ``ambiguous: auto`` leaves the part that composition could make in
-        the data, which costs little mixing and keeps composition; beyond it, that part is removed.
     usual_shift
         Standard deviations of the cells. How far composition usually draws a batch from the mean of all along an axis.
     log_profile_floor, min_mean_profile
@@ -108,11 +107,12 @@ class Rules:
     min_expression: float = 0.02
     outlying_state: float = 1.5
     min_factor_spread: float = 0.02
-    max_ambiguous: float = 0.5
-    min_overlap: float = 0.05
+    of_tissue: float = 12.0
+    of_composition: float = 50.0
+    concentration_spread: float = 0.35
+    usual_overlap: float = 0.05
     overlap_neighbours: int = 10
     overlap_margin: float = 0.1
-    small_ambiguity: float = 0.15
     usual_shift: float = 0.2
     log_profile_floor: float = 0.3
     min_mean_profile: float = 0.05
@@ -154,11 +154,9 @@ class Settings:
         total, with the ``"annealed"`` prior, which finds one in any data; or there is ``"none"``.
     factors
         Whether batches may have a factor per gene; not with ``"annealed"``.
-    ambiguous
-        What becomes of that part of an accepted difference between batches which their composition could make, too,
-        where batches overlap without its removal: ``"leave"`` in the data what is rather composition's, ``"remove"`` it
-        all, or, ``"auto"``, leave it if it is a small part of the differences of all these batches together, which
-        costs little mixing and keeps composition, and remove it if it is not.
+    strength
+        How much is removed of a difference between batches that their composition could make, too: 0 leaves it in the
+        data, 1 removes it, 0.5 removes what is the batch effect's given the data (the posterior mean).
     rounds
         Times that states, offset and factors are found anew.
     sparsity
@@ -181,7 +179,7 @@ class Settings:
     metagenes: int
     offset: Literal["rays", "annealed", "none"] = "rays"
     factors: bool = True
-    ambiguous: Literal["auto", "remove", "leave"] = "auto"
+    strength: float = 0.5
     rounds: int = 4
     sparsity: float = 0.75
     pooling: float = 1.0
