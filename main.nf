@@ -3,10 +3,11 @@
 include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/grid'
 include { helpText ; parameterErrors ; readSchema ; resourcesOf ; simulates ; stop ; typedParameters } from './functions/parameters'
+include { plannedFits } from './functions/null'
 include { writeCrate ; writeParameters } from './functions/provenance'
 include { resourcesText } from './functions/resources'
 include { placeErrors } from './functions/places'
-include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; stepOptions } from './functions/run'
+include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; nullPlan ; stepOptions } from './functions/run'
 
 workflow {
     main:
@@ -24,6 +25,7 @@ workflow {
         def code = codeFingerprint()
         def grid = readGrid(given)
         def plan = fitPlan(given, grid.variants)
+        def nulls = nullPlan(plan, given.calibrate)
         def options = stepOptions(given)
         def points = given.sweep ? gridPoints(grid, options, code) : [inputPoint(given, options, code)]
         def fits = []
@@ -35,12 +37,12 @@ workflow {
         }
         def about = aboutRun(workflow, given, code, grid)
         writeParameters(given, given.outdir)
-        UNBATCH(points, plan, options, about, file("${projectDir}/assets/methods.yml"))
+        UNBATCH(points, plan, nulls, options, about, file("${projectDir}/assets/methods.yml"))
         UNBATCH.out.ch_outcome_rows.subscribe { row -> fits << row }
 
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
-        def planned = plan.size() * points.sum { point -> point.names.size() }
+        def planned = plannedFits(points, plan, nulls)
         def outdir = file(given.outdir, glob: false).toAbsolutePath().toUriString()
         workflow.onComplete = {
             if (run.success) {

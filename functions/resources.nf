@@ -2,7 +2,7 @@
 
 // In addition to what a step needs for itself: times the bytes of the largest of its files
 def memoryFactors() {
-    [simulate: 0, preprocess: 14, fit: 18, score: 4, integrate: 9, report: 6, multiqc: 0]
+    [simulate: 0, preprocess: 14, fit: 18, score: 4, integrate: 9, halve: 8, calibrate: 8, report: 6, multiqc: 0]
 }
 
 // Bytes of a file, or of all files of a folder

@@ -66,6 +66,19 @@ def fitPlan(given, variants) {
     }
 }
 
+// The fits of the null calibration: those of a plan, with three seeds or more, as fewer say little of what chance does. What
+// is asked of a fit and may name batches of the data is left out, but for corrected expression, which is tested
+def nullPlan(plan, calibrate) {
+    def declared = calibrate ? readDeclared() : [:]
+    def seeds = Math.max(3, plan.collect { job -> job.seed }.max() + 1)
+    (calibrate ? plan.findAll { job -> job.seed == 0 } : []).collectMany { job ->
+        def rules = declared[job.method]?.parameters ?: [:]
+        def expression = ['corrected', 'denoised'].findAll { name -> rules.containsKey(name) }.take(1).collectEntries { name -> [name, true] }
+        def settings = job.params.findAll { name, _value -> !rules[name]?.asked } + expression
+        (0..<seeds).collect { seed -> job + [params: settings, seed: seed, model: false] }
+    }
+}
+
 // The image of a method's tasks: the common one, or one of its own with the same registry and version. A digest or a
 // file names one image alone: there the method ends as not applicable
 def imageOf(card, common) {
@@ -237,6 +250,7 @@ def stepOptions(given) {
             label_key: given.label_key ?: (simulates(given) ? 'cell_type' : null),
             allow_continuous: given.allow_continuous || (simulates(given) && isContinuous(simulation)),
         ],
+        calibrate: given.calibrate ? [batch: given.calibrate_batch, max_cells: given.calibrate_cells] : null,
         integrate: given.integrated && !given.sweep ? [use: given.use, zarr: given.integrated_zarr] : null,
         score: given.subMap(['max_cells', 'batch_silhouette', 'targets']) + [no_evidence: !given.evidence || given.sweep],
     ]

@@ -128,7 +128,9 @@ STUBS = {
     "[[id: 'a.none', dataset: 'a', seed: 0]]]",
     "score": "[[id: 'a'], file('IN'), [], [a: []], [:]]",
     "integrate": "[[id: 'a'], file('IN'), [], [], file('IN.yml'), [zarr: true]]",
-    "report": "[file('IN'), [], [], file('IN.yml'), [:]]",
+    "halve": "[[id: 'a.null'], file('IN'), [max_cells: 60]]",
+    "calibrate": "[[id: 'a.null'], [file('IN')], [], []]",
+    "report": "[file('IN'), [], [], [], file('IN.yml'), [:]]",
     "multiqc": "[file('IN'), [], []]",
 }
 """Inputs of the stubs of all modules."""
