@@ -2,9 +2,9 @@
 
     python benchmarks/calibration.py OUT [--dlpfc SECTION.h5ad] [--methods A,B] [--cells 800] [--minutes 60]
 
-Without --dlpfc a donor of the preset donors is simulated (CELLS cells, 200 genes); with it, CELLS labelled spots of that
-section are drawn. Both are split by `halve`, and every method is fitted to all three splits with its defaults and the
-seeds 0, 1 and 2, in this process. What `calibrate` computes of each method is recorded as soon as its fits have ended;
+Without --dlpfc a donor of the preset donors is simulated (CELLS cells, 200 genes); with it, CELLS labelled spots of
+that section are drawn. Both are split by `halve`, and every method is fitted to all three splits with its defaults and
+the seeds 0, 1 and 2, in this process. What `calibrate` computes of a method is recorded as soon as its fits have ended;
 methods that do not fit within MINUTES are left out. OUT keeps the datasets.
 """
 
@@ -31,9 +31,10 @@ from unbatch.metrics.calibration import excluding_one
 
 ROOT = environment.ROOT
 SEEDS = (0, 1, 2)
-METHODS = (
-    "none,pca,combat,leace,harmony,scanorama,mnn,bbknn,batchblend,scmedal,scvi,liger,saucie,popari,staligner".split(",")
-)
+METHODS = [
+    *("none", "pca", "combat", "leace", "harmony", "scanorama", "mnn", "bbknn", "batchblend", "scmedal"),
+    *("scvi", "liger", "saucie", "popari", "staligner"),
+]
 ASKED = {"batchblend": {"corrected": True}, "combat": {"corrected": True}}
 
 

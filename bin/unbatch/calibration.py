@@ -241,9 +241,9 @@ def _row(
     seeds = sorted(set.intersection(*by_split))
     row: dict[str, Any] = {"method": key[0], "params_id": key[1], "seeds": seeds, "status": "ok", "message": None}
     if not seeds:
-        lost = next((each for each in planned if each["fit"] is None), {})
-        without = "there is no seed with a fit to every split"
-        return row | {"status": lost.get("status") or "failed", "message": lost.get("message") or without, "codes": []}
+        without = {"status": "failed", "message": "there is no seed with a fit to every split"}
+        lost = next((each for each in planned if each["fit"] is None), without)
+        return row | {"codes": []} | {key: lost.get(key) or without[key] for key in without}
     # expression of the first seed alone, and of no split that nothing is compared in
     fits: dict[str, list[Fitted]] = {split: [] for split in SPLITS}
     genes: dict[str, dict[str, float | None]] = {}
@@ -252,7 +252,7 @@ def _row(
         for seed in seeds:
             wanted = split in COMPARED and seed == seeds[0]
             fit = read(files[split, seed], datasets[split], wanted)
-            if fit.expression is not None:
+            if wanted and fit.expression is not None:
                 known, before = tested.of(fit.genes)
                 share = cells.genes_called(fit.expression[:, known], split)
                 genes[split] = {"called": _rounded(share), "uncorrected": _rounded(before[split])}
