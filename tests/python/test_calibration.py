@@ -115,7 +115,7 @@ def test_planted_genes_are_called_and_composition_is_not(expression):
     planted = values.copy()
     planted[:, :30] += 0.5 * half[:, None]
     p = calibration.between_halves(planted, half, kind)
-    assert calibration.called(p) == pytest.approx(0.1, abs=0.01)
+    assert 0.1 <= calibration.called(p) < 0.125
     assert calibration.called(p[:30]) == 1
 
 
@@ -213,11 +213,11 @@ def test_the_program_tells_what_shifts_a_half_from_what_hardly_changes_it(split:
     assert min(shifted["splits"][name]["lost"]["mean"] for name in COMPARED) > 0.45
     assert {Code.DISPLACED_RANDOM, Code.DISPLACED_UNLIKE, Code.GENES_RANDOM, Code.GENES_UNLIKE} <= set(shifted["codes"])
     assert shifted["genes"]["random"]["called"] == 1
-    assert shifted["genes"]["random"]["uncorrected"] == 0
+    assert shifted["genes"]["random"]["uncorrected"] < 0.05
     assert combat["splits"]["random"]["noise"]["mean"] == 0
     assert 0 < combat["splits"]["random"]["lost"]["mean"] < 0.4
     assert combat["genes"]["slot"] == "layers/corrected_log"
-    assert combat["genes"]["random"]["called"] == 0
+    assert combat["genes"]["random"]["called"] < 0.05
     assert not {Code.GENES_RANDOM, Code.GENES_UNLIKE} & set(combat["codes"])
     assert combat["seeds"] == [0, 1]
 
@@ -318,7 +318,7 @@ def test_the_section_names_methods_that_change_data_without_cause(tmp_path: Path
     assert said.count("ComBat (25%)") == 2
     assert "scVI" not in said
     assert "Shuffled" not in said
-    table = page.split("<table")[1]
+    table = page.split("<table")[1].split("</table>")[0]
     assert [name in table for name in ("ComBat", "scVI", "Shuffled", "LIGER")] == [True, True, True, False]
     assert table.index("ComBat") < table.index("scVI") < table.index("Shuffled")
     assert "LIGER" in page
