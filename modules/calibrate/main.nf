@@ -6,6 +6,7 @@ process CALIBRATE {
     tag "${meta.id}"
     label 'process_medium'
     memory { memoryFor('calibrate', '3 GB', datasets, [], task) }
+    time { 4.h * (task.attempt ?: 1) }
 
     input:
     // outcomes: one map per planned fit, those that failed included; fits: the files of the others

@@ -6,6 +6,7 @@ process HALVE {
     tag "${meta.id}"
     label 'process_medium'
     memory { memoryFor('halve', '3 GB', dataset, [], task) }
+    time { 4.h * (task.attempt ?: 1) }
 
     input:
     tuple val(meta), path(dataset), val(options)
