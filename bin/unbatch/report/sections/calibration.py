@@ -121,7 +121,10 @@ def _interval(found: dict[str, Any] | None) -> str:
         return NONE
     if mean == high == 0:
         return "0"
-    return plus_minus(mean, None if high is None else high - mean, lambda value: decimals(value, 3).replace("-", "−"))
+    # small values of either sign are 0.000
+    return plus_minus(
+        round(mean, 3) or 0.0, None if high is None else high - mean, lambda value: decimals(value, 3).replace("-", "−")
+    )
 
 
 def _lost(line: Line, split: str) -> str:
