@@ -84,7 +84,7 @@ lock: setup ## lock all requirements anew; UPGRADE=--upgrade takes the newest ve
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
 	    $(UPGRADE) pyproject.toml $(EXTRAS) -o containers/requirements.lock
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
-	    $(UPGRADE) pyproject.toml $(EXTRAS) --extra dev -c containers/requirements.lock \
+	    $(UPGRADE) pyproject.toml $(EXTRAS) --extra dev --extra docs -c containers/requirements.lock \
 	    -o containers/requirements-dev.lock
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
 	    $(UPGRADE) pyproject.toml $(EXTRAS) --extra liger -c containers/requirements.lock \
