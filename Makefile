@@ -38,7 +38,7 @@ pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_T
 # for a Java that runs for seconds
 test test-slow lint: export NXF_JVM_ARGS ?= -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 
-.PHONY: help setup run run-all test test-slow test-modules lint format docs bench results lock release-check image image-cpu image-liger image-seurat test-docker clean distclean
+.PHONY: help setup run run-all test test-slow test-modules lint format docs site screenshots bench results lock release-check image image-cpu image-liger image-seurat test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -73,6 +73,13 @@ format: setup ## format the Python code and mend what ruff can mend
 
 docs: setup ## write the tables that are made from the method cards
 	python docs/cards.py
+
+site: setup ## build the documentation with the tutorials and the reference of functions into build/site
+	python -m sphinx -c docs -b html -W --keep-going -q -d build/site-pages . build/site
+	@echo "$(CURDIR)/build/site/index.html"
+
+screenshots: setup ## make the pictures of the documentation from the reports of two runs (needs Chromium)
+	python docs/screenshots.py $(ARGS)
 
 bench: setup ## measure, which appends to benchmarks/results/*.csv; ARGS="kbet score" are parts (benchmarks/run.sh)
 	benchmarks/run.sh $(ARGS)
