@@ -16,14 +16,14 @@ from sklearn.neighbors import NearestNeighbors
 
 from unbatch import scoring
 from unbatch.cli import fit_baseline, report, score
-from unbatch.metrics import evidence, integration, jackknife, prediction
+from unbatch.metrics import evidence, integration, jackknife, prediction, trees
 
 ROOT = Path(__file__).parents[2]
 BAD = "<b>donor & co"
 
 
 def mixed(n: int = 300, shift: float = 0.0) -> dict[str, np.ndarray]:
-    """Three labels in two batches, of unlike mix, in four dimensions; the second batch lies `shift` off."""
+    """Three labels in two batches, of unlike mix, in four dimensions; the second batch is shifted by `shift`."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, n)
     batch = (rng.random(n) < np.array([0.3, 0.5, 0.8])[label]).astype(int)
@@ -121,7 +121,7 @@ def test_silhouettes_of_several_codings_are_those_of_scikit_learn():
     assert found[1][0][3].sum() / found[1][1][3].sum() == pytest.approx(expected, abs=1e-6)
 
 
-def test_batches_are_permuted_within_labels_and_the_null_is_taken_off():
+def test_batches_are_permuted_within_labels_and_the_null_is_subtracted():
     data = mixed()
     permuted = evidence.permuted_within(data["batch"], data["label"], 3, seed=1)
     for column in permuted.T:
@@ -157,7 +157,7 @@ def test_an_interval_is_that_of_students_t():
 
 
 def test_guesses_of_one_split_are_not_those_of_another():
-    """Cells that are sorted by class stand in the same places of every split."""
+    """Cells that are sorted by class are in the same places of every split."""
     target = np.repeat([0, 1], 40)
     folds = np.tile(np.arange(4), 20)
     splits = [(np.flatnonzero(folds != one), np.flatnonzero(folds == one)) for one in range(4)]
@@ -187,6 +187,34 @@ def test_a_prediction_is_a_forest_on_standardised_features():
     assert set(found["batches"]) == {"embedding"}
     # two batches make two splits, which have no interval: NaN equals nothing
     assert repr(found) == repr(question.with_embedding(data["embedding"], None, False, seed=3, threads=2))
+
+
+@pytest.mark.parametrize(("cells", "columns", "classes"), [(120, 1, 3), (360, 30, 9), (50, 20, 2)])
+def test_classes_are_those_of_scikit_learns_forest_with_any_number_of_threads(cells: int, columns: int, classes: int):
+    rng = np.random.default_rng(cells)
+    # rounded: cells that coincide have leaves of several classes
+    features = np.round(rng.normal(size=(cells, columns)), 1).astype(np.float32)
+    target = 3 * rng.integers(0, classes, cells) + 1
+    features[:, 0] += target
+    expected = RandomForestClassifier(100, random_state=5).fit(features[20:], target[20:]).predict(features)
+    assert trees._parts() is not None
+    for threads in (1, 2):
+        found = trees.Forest(100, seed=5, threads=threads).fit_predict(features[20:], target[20:], features)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_forest_of_other_parts_is_scikit_learns_own(monkeypatch: pytest.MonkeyPatch):
+    import sklearn.tree._tree
+
+    def other(*_arguments):
+        raise TypeError("takes 7 arguments")
+
+    monkeypatch.setattr(sklearn.tree._tree, "DepthFirstTreeBuilder", other)
+    assert trees._parts() is None
+    rng = np.random.default_rng(0)
+    features, target = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+    expected = RandomForestClassifier(10, random_state=0).fit(features, target).predict(features[:9])
+    np.testing.assert_array_equal(trees.Forest(10, seed=0).fit_predict(features, target, features[:9]), expected)
 
 
 def test_of_many_cells_a_forest_in_bins_predicts_as_well():

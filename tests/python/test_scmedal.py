@@ -252,7 +252,7 @@ def _errors(labelled: bool) -> tuple[float, float, float]:
 def test_counterfactuals_find_the_effect_of_each_type():
     found, plain, covered = _errors(labelled=True)
     assert found < 0.3 * plain
-    # of so few cells; on 1,800 to train on it is .92
+    # few cells: with 1,800 to train on it is 0.92
     assert 0.75 < covered < 0.97
 
 

@@ -1,4 +1,4 @@
-"""The documentation site and the workflow files of a forge: nothing is fetched from elsewhere, all that is named exists."""
+"""The documentation site and the workflow files of a forge: nothing is fetched elsewhere, all that is named exists."""
 
 import re
 import subprocess
