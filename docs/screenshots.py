@@ -50,11 +50,18 @@ PICTURES = {
 }
 
 ALONE = """
-<style>body { margin: 0 !important; padding: 6px !important; background: white !important; }</style>
+<style>
+  body { margin: 0 !important; background: white !important; }
+  #alone { padding: 0 8px; }
+  #alone .mqc-section { margin: 0 !important; padding: 0 !important; }
+</style>
 <script>
 window.addEventListener("load", () => {
   const page = document.querySelector('[id^="mqc-section-wrapper-PAGE"]');
-  document.body.replaceChildren(page);
+  const frame = document.createElement("div");
+  frame.id = "alone";
+  frame.append(page);
+  document.body.replaceChildren(frame);
   window.scrollTo(0, 0);
 });
 </script>

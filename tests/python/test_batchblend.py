@@ -203,7 +203,7 @@ def test_offset_and_factors_are_found_side_by_side():
 
 
 def test_strong_factors_make_states_clearer():
-    """Genes with a large factor carry more information, those divided by a small one are noise: weights by precision help."""
+    """Genes with a large factor carry more information, those with a small one are noise: weights by precision help."""
     apart = []
     for spread in (0.1, 0.6):
         effect = {"sigma_beta": 0.0, "sigma_gene": spread, "genes": 100, "gamma_shape": 8.0, "sigma_y": 3.0}
@@ -643,7 +643,7 @@ def test_pooling_keeps_the_differences_of_a_new_batch():
 
 
 def test_pooling_attributes_to_chance_what_random_batches_of_cells_differ_in():
-    """The variance of a batch's mean about that of all cells of a state, by assigning the cells to batches at random many times."""
+    """The variance of a batch's mean about that of all cells of a state, from many random assignments of cells."""
     values, truth = simulation()
     rng, cells = np.random.default_rng(0), len(truth.batch)
     totals, order = values.sum(1), np.argsort(truth.batch, kind="stable")

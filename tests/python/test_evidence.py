@@ -408,6 +408,23 @@ def test_the_same_seed_gives_the_same_evidence(data: Path, table: dict):
     assert again == table
 
 
+def test_seeds_with_one_embedding_are_scored_once_and_each_has_the_scores(
+    data: Path, table: dict, monkeypatch: pytest.MonkeyPatch
+):
+    scored = []
+    evaluate = integration.evaluate
+    monkeypatch.setattr(integration, "evaluate", lambda scene, wanted: scored.append(1) or evaluate(scene, wanted))
+    again = run_score(data, "--no-evidence", out="once.json")
+    # harmony, and none of both seeds
+    assert len(scored) == 2
+    rows = {(row["method"], row["seed"]): row for row in again["rows"]}
+    first, second = rows["none", 0], rows["none", 1]
+    assert first["id"] != second["id"]
+    assert all(first[key] == second[key] for key in ("metrics", "reasons", "total", "cells"))
+    assert first["cells"] is not second["cells"]
+    assert first["total"] != rows["harmony", 0]["total"]
+
+
 def test_without_evidence_nothing_of_it_is_computed(data: Path):
     plain = run_score(data, "--no-evidence", "--max-cells", "60", out="plain.json")
     assert plain["evidence"] is None
