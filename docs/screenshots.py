@@ -46,21 +46,17 @@ PICTURES = {
     "report": Picture("report.png", "unbatch_summary_page", 1140, 645),
     "tissue": Picture("tissue.png", "unbatch_tissue", 790, 825),
     "first-screen": Picture("tutorials/first-screen.png", "unbatch_summary_page", 1140, 1000),
-    "effect": Picture("tutorials/effect.png", "unbatch_effect_0_1_found_page", 900, 420),
+    "effect": Picture("tutorials/effect.png", "unbatch_effect_0_1_found_page", 900, 348),
 }
 
 ALONE = """
-<style>
-  body { margin: 0 !important; background: white !important; }
-  #alone { padding: 0 8px; }
-  #alone .mqc-section { margin: 0 !important; padding: 0 !important; }
-</style>
 <script>
 window.addEventListener("load", () => {
   const page = document.querySelector('[id^="mqc-section-wrapper-PAGE"]');
   const frame = document.createElement("div");
-  frame.id = "alone";
   frame.append(page);
+  // the page begins with an empty line
+  frame.style.cssText = "padding: 0 8px; margin-top: -18px; background: white";
   document.body.replaceChildren(frame);
   window.scrollTo(0, 0);
 });
