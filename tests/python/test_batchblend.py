@@ -216,7 +216,7 @@ def test_strong_factors_make_states_clearer():
 
 
 def test_errors_of_factors_with_an_offset_hold_the_error_of_the_offset():
-    """Loosely: 90 % intervals of the logarithms, whose common part is size, hold 75 to 99.5 % of the genes."""
+    """Loosely: 90% intervals of the logarithms, whose common part is size, hold 75% to 99.5% of the genes."""
     held = []
     for seed in range(3):
         effect = {"sigma_gene": 0.3, "genes": 100, "gamma_shape": 8.0}
@@ -234,7 +234,7 @@ def test_without_a_batch_effect_there_are_no_standard_errors():
 
 
 def test_errors_of_the_offset_cover_the_truth():
-    """Loosely: over three simulations, 90 % intervals hold 70 to 99 % of the genes."""
+    """Loosely: over three simulations, 90% intervals hold 70% to 99% of the genes."""
     held = []
     for seed in range(3):
         model, truth = fitted(seed).model, in_units(simulation(seed)[1])

@@ -347,7 +347,7 @@ def data(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_score(folder: Path, *options: str, out: str = "scores.json", code: int = 0) -> dict | str:
     fits = sorted(map(str, folder.glob("*.fit.h5ad")))
     arguments = [str(folder / "dataset.h5ad"), *fits, "--threads", "1", *options, "-o", str(folder / out)]
-    # ten trees in place of a hundred: what is asked here does not hang on them
+    # ten trees in place of a hundred: what is tested here does not depend on them
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prediction, "TREES", 10)
         result = CliRunner().invoke(score.main, arguments)

@@ -167,7 +167,7 @@ def test_re_finds_the_batch_and_is_below_the_mean_profile_soon():
     assert min(fitted.history["validation_reconstruction"][:3]) < 1
     embedding = fitted.model.embed(data.X, data.batch)
     assert _told(embedding, data.batch) > 0.98
-    # nothing of the batch where it is not told
+    # no effect of the batch where the model is not given it
     unknown = fitted.model.embed(data.X, np.full(len(data.batch), -1))
     assert np.isfinite(unknown).all()
     assert not np.allclose(unknown, embedding)
@@ -233,7 +233,7 @@ def projected(labelled: bool):
 
 
 def _errors(labelled: bool) -> tuple[float, float, float]:
-    """Squared error of the counterfactual, and of a shift by batch means; coverage of 90 % intervals."""
+    """Squared error of the counterfactual, and of a shift by batch means; coverage of 90% intervals."""
     data = simulated(cells=1500)
     cells, train = data.parts.test, data.parts.train
     X, batch = data.X[cells], data.batch[cells]
