@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from screenshots import LARGEST, PICTURES  # noqa: E402
+
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -81,6 +86,13 @@ def test_the_site_has_tutorials_guide_and_reference(site):
         "metrics.groups.mixed_model",
     ):
         assert f'id="unbatch.{name}"' in reference
+
+
+def test_pictures_have_the_size_that_their_script_gives_them_and_are_small():
+    for picture in PICTURES.values():
+        path = ROOT / "docs" / picture.path
+        assert Image.open(path).size == (picture.width, picture.height), path
+        assert path.stat().st_size < LARGEST
 
 
 def commands(workflow):
