@@ -45,7 +45,7 @@ class Picture:
 PICTURES = {
     "report": Picture("report.png", "unbatch_summary_page", 1140, 645),
     "tissue": Picture("tissue.png", "unbatch_tissue", 805, 833),
-    "first-screen": Picture("tutorials/first-screen.png", "unbatch_summary_page", 1140, 1000),
+    "first-screen": Picture("tutorials/first-screen.png", "unbatch_summary_page", 1140, 958),
     "effect": Picture("tutorials/effect.png", "unbatch_effect_0_1_found_page", 900, 348),
 }
 
