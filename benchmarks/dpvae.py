@@ -116,7 +116,7 @@ def both_components(x: np.ndarray, counts: sparse.csr_matrix, train: np.ndarray)
 
 
 def covered(radii: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Coverage at each level, and the median 90 % radius."""
+    """Coverage at each level, and the median 90% radius."""
     shares = conformal.coverage(radii, predicted, true)
     found = {f"coverage {100 * level:g} %": share for level, share in zip(conformal.LEVELS, shares, strict=True)}
     return found | {"radius 90 %": float(np.median(radii[:, 2]))}

@@ -153,7 +153,7 @@ def by_method(name: str, section: Section, seed: int, **params: object) -> np.nd
 
 
 def by_stagate(section: Section, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """As the method does; also what the epoch that agrees best with the layers, of the second half, would gain."""
+    """Embed as the method does; also what choosing the best epoch of the second half by the layers would gain."""
     cells, declared = cells_of(section), methods.load("stagate")
     chosen = contract.checked("stagate", declared.params, {"epochs": STAGATE_EPOCHS})
     graph = neighbours(cells.coordinates, cells.section)
@@ -224,7 +224,7 @@ ROWS = {
 
 
 def run_domains(folder: Path, names: list[str], rows: list[str]) -> None:
-    """Cluster what each row makes of each section; those that draw nothing have seeds of the clusterers alone."""
+    """Cluster the embedding of each row and section; rows without random numbers have seeds of the clusterers alone."""
     for name, key in product(names, rows or ROWS):
         section, row, found, known = read(folder, name), ROWS[key], [], None
         for seed in row.seeds:

@@ -210,7 +210,7 @@ def test_every_wrong_place_of_a_grid_is_named_with_what_was_meant(checked: dict[
         assert suggested(errors, name), name
 
 
-def test_columns_that_cells_do_not_have_and_warnings_of_fits_are_told(checked: dict[str, dict[str, Any]]):
+def test_columns_that_cells_do_not_have_and_warnings_of_fits_are_reported(checked: dict[str, dict[str, Any]]):
     found = checked["notes"]
     assert len(found["absent"]) == 1
     assert all(word in found["absent"][0] for word in ("--colour_by", "'dpeth'", "batch, depth"))

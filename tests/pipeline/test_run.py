@@ -62,7 +62,7 @@ def test_a_run_ends_with_one_file_to_go_on_with_and_says_what_is_chosen(full: Ru
     assert data.obs_names.equals(dataset.obs_names)
     assert {"X_none", "X_harmony", "X_batchblend", "X_umap"} <= set(data.obsm)
     assert {"leiden", "cell type"} <= set(data.obs)
-    # of one seed there is no interval: the highest total, with a warning
+    # one seed gives no interval: the highest total, with a warning
     rows = full.rows("my_sheet")
     highest = max(("none", "harmony", "batchblend"), key=lambda method: rows[method]["total"])
     about = data.uns["unbatch"]["integrated"]

@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read_are_named(small: Path, kind: str, message: st
         io.read_h5ad(small)
 
 
-def test_damage_inside_of_the_data_is_told(small: Path):
+def test_damage_inside_the_data_is_reported(small: Path):
     adata = io.read_h5ad(small)
     adata.write_h5ad(small, compression="gzip")
     with h5py.File(small) as file:
@@ -207,7 +207,7 @@ def test_models_and_text_that_the_disk_does_not_take_are_one_sentence(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_quotas_and_read_only_file_systems_are_told_as_well(number: int, tmp_path: Path, monkeypatch):
+def test_quotas_and_read_only_file_systems_are_reported_as_well(number: int, tmp_path: Path, monkeypatch):
     def refuse(**_where: object) -> None:
         raise OSError(number, "refused")
 

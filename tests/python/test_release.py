@@ -1,4 +1,4 @@
-"""Releases: the version stands once, the bill of materials is the lock, and a check says what is missing."""
+"""Releases: the version is stated once, the bill of materials is the lock, and a check says what is missing."""
 
 import shutil
 import sys
