@@ -194,8 +194,8 @@ def trusted(
     kept = _below(saved.weights, "trust.")
     if not kept:
         log.warning(
-            "%s: it was written by a version that kept neither radii nor the training expression with a model: there "
-            "are no radii and no distances; a model that is fitted anew has them",
+            "%s: the model was written by a version that kept neither radii nor the training expression with it; there "
+            "are no radii and no distances, which a model that is fitted anew has",
             saved.folder,
         )
         return {}
