@@ -389,13 +389,6 @@ def test_a_grid_has_the_number_of_points_that_was_asked_for(axes, steps):
     assert len(inducing.grid(place, "cauchy", 1.0, settings.grid_steps).points) == 64
 
 
-def test_sections_have_as_many_spots_in_a_step_and_as_many_steps_together_as_alone():
-    alone, together = (spavae.schedule(PRESETS["recommended"], 4200 * number, number) for number in (1, 4))
-    assert (together.size, together.epochs) == (4 * alone.size, alone.epochs)
-    assert spavae.schedule(PRESETS["recommended"], 1000, 4).size == 125
-    assert spavae.schedule(PRESETS["paper"], 16_800, 4).size == 512
-
-
 @pytest.mark.parametrize("kind", ["genes", "pcs"])
 def test_moments_of_genes_are_those_of_logarithms(small, kind):
     spots = spots_of(small)

@@ -198,8 +198,8 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     if len(train) < SMALL:
         text = "%s: %d spots are few for a spatial model, expected %d or more"
         log.warning(text, cells.name, len(train), SMALL, extra={"code": "few-spots"})
-    settings = settings.but(epochs=given.limited(settings, cells.section[train], run.max_epochs))
-    size = spavae.schedule(settings, len(train), len(np.unique(cells.section[train]))).size
+    settings = settings.but(epochs=given.limited(settings, len(train), run.max_epochs))
+    size = spavae.schedule(settings, len(train)).size
     use_threads(run.threads, min(size, len(train)) * len(cells.genes), PER_THREAD)
     config = {"sections": cells.sections}
     common = {"train_on": train, "seed": run.seed, "tell": log.info}

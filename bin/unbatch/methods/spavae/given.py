@@ -42,11 +42,9 @@ def settings(params: "Params", axes: int) -> Settings:
     )
 
 
-def limited(settings: Settings, section: np.ndarray, most: int | None) -> int | None:
-    """Give the epochs of settings for spots of these sections (codes), at most so many."""
-    if most is None:
-        return settings.epochs
-    return min(most, schedule(settings, len(section), len(np.unique(section))).epochs)
+def limited(settings: Settings, spots: int, most: int | None) -> int | None:
+    """Give the epochs of settings, at most so many."""
+    return settings.epochs if most is None else min(most, schedule(settings, spots).epochs)
 
 
 def parts(cells: Cells, counts: Any, params: "Params", device: str) -> tuple[np.ndarray, Any]:

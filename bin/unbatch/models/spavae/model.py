@@ -226,7 +226,7 @@ def fit(
         field = Field(chosen.points, settings.kernel, chosen.scale, settings.learns_scale)
         inputs = inputs_of(spots.source, learnt, settings, spots.depth(learnt), seed)
         network = Network(settings, inputs, field, spots.source.shape[1], spots.batches).to(device)
-        plan = schedule(settings, len(learnt), len(np.unique(spots.section[learnt])))
+        plan = schedule(settings, len(learnt))
         objective = Objective(network, spots, place, (learnt, held), plan)
         if settings.from_data:
             start_from_data(network, spots.source, learnt, objective.seen(learnt))

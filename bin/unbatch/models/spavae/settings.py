@@ -160,28 +160,25 @@ STEPS = 180
 EPOCHS = 12
 """Epochs at least."""
 SIZES = (64, 512)
-"""Spots of a minibatch at least, for the normalisation, and at most of each section, for steps enough."""
-MOST_SECTIONS = 16
-"""Sections up to which minibatches grow."""
+"""Spots of a minibatch at least and at most: the former for the normalisation, the latter for steps enough."""
 
 
-def schedule(settings: Settings, spots: int, sections: int = 1) -> Plan:
+def schedule(settings: Settings, spots: int) -> Plan:
     """Choose epochs and the size of minibatches.
 
-    Recommended: eight minibatches in an epoch, but of 64 to 512 spots for each section, which then has as many spots in
-    a step, and as many steps, as in a fit of its own; epochs for 180 steps, at least 12. Published: minibatches of 512
-    spots from 2,049 spots on, of 256 from 1,025 on, else of 128.
+    Recommended: eight minibatches in an epoch, but of 64 to 512 spots; epochs for 180 steps, at least 12. Published:
+    minibatches of 512 spots from 2,049 spots on, of 256 from 1,025 on, else of 128.
 
     Parameters
     ----------
     settings
         How to fit; what it sets wins.
-    spots, sections
-        Numbers of training spots and of their sections.
+    spots
+        Number of training spots.
     """
     if settings.box is not None:
         size = settings.minibatch or (512 if spots > 2048 else 256 if spots > 1024 else 128)
     else:
-        size = settings.minibatch or min(SIZES[1] * min(sections, MOST_SECTIONS), max(SIZES[0], spots // 8))
+        size = settings.minibatch or min(SIZES[1], max(SIZES[0], spots // 8))
     epochs = settings.epochs or max(EPOCHS, math.ceil(STEPS / math.ceil(spots / size)))
     return Plan(epochs, size, patience=settings.patience or epochs)
