@@ -255,6 +255,11 @@ def _flatten_positions(adata: ad.AnnData) -> None:
     adata.obsm["spatial"] = adata.obsm["spatial"][:, :1]
 
 
+def _lose_positions(adata: ad.AnnData) -> None:
+    adata.obsm["spatial"] = adata.obsm["spatial"].astype(float)
+    adata.obsm["spatial"][[0, 2], [0, 1]] = np.nan
+
+
 def _be_newer(adata: ad.AnnData) -> None:
     adata.uns["unbatch"]["schema"] = schema.VERSION + 1
 
@@ -267,6 +272,7 @@ def _be_newer(adata: ad.AnnData) -> None:
         (_make_counts_negative, "layers/counts holds -1, below 0"),
         (_lose_a_batch, "obs/batch is missing in 1 cells"),
         (_flatten_positions, r"obsm/spatial has shape \(200, 1\)"),
+        (_lose_positions, r"obsm/spatial .* 2 of 200 cells.*fit-dpvae --apply"),
         (_be_newer, "uns/unbatch/schema is 2, this version reads 1"),
     ],
 )
