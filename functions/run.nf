@@ -251,6 +251,6 @@ def aboutRun(run, given, code, grid) {
         profile: run.profile,
         container: run.containerEngine ? given.container : null,
         code: code,
-        parameters: given.findAll { name, value -> value != null && name != 'help' && !name.contains('-') } + [seeds: seedCount(given)],
+        parameters: given + [seeds: seedCount(given)],
     ] + (given.sweep ? [sweep: grid.about] : [:])
 }
