@@ -13,15 +13,29 @@ def bytesOf(path) {
     java.nio.file.Files.walk(path.toRealPath()).filter { one -> java.nio.file.Files.isRegularFile(one) }.toList().sum { one -> one.size() } ?: 0
 }
 
+// In addition to what a step needs for itself: hours for each GB of its files
+def hoursForGigabyte() {
+    [preprocess: 4, fit: 24, score: 8, integrate: 8, report: 8]
+}
+
+def bytesOfAll(files) {
+    ([files].flatten() - null).collect { file -> bytesOf(file) }
+}
+
 // Memory that a task asks for. Files are datasets of one after the other, samples are read together. A task of this machine
 // asks for no more than there is, as it would not be run at all
 def memoryFor(step, base, files, samples, task) {
-    def sizes = ([files].flatten() - null).collect { file -> bytesOf(file) }
-    def together = ([samples].flatten() - null).collect { file -> bytesOf(file) }
-    def data = memoryFactors()[step] * ((sizes.max() ?: 0) + (together.sum() ?: 0))
+    def data = memoryFactors()[step] * ((bytesOfAll(files).max() ?: 0) + (bytesOfAll(samples).sum() ?: 0))
     def wanted = ((base as nextflow.util.MemoryUnit).toBytes() + data) * (task.attempt ?: 1)
     def there = nextflow.util.SysHelper.getAvailMemory().toBytes()
     new nextflow.util.MemoryUnit((task.executor in [null, 'local'] ? [wanted, there].min() : wanted) as long)
+}
+
+// Time that a task asks for: its own, so many times as it does its work, and that of all its files
+def timeFor(step, base, times, files, task) {
+    def own = (base as nextflow.util.Duration).toMillis() * times
+    def data = hoursForGigabyte()[step] * (bytesOfAll(files).sum() ?: 0) / 1e9 * 3600000
+    new nextflow.util.Duration(((own + data) * (task.attempt ?: 1)) as long)
 }
 
 def gigabytes(base, step, bytes) {

@@ -1,5 +1,5 @@
 include { quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryFor ; timeFor } from '../../functions/resources'
 include { gpuOptions ; resourcesOf } from '../../functions/parameters'
 
 // Any program that fits: its name, image and resources are those of the method's card
@@ -13,7 +13,7 @@ process FIT {
     cpus { resourcesOf(job?.method).cpus }
     memory { memoryFor('fit', resourcesOf(job?.method).memory, datasets, [], task) }
     // the card's is that of one fit
-    time { (resourcesOf(job?.method).time as nextflow.util.Duration) * (runs ?: [0]).size() * (task.attempt ?: 1) }
+    time { timeFor('fit', resourcesOf(job?.method).time, (runs ?: [0]).size(), datasets, task) }
 
     input:
     // job: map of method:, program:, image:, params:, max_epochs:, model:, gpu:, device:

@@ -1,10 +1,11 @@
 include { quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryFor ; timeFor } from '../../functions/resources'
 
 process REPORT {
     tag 'report'
     label 'process_medium'
     memory { memoryFor('report', '4 GB', datasets, [], task) }
+    time { timeFor('report', '4 h', 1, datasets, task) }
 
     input:
     tuple path(scores), path(datasets), path(fits), path(cards), val(about)
