@@ -5,7 +5,7 @@ include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/gr
 include { helpText ; parameterErrors ; readSchema ; resourcesOf ; simulates ; stop ; typedParameters } from './functions/parameters'
 include { imagesOf ; statedParameters ; writeCrate ; writeImages ; writeParameters } from './functions/provenance'
 include { resourcesText } from './functions/resources'
-include { folderErrors ; placeErrors } from './functions/places'
+include { folderErrors ; fullFolders ; placeErrors } from './functions/places'
 include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; stepOptions } from './functions/run'
 
 workflow {
@@ -58,7 +58,7 @@ workflow {
                     log.warn("${outdir}/ro-crate-metadata.json could not be written: ${problem.message}")
                 }
             }
-            log.info(closingMessage(run.success, outdir, planned, fits))
+            log.info(closingMessage(run.success, outdir, planned, fits, run.success ? [] : fullFolders(outdir, run.workDir.toUriString())))
         }
     }
 }

@@ -44,6 +44,19 @@ def folderError(option, folder) {
     }
 }
 
+// Which folders of a run that failed are on a full disk, one sentence each: Nextflow does not say why it cannot publish a
+// file, and buckets have no end
+def fullFolders(outdir, work) {
+    def least = 100
+    [['--outdir', outdir], ['-work-dir', work]]
+        .findAll { _option, place -> !place.toString().contains('://') }
+        .collect { option, place -> [option, place, file(place, glob: false).toFile().usableSpace.intdiv(1000000)] }
+        .findAll { _option, _place, free -> free < least }
+        .collect { option, place, free ->
+            "${option}: ${place}: ${free} MB are free there, expected ${least} MB or more; make room or name another folder".toString()
+        }
+}
+
 // Whether machines of the profile can reach the work folder
 def workErrors(given, profiles, work) {
     def buckets = [awsbatch: 's3://', 'google-batch': 'gs://']

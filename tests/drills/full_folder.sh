@@ -37,7 +37,7 @@ mount -o remount,size=400m "$here/small"
 resumed full-work "$here/after-full" -work-dir "$here/small/work"
 
 mounts little size=200k
-refused full-outdir "$here/little/out.*No space left on device" --outdir "$here/little/out" -work-dir "$here/work-of-little"
+refused full-outdir "--outdir: $here/little/out: .* MB are free" --outdir "$here/little/out" -work-dir "$here/work-of-little"
 mount -o remount,size=400m "$here/little"
 resumed full-outdir "$here/little/out" -work-dir "$here/work-of-little"
 

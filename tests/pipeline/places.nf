@@ -2,13 +2,15 @@
 // pipeline's folder. Parameters are over the defaults of the pipeline. What tasks ask for, in bytes and hours, for files
 // that together have 3 GB, is in asked.json.
 
-include { placeErrors } from './functions/places'
+include { fullFolders ; placeErrors } from './functions/places'
 include { memoryFor ; timeFor } from './functions/resources'
 
 workflow {
     def cases = new groovy.json.JsonSlurper().parseText(file('cases.json').text)
     def found = cases.collectEntries { name, one -> [name, placeErrors(params + one[0], one[1], one[2])] }
     file('found.json').text = groovy.json.JsonOutput.toJson(found)
+    // nothing is free in /proc, and a bucket is not looked at
+    file('full.json').text = groovy.json.JsonOutput.toJson([fullFolders('/proc', 's3://lab/work'), fullFolders('s3://lab/out', '.')])
     def large = file('large.bin')
     def files = [large, [file('small.bin'), null]]
     def slurm = [executor: 'slurm', attempt: 1]

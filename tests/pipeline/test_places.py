@@ -138,7 +138,7 @@ def test_a_profile_resolves_to_what_its_place_needs(tmp_path: Path, profiles: st
 
 
 @pytest.fixture(scope="module")
-def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What is said of every case before any task, and what tasks ask for."""
     folder = tmp_path_factory.mktemp("places")
     shutil.copy2(ROOT / "tests" / "pipeline" / "places.nf", pipeline)
@@ -167,7 +167,7 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     command = ["nextflow", "run", str(pipeline / "places.nf")]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("found", "asked")}
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("found", "asked", "full")}
 
 
 @pytest.mark.parametrize(
@@ -189,11 +189,18 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ("singularity, whole", []),
     ],
 )
-def test_what_a_place_needs_is_named(known: dict[str, dict[str, Any]], case: str, expected: list[str]):
+def test_what_a_place_needs_is_named(known: dict[str, Any], case: str, expected: list[str]):
     assert [message.split(":")[0] for message in known["found"][case]] == expected
 
 
-def test_tasks_ask_for_memory_and_time_by_the_size_of_their_data(known: dict[str, dict[str, Any]]):
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system without space, /proc")
+def test_a_full_disk_is_named(known: dict[str, Any]):
+    full, rest = known["full"]
+    assert [message.split(" MB")[0] for message in full] == ["--outdir: /proc: 0"]
+    assert rest == []
+
+
+def test_tasks_ask_for_memory_and_time_by_the_size_of_their_data(known: dict[str, Any]):
     asked = known["asked"]
     base = 4 * 2**30
     # datasets are of one after the other, samples are read together
