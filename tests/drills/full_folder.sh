@@ -17,8 +17,8 @@ refused() {
     shift 2
     "${tiny[@]}" -profile test "$@" >"$name.log" 2>&1 || code=$?
     [[ $code != 0 ]] || fail "$name was no error: $here/$name.log"
-    grep -q "$sentence" "$name.log" || fail "no sentence on $name: $here/$name.log"
-    say "$name: exit $code: $(grep -m 1 "$sentence" "$name.log" | cut -c 1-200)"
+    grep -q -e "$sentence" "$name.log" || fail "no sentence on $name: $here/$name.log"
+    say "$name: exit $code: $(grep -m 1 -e "$sentence" "$name.log" | cut -c 1-200)"
 }
 # resumed NAME OUTDIR OPTIONS: with room it goes on where it was, and nothing is missing
 resumed() {

@@ -3,7 +3,7 @@
 // that together have 3 GB, is in asked.json.
 
 include { fullFolders ; placeErrors } from './functions/places'
-include { memoryFor ; timeFor } from './functions/resources'
+include { memoryFor ; memoryOf ; timeFor } from './functions/resources'
 
 workflow {
     def cases = new groovy.json.JsonSlurper().parseText(file('cases.json').text)
@@ -15,11 +15,12 @@ workflow {
     def files = [large, [file('small.bin'), null]]
     def slurm = [executor: 'slurm', attempt: 1]
     def asked = [
-        'memory, largest': memoryFor('fit', '4 GB', files, [], slurm).toBytes(),
-        'memory, together': memoryFor('fit', '4 GB', [], files, slurm).toBytes(),
-        'memory, again': memoryFor('fit', '4 GB', files, [], slurm + [attempt: 2]).toBytes(),
-        'memory, here': memoryFor('fit', '4 TB', files, [], [:]).toBytes(),
-        'memory, array': memoryFor('fit', '4 GB', null, null, slurm).toBytes(),
+        'memory, largest': memoryFor('score', '4 GB', files, [], slurm).toBytes(),
+        'memory, together': memoryFor('score', '4 GB', [], files, slurm).toBytes(),
+        'memory, again': memoryFor('score', '4 GB', files, [], slurm + [attempt: 2]).toBytes(),
+        'memory, here': memoryFor('score', '4 TB', files, [], [:]).toBytes(),
+        'memory, array': memoryFor('score', '4 GB', null, null, slurm).toBytes(),
+        'memory, card': memoryOf('4 GB', 90, files, [], slurm).toBytes(),
         'machine': nextflow.util.SysHelper.getAvailMemory().toBytes(),
         'time': timeFor('fit', '1 h', 1, files, slurm).toMillis() / 3600000,
         'time, twice': timeFor('fit', '1 h', 2, files, slurm).toMillis() / 3600000,

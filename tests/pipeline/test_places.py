@@ -208,6 +208,7 @@ def test_tasks_ask_for_memory_and_time_by_the_size_of_their_data(known: dict[str
     assert largest > 2e9
     assert together == pytest.approx(1.5 * largest)
     assert asked["memory, again"] == 2 * asked["memory, largest"]
+    assert asked["memory, card"] == base + 90 * 2e9
     # more than a machine has would not be run there at all
     assert asked["memory, here"] == asked["machine"]
     assert asked["memory, array"] == base
