@@ -44,6 +44,6 @@ resumed full-outdir "$here/little/out" -work-dir "$here/work-of-little"
 mounts locked ro
 refused read-only-outdir "$here/locked/out.*Read-only file system" --outdir "$here/locked/out"
 grep -q "Submitted process" read-only-outdir.log && fail "tasks ran before"
-refused read-only-work "$here/locked/work.*Read-only file system" --outdir "$here/never" -work-dir "$here/locked/work"
+refused read-only-work "Cannot create work-dir.*$here/locked/work.*write permissions" --outdir "$here/never" -work-dir "$here/locked/work"
 grep -q "Submitted process" read-only-work.log && fail "tasks ran before"
 say "passed"
