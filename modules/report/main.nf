@@ -18,7 +18,7 @@ process REPORT {
     script:
     def dataset_options = [datasets].flatten().collect { file -> "--dataset ${file}" }.join(' ')
     def fit_options = [fits].flatten().collect { file -> "--fit ${file}" }.join(' ')
-    def colours = about.parameters.colour_by ? "--colour-by ${quote(about.parameters.colour_by)}" : ''
+    def colours = about.parameters?.colour_by ? "--colour-by ${quote(about.parameters.colour_by)}" : ''
     def sweep = about.sweep ? '--sweep sweep.csv' : ''
     """
     printf '%s' ${quote(groovy.json.JsonOutput.toJson(about))} > run.json
