@@ -11,7 +11,7 @@ def readCards() {
 
 // What a fit of a method may take, at its first try
 def resourcesOf(method) {
-    [cpus: 1, memory: '4 GB', time: '8 h'] + (readCards()[method] ?: [:]).subMap(['cpus', 'memory', 'time'])
+    [cpus: 1, memory: '4 GB', memory_per_gb: 22, time: '8 h'] + (readCards()[method] ?: [:]).subMap(['cpus', 'memory', 'memory_per_gb', 'time'])
 }
 
 // What methods declare (bin/unbatch/methods), as `make docs` writes it: method -> needs, model, gpu, parameters

@@ -207,13 +207,13 @@ def sampleFiles(sheet) {
 }
 
 // What became of the run: the report, and every fit that is not in its ranking
-def closingMessage(success, outdir, planned, fits) {
+def closingMessage(success, outdir, planned, fits, problems) {
     def lost = fits.findAll { row -> row.status != 'ok' }.sort { row -> row.id }
     def lines = lost.collect { row -> "  ${row.id}: ${row.status}${row.exit_code == null ? '' : ' (exit ' + row.exit_code + ')'}: ${row.message}" }
     def count = "${fits.size() - lost.size()} of ${planned} fits done"
     success
         ? "\n${([count] + lines).join('\n')}\nReport: ${outdir}/multiqc/multiqc_report.html\n"
-        : "\nThe run failed: see the error above. Finished results are in ${outdir}; fix the cause and run again with -resume\n"
+        : "\nThe run failed: see the error above.${problems.collect { problem -> '\n' + problem }.join('')}${problems ? '\n' : ' '}Finished results are in ${outdir}; fix the cause and run again with -resume\n"
 }
 
 // One hash over the package: Nextflow hashes only what a script names, and -resume would miss an edited import
@@ -265,6 +265,6 @@ def aboutRun(run, given, code, grid) {
         profile: run.profile,
         container: run.containerEngine ? given.container : null,
         code: code,
-        parameters: given.findAll { name, value -> value != null && name != 'help' && !name.contains('-') } + [seeds: seedCount(given)],
+        parameters: given + [seeds: seedCount(given)],
     ] + (given.sweep ? [sweep: grid.about] : [:])
 }

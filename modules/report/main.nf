@@ -1,10 +1,11 @@
 include { quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryFor ; timeFor } from '../../functions/resources'
 
 process REPORT {
     tag 'report'
     label 'process_medium'
     memory { memoryFor('report', '4 GB', datasets, [], task) }
+    time { timeFor('report', '4 h', 1, datasets, task) }
 
     input:
     tuple path(scores), path(calibration), path(datasets), path(fits), path(cards), val(about)
@@ -18,7 +19,7 @@ process REPORT {
     def dataset_options = [datasets].flatten().collect { file -> "--dataset ${file}" }.join(' ')
     def null_options = [calibration].flatten().collect { file -> "--calibration ${file}" }.join(' ')
     def fit_options = [fits].flatten().collect { file -> "--fit ${file}" }.join(' ')
-    def colours = about.parameters.colour_by ? "--colour-by ${quote(about.parameters.colour_by)}" : ''
+    def colours = about.parameters?.colour_by ? "--colour-by ${quote(about.parameters.colour_by)}" : ''
     def sweep = about.sweep ? '--sweep sweep.csv' : ''
     """
     printf '%s' ${quote(groovy.json.JsonOutput.toJson(about))} > run.json
