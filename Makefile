@@ -38,7 +38,7 @@ pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} NUMBA_NUM_THREADS=$${NUMBA_NUM_T
 # for a Java that runs for seconds
 test test-slow lint: export NXF_JVM_ARGS ?= -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 
-.PHONY: help setup run run-all test test-slow test-modules lint format docs bench results lock release-check image image-cpu image-liger image-seurat test-docker clean distclean
+.PHONY: help setup run run-all test test-slow test-modules lint format docs site screenshots bench results lock release-check image image-cpu image-liger image-seurat test-docker clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -74,6 +74,13 @@ format: setup ## format the Python code and mend what ruff can mend
 docs: setup ## write the tables that are made from the method cards
 	python docs/cards.py
 
+site: setup ## build the documentation with the tutorials and the reference of functions into build/site
+	python -m sphinx -c docs -b html -W --keep-going -q -d build/site-pages . build/site
+	@echo "$(CURDIR)/build/site/index.html"
+
+screenshots: setup ## make the pictures of the documentation from the reports of two runs (needs Chromium)
+	python docs/screenshots.py $(ARGS)
+
 bench: setup ## measure, which appends to benchmarks/results/*.csv; ARGS="kbet score" are parts (benchmarks/run.sh)
 	benchmarks/run.sh $(ARGS)
 
@@ -84,7 +91,7 @@ lock: setup ## lock all requirements anew; UPGRADE=--upgrade takes the newest ve
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
 	    $(UPGRADE) pyproject.toml $(EXTRAS) -o containers/requirements.lock
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
-	    $(UPGRADE) pyproject.toml $(EXTRAS) --extra dev -c containers/requirements.lock \
+	    $(UPGRADE) pyproject.toml $(EXTRAS) --extra dev --extra docs -c containers/requirements.lock \
 	    -o containers/requirements-dev.lock
 	.tools/env/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.12 \
 	    $(UPGRADE) pyproject.toml $(EXTRAS) --extra liger -c containers/requirements.lock \

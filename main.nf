@@ -3,10 +3,11 @@
 include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/grid'
 include { helpText ; parameterErrors ; readSchema ; resourcesOf ; simulates ; stop ; typedParameters } from './functions/parameters'
-include { writeCrate ; writeParameters } from './functions/provenance'
+include { plannedFits } from './functions/null'
+include { imagesOf ; statedParameters ; writeCrate ; writeImages ; writeParameters } from './functions/provenance'
 include { resourcesText } from './functions/resources'
-include { placeErrors } from './functions/places'
-include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; stepOptions } from './functions/run'
+include { folderErrors ; fullFolders ; placeErrors } from './functions/places'
+include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; nullPlan ; stepOptions } from './functions/run'
 
 workflow {
     main:
@@ -17,13 +18,14 @@ workflow {
     }
     else {
         def wrong = parameterErrors(given, schema) + sweepErrors(given, schema)
-        def problems = wrong ?: placeErrors(given, workflow.profile, workflow.workDir.toUriString())
+        def problems = wrong ?: placeErrors(given, workflow.profile, workflow.workDir.toUriString()) ?: folderErrors(given.outdir, workflow.workDir)
         if (problems) {
             stop("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
         }
         def code = codeFingerprint()
         def grid = readGrid(given)
         def plan = fitPlan(given, grid.variants)
+        def nulls = nullPlan(plan, given.calibrate)
         def options = stepOptions(given)
         def points = given.sweep ? gridPoints(grid, options, code) : [inputPoint(given, options, code)]
         def fits = []
@@ -33,25 +35,32 @@ workflow {
         else {
             log.info(resourcesText(points[0], plan.collect { job -> resourcesOf(job.method) }, given.max_memory))
         }
-        def about = aboutRun(workflow, given, code, grid)
-        writeParameters(given, given.outdir)
-        UNBATCH(points, plan, options, about, file("${projectDir}/assets/methods.yml"))
+        def stated = statedParameters(given, workflow.launchDir)
+        def about = aboutRun(workflow, stated, code, grid)
+        writeParameters(stated, given.outdir)
+        UNBATCH(points, plan, nulls, options, about, file("${projectDir}/assets/methods.yml"))
         UNBATCH.out.ch_outcome_rows.subscribe { row -> fits << row }
 
         // inside the closure, 25.04 and 26.04 know neither `workflow` nor `params`
         def run = workflow
-        def planned = plan.size() * points.sum { point -> point.names.size() }
+        def planned = plannedFits(points, plan, nulls)
         def outdir = file(given.outdir, glob: false).toAbsolutePath().toUriString()
+        def names = ([given.container] + plan.collect { job -> job.image }).collect { name -> statedParameters([container: name], run.launchDir).container }
+        def local = nextflow.Global.config.process?.executor in [null, 'local']
         workflow.onComplete = {
+            def images = imagesOf(run.containerEngine, names, local)
+            if (images) {
+                writeImages(run.containerEngine, images, given.outdir)
+            }
             if (run.success) {
                 try {
-                    writeCrate(about, points[0], given.outdir)
+                    writeCrate(about, points[0], images, given.outdir)
                 }
                 catch (Exception problem) {
                     log.warn("${outdir}/ro-crate-metadata.json could not be written: ${problem.message}")
                 }
             }
-            log.info(closingMessage(run.success, outdir, planned, fits))
+            log.info(closingMessage(run.success, outdir, planned, fits, run.success ? [] : fullFolders(outdir, run.workDir.toUriString())))
         }
     }
 }

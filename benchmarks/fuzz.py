@@ -1,4 +1,4 @@
-"""Mutated inputs: nothing but a sentence may come of them, and no wrong result without a word.
+"""Mutated inputs: each must end in a right result or in a sentence, never in a wrong result without a warning.
 
     python benchmarks/fuzz.py [N] [--seed S] [--keep FOLDER]
 

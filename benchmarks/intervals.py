@@ -1,4 +1,4 @@
-"""How often the 95 % interval of the difference of two equal methods holds 0, for scores and for the batch probe.
+"""How often the 95% interval of the difference of two equal methods holds 0, for scores and for the batch probe.
 
     OMP_NUM_THREADS=1 python benchmarks/intervals.py        about 4 CPU minutes
     python benchmarks/intervals.py --draws 3                to try it

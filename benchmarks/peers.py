@@ -49,7 +49,7 @@ COMPILED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_C
 
 
 def command(program: str, *arguments: object) -> list[str]:
-    """Of the program in `bin/` by this interpreter, or, of a program that is not in Python, by itself."""
+    """Return the command for a program in `bin/`: run by this interpreter, or by itself where it is not in Python."""
     path = ROOT / "bin" / program
     own = "python" in path.read_text(encoding="utf-8").splitlines()[0]
     return [*([sys.executable, "-W", "ignore"] if own else []), str(path), *map(str, arguments)]
@@ -145,7 +145,7 @@ def run(given: argparse.Namespace) -> None:
         for name, data, seed in datasets(given):
             if not waiting[name] and graded(given.out / f"{name}.scores.json") != planned(name, ended(name)):
                 jobs.append(pool.submit(grade_all, name, data))
-            # the longest first, so that none is left alone at the end
+            # the longest first: none is left alone at the end
             for method in sorted(waiting[name], key=lambda m: CARDS[m]["run"] == "default"):
                 jobs.append(pool.submit(fit, name, data, method, seed))
         for job in as_completed(jobs):
@@ -214,7 +214,7 @@ def planned(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def grade(folder: Path, name: str, data: Path, rows: list[dict[str, Any]], scores: Path) -> None:
     """Score all fits of a dataset, those without a result as rows."""
     outcomes = planned(name, rows)
-    # a file of scores beside other outcomes would pass for theirs
+    # a file of scores next to other outcomes would pass for theirs
     scores.unlink(missing_ok=True)
     plan = folder / f"{name}.outcomes.json"
     plan.write_text(json.dumps(outcomes), encoding="utf-8")
@@ -232,7 +232,7 @@ def read_rows(book: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def write_rows(book: Path, rows: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """Whole or not at all, so that it can be stopped at any time."""
+    """Write a file whole or not at all: the benchmark can be stopped at any time."""
     partial = book.with_suffix(".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)

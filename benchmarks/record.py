@@ -154,13 +154,13 @@ def _without_place(argument: str) -> str:
 
 def measure(benchmark: str, dataset: str, method: str, arguments: list[str]) -> int:
     """Run a command, append what it took, and return its exit code."""
-    # of the code that runs, whatever is edited meanwhile
+    # the code that runs, whatever is edited meanwhile
     commit()
     load, start = os.getloadavg()[0], time.perf_counter()
     code = subprocess.call(arguments)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     took: dict[str, float | int] = {"wall_s": time.perf_counter() - start, "cpu_s": used.ru_utime + used.ru_stime}
-    # of the largest process, in GB (10^9 bytes)
+    # the largest process, in GB (10^9 bytes)
     took |= {"peak_gb": used.ru_maxrss * 1024 / 1e9, "load": load}
     if code:
         print(f"{benchmark}: {dataset}, {method}: exit code {code}", file=sys.stderr)

@@ -119,8 +119,8 @@ def read(folder: Path) -> list[Row]:
 def newest(rows: Iterable[Row]) -> list[Row]:
     """Keep the newest row of every benchmark, dataset, method, seed and metric, in the order of their first appearance.
 
-    A mean over seeds gives way to rows of single seeds once each of its seeds has a newer one; until then, it stands
-    in place of all rows of some of its seeds.
+    A mean over seeds gives way to rows of single seeds once each of its seeds has a newer one; until then, it
+    replaces all rows of some of its seeds.
     """
     groups: dict[tuple[str, ...], dict[str, tuple[tuple[str, int], Row]]] = {}
     for position, row in enumerate(rows):
@@ -213,7 +213,7 @@ class Strict(BaseModel):
 
 
 class Where(Strict):
-    """Where a value stands.
+    """Where a value is.
 
     `dataset` and `method` may be patterns (``factors *``) or lists of these: all that fit any of them are meant.
     """

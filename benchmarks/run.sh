@@ -83,6 +83,13 @@ bench_peers() {
     "${PYTHON:-python}" -W ignore "$root/benchmarks/peers.py" run "$scratch/peers" --dlpfc "$scratch/dlpfc.h5ad"
 }
 
+# What methods do to one batch that is called two, on a simulated donor and on a section
+bench_calibration() {
+    local program=(python -W ignore "$root/benchmarks/calibration.py")
+    "${program[@]}" "$scratch/calibration/donor"
+    "${program[@]}" "$scratch/calibration/section" --dlpfc "$dlpfc/151507.h5ad"
+}
+
 # CPU time with one thread and with two, all cores busy
 bench_busy() { python -W ignore "$root/benchmarks/busy.py"; }
 
@@ -108,7 +115,7 @@ dlpfc_dataset() {
     preprocess --quiet "$scratch/dlpfc.csv" --label-key layer -o "$scratch/dlpfc.h5ad"
 }
 
-for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal spavae dpvae peers busy intervals}"; do
+for name in "${@:-simulate score kbet pipeline dlpfc batchblend scmedal spavae dpvae peers calibration busy intervals}"; do
     for part in $name; do "bench_$part"; done
 done
 echo "files are in $scratch"

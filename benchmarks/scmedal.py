@@ -156,7 +156,7 @@ def components(data: Sections, parts: Parts) -> tuple[np.ndarray, float, float]:
 
 
 def erased(embedding: np.ndarray, batch: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Take out all that is linear of the batch with least change (LEACE, Belrose et al. 2023, theorem 4.3)."""
+    """Remove all linear information on the batch with the smallest change (LEACE, Belrose et al. 2023, theorem 4.3)."""
     mean = embedding[train].mean(0, dtype=np.float64)
     centred = embedding[train] - mean
     codes = prediction.one_hot(batch[train]).astype(np.float64)
@@ -261,7 +261,7 @@ def of_sections(data: Sections, fold: int, method: str, keep: Path | None) -> li
         more |= {"error over that of means": fit.reached / fit.profile}
         more |= {"cpu_s": float(fit.cpu[-1]), "epoch below means": first(fit.error < fit.profile)}
         if method == "RE":
-            # of the last layer, whose random effects are of genes; batches in the order of their names
+            # the last layer, whose random effects are those of genes; batches in the order of their names
             more |= {f"sd of batch {one}": float(sd) for one, sd in enumerate(fit.sd[-1])}
     return [{"method": method, "fold": fold, **row, **more} for row in scores(data, embedding, parts.train, tests)]
 

@@ -11,7 +11,7 @@ def readCards() {
 
 // What a fit of a method may take, at its first try
 def resourcesOf(method) {
-    [cpus: 1, memory: '4 GB', time: '8 h'] + (readCards()[method] ?: [:]).subMap(['cpus', 'memory', 'time'])
+    [cpus: 1, memory: '4 GB', memory_per_gb: 22, time: '8 h'] + (readCards()[method] ?: [:]).subMap(['cpus', 'memory', 'memory_per_gb', 'time'])
 }
 
 // What methods declare (bin/unbatch/methods), as `make docs` writes it: method -> needs, model, gpu, parameters
@@ -190,6 +190,12 @@ def combinationErrors(given) {
     }
     if (given.colour_by && given.sweep) {
         errors << '--colour_by: the report on a sweep draws no cells, leave one of the two out'
+    }
+    if (given.calibrate && given.sweep) {
+        errors << '--calibrate: a sweep has no null calibration, leave one of the two out; with a batch effect of 0, it is one itself'
+    }
+    if (given.calibrate_batch && !given.calibrate) {
+        errors << '--calibrate_batch: no batch is split without --calibrate, give both or none'
     }
     if (given.gpu && given.device == 'cpu') {
         errors << '--gpu and --device cpu: give one of the two, one asks for a GPU and the other for none'

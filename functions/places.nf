@@ -22,6 +22,41 @@ def placeErrors(given, profile, work) {
     (missing + arrays + workErrors(given, profiles, work) + imageErrors(given, profiles)).collect { message -> message.toString() }
 }
 
+// Whether results and work can be written to their folders, one sentence each; buckets are not looked at
+def folderErrors(outdir, work) {
+    [['--outdir', outdir], ['-work-dir', work]]
+        .findAll { _option, place -> !place.toString().contains('://') }
+        .collect { option, place -> folderError(option, file(place, glob: false).toAbsolutePath()) }
+        .findAll { message -> message != null }
+}
+
+def folderError(option, folder) {
+    try {
+        java.nio.file.Files.createDirectories(folder)
+        java.nio.file.Files.delete(java.nio.file.Files.createTempFile(folder, '.unbatch', null))
+        null
+    }
+    catch (java.io.IOException problem) {
+        def permission = problem instanceof java.nio.file.AccessDeniedException
+        def taken = problem instanceof java.nio.file.FileAlreadyExistsException
+        def reason = permission ? 'Permission denied' : taken ? 'it is a file' : problem.message.replaceFirst(/^.*: /, '')
+        "${option}: ${folder}: cannot be written to (${reason}); name a folder that takes files".toString()
+    }
+}
+
+// Which folders of a run that failed are on a full disk, one sentence each: Nextflow does not say why it cannot publish a
+// file, and buckets have no end
+def fullFolders(outdir, work) {
+    def least = 100
+    [['--outdir', outdir], ['-work-dir', work]]
+        .findAll { _option, place -> !place.toString().contains('://') }
+        .collect { option, place -> [option, place, file(place, glob: false).toFile().usableSpace.intdiv(1000000)] }
+        .findAll { _option, _place, free -> free < least }
+        .collect { option, place, free ->
+            "${option}: ${place}: ${free} MB are free there, expected ${least} MB or more; make room or name another folder".toString()
+        }
+}
+
 // Whether machines of the profile can reach the work folder
 def workErrors(given, profiles, work) {
     def buckets = [awsbatch: 's3://', 'google-batch': 'gs://']

@@ -66,6 +66,19 @@ def fitPlan(given, variants) {
     }
 }
 
+// The fits of the null calibration: those of a plan, with three seeds or more, as fewer say little of what chance does. What
+// is asked of a fit and may name batches of the data is left out, but for corrected expression, which is tested
+def nullPlan(plan, calibrate) {
+    def declared = calibrate ? readDeclared() : [:]
+    def seeds = Math.max(3, plan.collect { job -> job.seed }.max() + 1)
+    (calibrate ? plan.findAll { job -> job.seed == 0 } : []).collectMany { job ->
+        def rules = declared[job.method]?.parameters ?: [:]
+        def expression = ['corrected', 'denoised'].findAll { name -> rules.containsKey(name) }.take(1).collectEntries { name -> [name, true] }
+        def settings = job.params.findAll { name, _value -> !rules[name]?.asked } + expression
+        (0..<seeds).collect { seed -> job + [params: settings, seed: seed, model: false] }
+    }
+}
+
 // The image of a method's tasks: the common one, or one of its own with the same registry and version. A digest or a
 // file names one image alone: there the method ends as not applicable
 def imageOf(card, common) {
@@ -194,13 +207,13 @@ def sampleFiles(sheet) {
 }
 
 // What became of the run: the report, and every fit that is not in its ranking
-def closingMessage(success, outdir, planned, fits) {
+def closingMessage(success, outdir, planned, fits, problems) {
     def lost = fits.findAll { row -> row.status != 'ok' }.sort { row -> row.id }
     def lines = lost.collect { row -> "  ${row.id}: ${row.status}${row.exit_code == null ? '' : ' (exit ' + row.exit_code + ')'}: ${row.message}" }
     def count = "${fits.size() - lost.size()} of ${planned} fits done"
     success
         ? "\n${([count] + lines).join('\n')}\nReport: ${outdir}/multiqc/multiqc_report.html\n"
-        : "\nThe run failed: see the error above. Finished results are in ${outdir}; fix the cause and run again with -resume\n"
+        : "\nThe run failed: see the error above.${problems.collect { problem -> '\n' + problem }.join('')}${problems ? '\n' : ' '}Finished results are in ${outdir}; fix the cause and run again with -resume\n"
 }
 
 // One hash over the package: Nextflow hashes only what a script names, and -resume would miss an edited import
@@ -237,6 +250,7 @@ def stepOptions(given) {
             label_key: given.label_key ?: (simulates(given) ? 'cell_type' : null),
             allow_continuous: given.allow_continuous || (simulates(given) && isContinuous(simulation)),
         ],
+        calibrate: given.calibrate ? [batch: given.calibrate_batch, max_cells: given.calibrate_cells] : null,
         integrate: given.integrated && !given.sweep ? [use: given.use, zarr: given.integrated_zarr] : null,
         score: given.subMap(['max_cells', 'batch_silhouette', 'targets']) + [no_evidence: !given.evidence || given.sweep],
     ]
@@ -251,6 +265,6 @@ def aboutRun(run, given, code, grid) {
         profile: run.profile,
         container: run.containerEngine ? given.container : null,
         code: code,
-        parameters: given.findAll { name, value -> value != null && name != 'help' && !name.contains('-') } + [seeds: seedCount(given)],
+        parameters: given + [seeds: seedCount(given)],
     ] + (given.sweep ? [sweep: grid.about] : [:])
 }

@@ -17,6 +17,8 @@ PLACES = {
     "bin/unbatch/__init__.py": r'^__version__ = "(.*)"',
     "nextflow.config": r"^    version = '(.*)'",
     "nextflow.config, container": r"^    container = params.container \?: 'unbatch:(.*)'",
+    ".nf-core.yml": r"^  version: (.*)",
+    "CITATION.cff": r"^version: (.*)",
     "nextflow_schema.json": r'"container": \{ "type": "string", "default": "unbatch:(.*?)"',
 }
 """Where the version stands."""

@@ -119,8 +119,9 @@ make_venv() {
     # Bytecode is made now, since tasks are told not to write any.
     "$uv" pip sync --require-hashes --compile-bytecode --python "$venv/bin/python" \
         "$root/containers/requirements-dev.lock"
-    say "compiling umap, which would do it in every task otherwise"
-    env -u NUMBA_CACHE_DIR "$venv/bin/python" -c "import umap"
+    say "compiling umap, which tasks would do otherwise"
+    env -u NUMBA_CACHE_DIR PYTHONPATH="$root/bin" PYTHONDONTWRITEBYTECODE=1 \
+        "$venv/bin/python" -c "from unbatch.compiled import compile_umap; compile_umap()"
 }
 
 make_nextflow() {
@@ -137,7 +138,7 @@ make_nextflow() {
         (cd "$root/setup" && "$tools/env/bin/python" -m jgo --quiet --resolver python --system-java \
             --repo-cache "$tools/maven" --cache-dir "$tools/jgo" sync) ||
             die "Nextflow could not be fetched from Maven Central: try again, or install nextflow 25.04 or newer."
-        # A damaged download is not kept, so that another set-up fetches it again.
+        # A damaged download is not kept: another set-up fetches it again.
         "${check[@]}" || { rm -rf "$jars" "$tools/maven" && die "Nextflow's files are not the locked ones."; }
     fi
     ln -sfn ../../setup/nextflow "$venv/bin/nextflow"

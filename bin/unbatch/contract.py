@@ -180,7 +180,8 @@ def rules(params: type[Parameters]) -> dict[str, dict[str, Any]]:
     dict
         By name, the JSON schema of a parameter: ``type`` (string, integer, number, boolean, array, object); where it
         has them ``enum``, ``minimum``, ``exclusiveMinimum``, ``maximum``, ``exclusiveMaximum``, and ``items`` (of a
-        list, or of the values of an object); ``nullable`` where it may be null; ``default`` and ``description``.
+        list, or of the values of an object); ``nullable`` where it may be null; ``asked`` of what is asked of a fit or
+        of a saved model and changes neither; ``default`` and ``description``.
     """
     return {name: _rule(schema) for name, schema in params.model_json_schema()["properties"].items()}
 
@@ -195,6 +196,8 @@ def _rule(schema: dict[str, Any]) -> dict[str, Any]:
         rule["items"] = {key: value for key, value in inner.items() if key in ("type", "enum", *_LIMITS)}
     if len(kinds) > 1:
         rule["nullable"] = True
+    if schema.get("applies"):
+        rule["asked"] = True
     return rule | {"default": schema.get("default"), "description": schema.get("description", "")}
 
 

@@ -1,5 +1,5 @@
 include { quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryOf ; timeFor } from '../../functions/resources'
 include { gpuOptions ; resourcesOf } from '../../functions/parameters'
 
 // Any program that fits: its name, image and resources are those of the method's card
@@ -11,9 +11,9 @@ process FIT {
     containerOptions { job?.gpu ? gpuOptions(workflow.containerEngine) : '' }
     // not in job, which is hashed: with more memory on the card, -resume keeps what is done
     cpus { resourcesOf(job?.method).cpus }
-    memory { memoryFor('fit', resourcesOf(job?.method).memory, datasets, [], task) }
+    memory { memoryOf(resourcesOf(job?.method).memory, resourcesOf(job?.method).memory_per_gb, datasets, [], task) }
     // the card's is that of one fit
-    time { (resourcesOf(job?.method).time as nextflow.util.Duration) * (runs ?: [0]).size() * (task.attempt ?: 1) }
+    time { timeFor('fit', resourcesOf(job?.method).time, (runs ?: [0]).size(), datasets, task) }
 
     input:
     // job: map of method:, program:, image:, params:, max_epochs:, model:, gpu:, device:

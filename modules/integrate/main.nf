@@ -1,11 +1,12 @@
 include { argumentList ; quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryFor ; timeFor } from '../../functions/resources'
 
 // One file to go on with: the dataset, every method's embedding, neighbours, UMAP and clusters of the chosen one
 process INTEGRATE {
     tag "${meta.id}"
     label 'process_medium'
     memory { memoryFor('integrate', '3 GB', dataset, [], task) }
+    time { timeFor('integrate', '4 h', 1, dataset, task) }
 
     input:
     tuple val(meta), path(dataset), path(fits), path(scores), path(cards), val(options)

@@ -20,7 +20,7 @@ process MULTIQC {
     python - <<'END'
     import html, json, os, pathlib, re
     here = os.getcwd()
-    for path in [pathlib.Path('multiqc_report.html'), *pathlib.Path('multiqc_report_data').iterdir()]:
+    for path in [*pathlib.Path().glob('multiqc_report.html'), *pathlib.Path('multiqc_report_data').glob('*')]:
         if path.suffix in ('.html', '.json', '.txt'):
             text = path.read_text(encoding='utf-8', errors='surrogateescape')
             for own in (here, json.dumps(here)[1:-1], html.escape(here)):

@@ -1,10 +1,11 @@
 include { argumentList ; quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryFor ; timeFor } from '../../functions/resources'
 
 process PREPROCESS {
     tag "${meta.id}"
     label 'process_medium'
     memory { memoryFor('preprocess', '3 GB', sources, samples, task) }
+    time { timeFor('preprocess', '4 h', 1, [sources, samples], task) }
 
     input:
     // names: of the datasets, one a source; the files that a samplesheet names are staged in the order of its rows, as

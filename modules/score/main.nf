@@ -1,10 +1,11 @@
 include { argumentList ; quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryFor ; timeFor } from '../../functions/resources'
 
 process SCORE {
     tag "${meta.id}"
     label 'process_medium'
     memory { memoryFor('score', '3 GB', datasets, [], task) }
+    time { timeFor('score', '4 h', 1, datasets, task) }
 
     input:
     // outcomes: name of each dataset -> one map per planned fit, those that failed included; fits: the files of the others

@@ -4,6 +4,7 @@
 include { sweepErrors } from './functions/grid'
 include { absentColumns ; fitNotes } from './functions/notes'
 include { parameterErrors ; readSchema ; typedParameters } from './functions/parameters'
+include { nullPlan } from './functions/run'
 
 workflow {
     def schema = readSchema()
@@ -15,5 +16,8 @@ workflow {
     }
     def notes = files('notes/*.json')
     found['notes'] = [absent: absentColumns(notes, [colour_by: 'batch, dpeth', targets: null]), fits: fitNotes(notes)]
+    def job = [params: [latent: 5, groups: 'donor'], params_id: 'p', method: 'scmedal', model: true]
+    def jobs = [job + [seed: 0], job + [seed: 1], [params: [:], params_id: 'default', method: 'combat', seed: 0]]
+    found['nulls'] = [on: nullPlan(jobs, true), off: nullPlan(jobs, false)]
     file('found.json').text = groovy.json.JsonOutput.toJson(found)
 }

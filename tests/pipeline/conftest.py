@@ -64,7 +64,7 @@ def samplesheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / part).mkdir()
         cells = data[data.obs["sample"] == part].copy()
         if len(lines) == 2:
-            # of the second sample, some features are no genes, and others have names that the first does not know
+            # the second sample has features that are no genes, and names that the first does not know
             cells.var["feature_types"] = pd.Categorical(["Gene Expression"] * 58 + [HOSTILE_TYPE] * 2)
             cells.var_names = [f"other{i}" if i < 10 else name for i, name in enumerate(cells.var_names)]
         # the same file name twice, with a space, as from folders of samples

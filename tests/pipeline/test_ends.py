@@ -1,5 +1,6 @@
 """Runs that end before their time."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import environment, nextflow
+from harness import described, environment, nextflow
 
 
 def test_a_failing_fit_stops_the_run_and_is_named(pipeline: Path, tmp_path: Path):
@@ -83,6 +84,14 @@ def test_an_interrupted_run_leaves_no_process_behind(
             os.kill(process, signal.SIGKILL)
 
 
+def test_folders_that_take_no_files_are_named_before_any_task(pipeline: Path, tmp_path: Path):
+    (tmp_path / "taken").touch()
+    failed = nextflow(pipeline, tmp_path, "-profile", "test", "--outdir", "taken")
+    assert failed.code == 2
+    assert f"--outdir: {tmp_path}/taken: cannot be written to" in failed.output
+    assert "Submitted process" not in failed.output
+
+
 def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):
     options = ["-profile", "test", "-stub-run", "--methods", "none", "--controls", "false", "-resume"]
     assert nextflow(pipeline, tmp_path, *options).code == 0
@@ -96,7 +105,10 @@ def test_an_edited_package_runs_again(pipeline: Path, tmp_path: Path):
     assert set(edited.tasks().values()) == {"COMPLETED"}
 
 
-DOCKER = """#!/bin/bash
+DIGEST = "sha256:" + "1a" * 32
+
+DOCKER = f"""#!/bin/bash
+[[ $1 == image ]] && echo lab/image@{DIGEST}
 [[ $1 == run ]] || exit 0
 echo "$@" > .asked
 while [[ $1 != /bin/bash ]]; do shift; done
@@ -119,6 +131,8 @@ def test_fits_that_can_use_a_gpu_get_one_and_no_other_task(pipeline: Path, tmp_p
     assert [path.name for folder in with_gpu for path in folder.glob("*.fit.h5ad")] == [
         "simulated.scmedal.default.s0.fit.h5ad"
     ]
+    images = json.loads((done.outdir / "pipeline_info" / "containers.json").read_text())
+    assert images == {"engine": "docker", "images": [{"name": described()["container"]["default"], "digest": DIGEST}]}
 
 
 STUBS = {
@@ -128,7 +142,9 @@ STUBS = {
     "[[id: 'a.none', dataset: 'a', seed: 0]]]",
     "score": "[[id: 'a'], file('IN'), [], [a: []], [:]]",
     "integrate": "[[id: 'a'], file('IN'), [], [], file('IN.yml'), [zarr: true]]",
-    "report": "[file('IN'), [], [], file('IN.yml'), [:]]",
+    "halve": "[[id: 'a.null'], file('IN'), [max_cells: 60]]",
+    "calibrate": "[[id: 'a.null'], [file('IN')], [], []]",
+    "report": "[file('IN'), [], [], [], file('IN.yml'), [:]]",
     "multiqc": "[file('IN'), [], []]",
 }
 """Inputs of the stubs of all modules."""

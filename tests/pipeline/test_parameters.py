@@ -94,6 +94,8 @@ def checked(pipeline: Path, samplesheet: Path, tmp_path_factory: pytest.TempPath
         "use of another method": {"simulate": True, "methods": "none,harmony", "use": "combat"},
         "use of a control": {"simulate": True, "methods": "none,harmony", "use": "shuffled"},
         "use without the file": {"simulate": True, "methods": "none,harmony", "use": "harmony", "integrated": False},
+        "a calibration of a sweep": {"sweep": "thesis", "calibrate": True},
+        "a batch without a calibration": {"simulate": True, "calibrate_batch": "a"},
         "a store of a sweep": {"sweep": "thesis", "integrated_zarr": True},
     }
     for name, text in GRIDS.items():
@@ -160,6 +162,8 @@ def test_a_text_that_is_no_number_and_no_flag_is_refused_for_what_it_is(checked:
         ("use of another method", ["--use"]),
         ("use of a control", ["--use"]),
         ("use without the file", ["--use"]),
+        ("a calibration of a sweep", ["--calibrate"]),
+        ("a batch without a calibration", ["--calibrate_batch"]),
         ("a store of a sweep", ["--integrated_zarr"]),
         ("grid good", []),
     ],
@@ -168,6 +172,15 @@ def test_parameters_that_do_not_go_together_are_named(
     checked: dict[str, dict[str, Any]], case: str, expected: list[str]
 ):
     assert named(checked[case]["errors"]) == expected
+
+
+def test_a_calibration_has_three_seeds_and_asks_fits_for_expression_alone(checked: dict[str, dict[str, Any]]):
+    found = checked["nulls"]
+    assert found["off"] == []
+    assert [(job["method"], job["seed"], job["params"], job["model"]) for job in found["on"]] == [
+        *(("scmedal", seed, {"latent": 5}, False) for seed in range(3)),
+        *(("combat", seed, {"corrected": True}, False) for seed in range(3)),
+    ]
 
 
 def test_a_method_to_go_on_with_that_is_misspelt_is_suggested(checked: dict[str, dict[str, Any]]):
@@ -197,7 +210,7 @@ def test_every_wrong_place_of_a_grid_is_named_with_what_was_meant(checked: dict[
         assert suggested(errors, name), name
 
 
-def test_columns_that_cells_do_not_have_and_warnings_of_fits_are_told(checked: dict[str, dict[str, Any]]):
+def test_columns_that_cells_do_not_have_and_warnings_of_fits_are_reported(checked: dict[str, dict[str, Any]]):
     found = checked["notes"]
     assert len(found["absent"]) == 1
     assert all(word in found["absent"][0] for word in ("--colour_by", "'dpeth'", "batch, depth"))

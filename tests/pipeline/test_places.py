@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT, environment, nextflow
+from harness import ROOT, described, environment, nextflow
 
 IMAGE = "ghcr.io/lab/unbatch:1"
 GIVEN = """
@@ -68,7 +68,7 @@ RESOLVED: dict[str, dict[str, Any]] = {
         "docker.enabled": True,
         "docker.runOptions": f"{USER} --platform=linux/arm64",
         "process.arch": "arm64",
-        "process.container": "unbatch:0.1.0",
+        "process.container": described()["container"]["default"],
         "process.scratch": False,
         "params.gpu": True,
         "params.custom_config_base": None,
@@ -138,8 +138,8 @@ def test_a_profile_resolves_to_what_its_place_needs(tmp_path: Path, profiles: st
 
 
 @pytest.fixture(scope="module")
-def wrong(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What is said of every case before any task."""
+def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is said of every case before any task, and what tasks ask for."""
     folder = tmp_path_factory.mktemp("places")
     shutil.copy2(ROOT / "tests" / "pipeline" / "places.nf", pipeline)
     (folder / "unbatch.sif").touch()
@@ -161,10 +161,13 @@ def wrong(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "singularity, whole": [{"container": IMAGE}, "singularity", "/work"],
     }
     (folder / "cases.json").write_text(json.dumps(cases))
+    for name, size in (("large", 2 * 10**9), ("small", 10**9)):
+        with (folder / f"{name}.bin").open("wb") as file:
+            file.truncate(size)
     command = ["nextflow", "run", str(pipeline / "places.nf")]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((folder / "found.json").read_text())
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("found", "asked", "full")}
 
 
 @pytest.mark.parametrize(
@@ -186,8 +189,33 @@ def wrong(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ("singularity, whole", []),
     ],
 )
-def test_what_a_place_needs_is_named(wrong: dict[str, list[str]], case: str, expected: list[str]):
-    assert [message.split(":")[0] for message in wrong[case]] == expected
+def test_what_a_place_needs_is_named(known: dict[str, Any], case: str, expected: list[str]):
+    assert [message.split(":")[0] for message in known["found"][case]] == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system without space, /proc")
+def test_a_full_disk_is_named(known: dict[str, Any]):
+    full, rest = known["full"]
+    assert [message.split(" MB")[0] for message in full] == ["--outdir: /proc: 0"]
+    assert rest == []
+
+
+def test_tasks_ask_for_memory_and_time_by_the_size_of_their_data(known: dict[str, Any]):
+    asked = known["asked"]
+    base = 4 * 2**30
+    # datasets are of one after the other, samples are read together
+    largest, together = asked["memory, largest"] - base, asked["memory, together"] - base
+    assert largest > 2e9
+    assert together == pytest.approx(1.5 * largest)
+    assert asked["memory, again"] == 2 * asked["memory, largest"]
+    assert asked["memory, card"] == base + 90 * 2e9
+    # more than a machine has would not be run there at all
+    assert asked["memory, here"] == asked["machine"]
+    assert asked["memory, array"] == base
+    assert asked["time"] > 3
+    assert asked["time, twice"] == pytest.approx(asked["time"] + 1)
+    assert asked["time, again"] == pytest.approx(3 * asked["time"])
+    assert asked["time, array"] == 1
 
 
 def test_a_run_without_what_its_place_needs_ends_before_any_task(pipeline: Path, tmp_path: Path):

@@ -24,7 +24,7 @@ FILES = {
 }
 
 
-def test_the_workflow_tells_samplesheets_as_the_program_does(pipeline: Path, tmp_path: Path):
+def test_the_workflow_recognises_samplesheets_as_the_program_does(pipeline: Path, tmp_path: Path):
     (tmp_path / "sheets").mkdir()
     for name, text in FILES.items():
         (tmp_path / "sheets" / name).write_text(text)

@@ -43,7 +43,7 @@ def expression(truth: Truth, rng: np.random.Generator) -> np.ndarray | csr_matri
 
 @cache
 def simulation(seed: int = 0, **changed) -> tuple[np.ndarray | csr_matrix, Truth]:
-    """Sparse metagenes, which few cells tell apart."""
+    """Sparse metagenes, which few cells suffice to distinguish."""
     rng = np.random.default_rng(seed)
     truth = draw_truth(Parameters(**{"cells": 150, "genes": 60, "gamma_shape": 1.0, **changed}), rng)
     return expression(truth, rng), truth
@@ -171,7 +171,7 @@ def test_data_without_a_batch_effect_are_left_alone_to_the_last_bit(seed):
 
 
 def test_a_batch_effect_that_is_found_is_not_left_in_the_embedding():
-    """Cells of a type have the same shares in both batches, which those of a fit without correction do not."""
+    """Cells of a type have the same shares in both batches; without correction they do not."""
     _, truth = simulation()
     apart = {}
     for name, found in (("corrected", fitted()), ("plain", fitted(0, PLAIN))):
@@ -203,7 +203,7 @@ def test_offset_and_factors_are_found_side_by_side():
 
 
 def test_strong_factors_make_states_clearer():
-    """Genes with a large factor tell more, divided by a small one they are noise: weighed by that, they help."""
+    """Genes with a large factor carry more information, those with a small one are noise: weights by precision help."""
     apart = []
     for spread in (0.1, 0.6):
         effect = {"sigma_beta": 0.0, "sigma_gene": spread, "genes": 100, "gamma_shape": 8.0, "sigma_y": 3.0}
@@ -216,7 +216,7 @@ def test_strong_factors_make_states_clearer():
 
 
 def test_errors_of_factors_with_an_offset_hold_the_error_of_the_offset():
-    """Loosely: 90 % intervals of the logarithms, whose common part is size, hold 75 to 99.5 % of the genes."""
+    """Loosely: 90% intervals of the logarithms, whose common part is size, hold 75% to 99.5% of the genes."""
     held = []
     for seed in range(3):
         effect = {"sigma_gene": 0.3, "genes": 100, "gamma_shape": 8.0}
@@ -234,7 +234,7 @@ def test_without_a_batch_effect_there_are_no_standard_errors():
 
 
 def test_errors_of_the_offset_cover_the_truth():
-    """Loosely: over three simulations, 90 % intervals hold 70 to 99 % of the genes."""
+    """Loosely: over three simulations, 90% intervals hold 70% to 99% of the genes."""
     held = []
     for seed in range(3):
         model, truth = fitted(seed).model, in_units(simulation(seed)[1])
@@ -246,7 +246,7 @@ def test_errors_of_the_offset_cover_the_truth():
 
 @pytest.mark.parametrize("seed", SEEDS[:2])
 def test_the_error_of_an_offset_holds_for_counts_whose_states_are_uncertain(seed):
-    """Overdispersed counts: cells go to states by their noise, and rays through these miss the offset."""
+    """Overdispersed counts: noise assigns cells to states, and rays through these miss the offset."""
     model = fitted(seed, noise="nb", depth=10_000.0, cells=400, genes=100, gamma_shape=8.0).model
     values, truth = simulation(seed, noise="nb", depth=10_000.0, cells=400, genes=100, gamma_shape=8.0)
     wrong = np.abs(model.total_offset - truth.beta.sum(1) * truth.scale)
@@ -611,7 +611,7 @@ def test_pooling_draws_cells_to_others_of_their_state_and_keeps_the_batch_effect
 
 
 def test_pooling_keeps_differences_between_batches():
-    """Factors that nothing takes off: types stay as far apart between batches as they are without pooling."""
+    """Factors that are not removed: types stay as far apart between batches as they are without pooling."""
     effect = {"cells": 225, "genes": 100, "gamma_shape": 8.0, "sigma_beta": 0.0, "sigma_gene": 0.03}
     _, truth = simulation(0, **effect)
     gaps = []
@@ -627,7 +627,7 @@ def test_pooling_keeps_differences_between_batches():
 
 
 def test_pooling_keeps_the_differences_of_a_new_batch():
-    """Factors that nothing takes off, of a batch that a model of another one is given."""
+    """Factors of a batch to which the model of another one is applied; nothing removes them."""
     effect = {"cells": 225, "genes": 100, "gamma_shape": 8.0, "sigma_beta": 0.0, "sigma_gene": 0.15}
     values, truth = simulation(0, **effect)
     old, new = truth.batch == 0, truth.batch == 1
@@ -642,8 +642,8 @@ def test_pooling_keeps_the_differences_of_a_new_batch():
     assert gaps[1] > 0.6 * gaps[0]
 
 
-def test_pooling_takes_for_chance_what_cells_dealt_to_batches_differ_in():
-    """The variance of a batch's mean about that of all cells of a state, by dealing the cells anew many times."""
+def test_pooling_attributes_to_chance_what_random_batches_of_cells_differ_in():
+    """The variance of a batch's mean about that of all cells of a state, from many random assignments of cells."""
     values, truth = simulation()
     rng, cells = np.random.default_rng(0), len(truth.batch)
     totals, order = values.sum(1), np.argsort(truth.batch, kind="stable")
@@ -718,7 +718,7 @@ def test_the_number_of_metagenes_keeps_within_what_genes_and_cells_allow():
 
 @pytest.mark.parametrize("mix", ["same", "shifted"])
 def test_the_annealed_prior_finds_how_batches_differ(mix):
-    """Not how much of it all batches share: that its floor is too high is known."""
+    """What all batches share is not tested: the floor of the prior is known to be too high."""
     shape = {"cells": 225, "genes": 100, "gamma_shape": 8.0, "mix": mix}
     for seed in range(2):
         # few iterations: the offset is known before
@@ -746,7 +746,7 @@ def test_offsets_of_cells_of_one_total_are_refused_for_their_standard_errors():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_factors_are_found_where_one_batch_alone_has_an_offset(seed):
-    """Its cells are all alike before the offset is off, so that states must not be matched before."""
+    """Its cells are all alike until the offset is removed: states must not be matched before that."""
     rng = np.random.default_rng(seed)
     truth = draw_truth(Parameters(sigma_gene=0.3), rng)
     truth = replace(truth, beta=truth.beta * [[0], [1]])

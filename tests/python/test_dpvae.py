@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from scipy import sparse
 
 from unbatch.cli import fit_dpvae, preprocess
+from unbatch.data import io
 from unbatch.metrics.spatial import disparity, nearest, similarity
 from unbatch.models import dpvae
 from unbatch.models.dpvae import masks
@@ -380,6 +381,43 @@ def test_the_program_places_unknown_sections_by_anchors_and_applies_its_model_to
     assert disparity(applied.obsm["X_dpvae_positions"][:196], true[:196]) < 0.3
     ad.read_h5ad(data)[:, :6].copy().write_h5ad(dataset / "six.h5ad")
     assert run(dataset, str(dataset / "six.h5ad"), "-o", out, "--apply", model).exit_code == 2
+
+
+def test_an_applied_model_gives_the_radii_and_distances_of_its_fit_and_wider_radii_to_other_sections(dataset):
+    data, out, model = dataset / "data.h5ad", dataset / "folds.h5ad", dataset / "folds"
+    quick = ["--alpha2", "100", "--epochs", "10", "--fold", "0"]
+    assert run(dataset, str(data), "-o", str(out), "--model", str(model), *quick).exit_code == 0
+    fit, apart = ad.read_h5ad(out), ad.read_h5ad(data)
+    del apart.obsm["spatial"]
+    held = fit.uns["unbatch"]["part"] == "held out"
+
+    def applied(folder):
+        apart.write_h5ad(dataset / "apart.h5ad")
+        done = run(dataset, str(dataset / "apart.h5ad"), "-o", str(out), "--apply", str(folder))
+        assert done.exit_code == 0, done.output
+        return ad.read_h5ad(out)
+
+    again = applied(model)
+    for name in ("X_dpvae_positions", "X_dpvae_radii"):
+        np.testing.assert_allclose(again.obsm[name][held], fit.obsm[name][held], rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(again.uns["unbatch"]["distance"], fit.uns["unbatch"]["distance"], rtol=1e-3)
+    assert again.uns["unbatch"]["far"] == fit.uns["unbatch"]["far"]
+    assert list(again.uns["unbatch"]["radii_from"]) == ["own section"] * 2
+    for name in ("batch", "section"):
+        apart.obs[name] = apart.obs[name].cat.rename_categories({"b": "new"})
+    other = applied(model)
+    assert list(other.uns["unbatch"]["radii_from"]) == ["own section", "sections that were left out"]
+    new = (apart.obs["section"] == "new").to_numpy()
+    ninety = other.obsm["X_dpvae_radii"][:, 2]
+    assert np.median(ninety[new]) > np.median(ninety[~new])
+    # a model of an earlier version has neither
+    config, weights = io.read_model(model)
+    before = {name: np.array(each) for name, each in weights.items() if not name.startswith("trust.")}
+    io.write_model(dataset / "before", config, before)
+    old = applied(dataset / "before")
+    assert "X_dpvae_radii" not in old.obsm
+    assert "distance" not in old.uns["unbatch"]
+    assert any(str(dataset / "before") in note["text"] for note in json.loads(old.uns["unbatch"]["notes"]))
 
 
 def test_each_section_predicts_the_others_and_the_latent_space_is_kept_as_it_was_trained(dataset):

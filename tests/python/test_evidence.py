@@ -16,14 +16,14 @@ from sklearn.neighbors import NearestNeighbors
 
 from unbatch import scoring
 from unbatch.cli import fit_baseline, report, score
-from unbatch.metrics import evidence, integration, jackknife, prediction
+from unbatch.metrics import evidence, integration, jackknife, prediction, trees
 
 ROOT = Path(__file__).parents[2]
 BAD = "<b>donor & co"
 
 
 def mixed(n: int = 300, shift: float = 0.0) -> dict[str, np.ndarray]:
-    """Three labels in two batches, of unlike mix, in four dimensions; the second batch lies `shift` off."""
+    """Three labels in two batches, of unlike mix, in four dimensions; the second batch is shifted by `shift`."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, n)
     batch = (rng.random(n) < np.array([0.3, 0.5, 0.8])[label]).astype(int)
@@ -121,7 +121,7 @@ def test_silhouettes_of_several_codings_are_those_of_scikit_learn():
     assert found[1][0][3].sum() / found[1][1][3].sum() == pytest.approx(expected, abs=1e-6)
 
 
-def test_batches_are_permuted_within_labels_and_the_null_is_taken_off():
+def test_batches_are_permuted_within_labels_and_the_null_is_subtracted():
     data = mixed()
     permuted = evidence.permuted_within(data["batch"], data["label"], 3, seed=1)
     for column in permuted.T:
@@ -157,7 +157,7 @@ def test_an_interval_is_that_of_students_t():
 
 
 def test_guesses_of_one_split_are_not_those_of_another():
-    """Cells that are sorted by class stand in the same places of every split."""
+    """Cells that are sorted by class are in the same places of every split."""
     target = np.repeat([0, 1], 40)
     folds = np.tile(np.arange(4), 20)
     splits = [(np.flatnonzero(folds != one), np.flatnonzero(folds == one)) for one in range(4)]
@@ -187,6 +187,34 @@ def test_a_prediction_is_a_forest_on_standardised_features():
     assert set(found["batches"]) == {"embedding"}
     # two batches make two splits, which have no interval: NaN equals nothing
     assert repr(found) == repr(question.with_embedding(data["embedding"], None, False, seed=3, threads=2))
+
+
+@pytest.mark.parametrize(("cells", "columns", "classes"), [(120, 1, 3), (360, 30, 9), (50, 20, 2)])
+def test_classes_are_those_of_scikit_learns_forest_with_any_number_of_threads(cells: int, columns: int, classes: int):
+    rng = np.random.default_rng(cells)
+    # rounded: cells that coincide have leaves of several classes
+    features = np.round(rng.normal(size=(cells, columns)), 1).astype(np.float32)
+    target = 3 * rng.integers(0, classes, cells) + 1
+    features[:, 0] += target
+    expected = RandomForestClassifier(100, random_state=5).fit(features[20:], target[20:]).predict(features)
+    assert trees._parts() is not None
+    for threads in (1, 2):
+        found = trees.Forest(100, seed=5, threads=threads).fit_predict(features[20:], target[20:], features)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_forest_of_other_parts_is_scikit_learns_own(monkeypatch: pytest.MonkeyPatch):
+    import sklearn.tree._tree
+
+    def other(*_arguments):
+        raise TypeError("takes 7 arguments")
+
+    monkeypatch.setattr(sklearn.tree._tree, "DepthFirstTreeBuilder", other)
+    assert trees._parts() is None
+    rng = np.random.default_rng(0)
+    features, target = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+    expected = RandomForestClassifier(10, random_state=0).fit(features, target).predict(features[:9])
+    np.testing.assert_array_equal(trees.Forest(10, seed=0).fit_predict(features, target, features[:9]), expected)
 
 
 def test_of_many_cells_a_forest_in_bins_predicts_as_well():
@@ -319,7 +347,7 @@ def data(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_score(folder: Path, *options: str, out: str = "scores.json", code: int = 0) -> dict | str:
     fits = sorted(map(str, folder.glob("*.fit.h5ad")))
     arguments = [str(folder / "dataset.h5ad"), *fits, "--threads", "1", *options, "-o", str(folder / out)]
-    # ten trees in place of a hundred: what is asked here does not hang on them
+    # ten trees in place of a hundred: what is tested here does not depend on them
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prediction, "TREES", 10)
         result = CliRunner().invoke(score.main, arguments)
@@ -378,6 +406,23 @@ def test_score_predicts_label_and_targets_once_per_method_and_lends_random_effec
 def test_the_same_seed_gives_the_same_evidence(data: Path, table: dict):
     again = run_score(data, "--targets", f"{BAD},lone", "--name", "dataset", out="again.json")
     assert again == table
+
+
+def test_seeds_with_one_embedding_are_scored_once_and_each_has_the_scores(
+    data: Path, table: dict, monkeypatch: pytest.MonkeyPatch
+):
+    scored = []
+    evaluate = integration.evaluate
+    monkeypatch.setattr(integration, "evaluate", lambda scene, wanted: scored.append(1) or evaluate(scene, wanted))
+    again = run_score(data, "--no-evidence", out="once.json")
+    # harmony, and none of both seeds
+    assert len(scored) == 2
+    rows = {(row["method"], row["seed"]): row for row in again["rows"]}
+    first, second = rows["none", 0], rows["none", 1]
+    assert first["id"] != second["id"]
+    assert all(first[key] == second[key] for key in ("metrics", "reasons", "total", "cells"))
+    assert first["cells"] is not second["cells"]
+    assert first["total"] != rows["harmony", 0]["total"]
 
 
 def test_without_evidence_nothing_of_it_is_computed(data: Path):

@@ -36,7 +36,7 @@ def found(*types: object) -> tuple[list[bool], dict[str, int]]:
         (["protein_coding", "Peaks"], [True, False], {"Peaks": 1}),
     ],
 )
-def test_types_tell_genes_from_other_features(types, genes, left_out):
+def test_types_distinguish_genes_from_other_features(types, genes, left_out):
     assert found(*types) == (genes, left_out)
     assert found(*pd.Categorical(types)) == (genes, left_out)
 

@@ -84,7 +84,7 @@ def test_threads_are_as_many_as_the_data_are_worth(run, latent, monkeypatch, per
 
 
 def test_expression_that_is_streamed_gives_an_embedding_as_good(run, latent, tmp_path: Path) -> None:
-    """Of one window the order is that of memory, and so is the fit."""
+    """With one window the order is that of memory, and so is the fit."""
     found = {}
     for where in ("yes", "no"):
         result = run(*latent, "--mode", "ae", "--in-memory", where)

@@ -60,7 +60,7 @@ def test_genes_that_vary_together_share_rings():
     first = np.arange(36) < 16
     together = np.isclose(radius[:, None], radius)
     np.fill_diagonal(together, False)
-    # without order 49 % of the pairs; the minimum is a local one
+    # without order 49% of the pairs; the minimum is a local one
     assert (first[:, None] == first)[together].mean() > 0.8
 
 

@@ -54,7 +54,7 @@ def test_batches_that_do_not_differ_have_no_variance_between_them():
     np.testing.assert_allclose(found["statistic"][none], expected[none], rtol=1e-8)
 
 
-def test_the_ranks_are_scipys_and_ties_are_gone_through():
+def test_ranks_and_ties_are_those_of_scipy():
     values, batch, group = drawn([6] * 9, 4, genes=6)
     values[:, 1] = 3
     values[:, 2] = np.array([0, 0, 0, 1, 2, 0, 5, 6, 7])[batch]
@@ -88,7 +88,7 @@ def test_without_a_difference_nothing_is_found_but_by_a_test_over_cells():
     model, ranks = mixed_model(values, batch, group), mann_whitney(values, batch, group)
     assert np.mean(model["fdr"] < 0.1) <= 0.002
     assert (ranks["fdr"] >= 0.1).all()
-    # of 1,000 p-values 50 below .05, give or take 3 standard deviations; the exact test has steps
+    # 50 of 1,000 p-values are below 0.05, give or take 3 standard deviations; the exact test has steps
     assert 0.029 < np.mean(model["p"] < 0.05) < 0.071
     assert np.mean(ranks["p"] < 0.05) < 0.05
     assert np.mean(mixed_model(values, batch, group, reference="normal")["p"] < 0.05) > 0.07

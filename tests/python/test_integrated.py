@@ -116,7 +116,7 @@ def test_the_file_has_the_dataset_as_it_is_and_every_embedding(dataset_path, mad
     pd.testing.assert_frame_equal(found.var, data.var)
     np.testing.assert_array_equal(found.obsm["spatial"], data.obsm["spatial"])
     assert found.uns["unbatch"]["source"] == data.uns["unbatch"]["source"]
-    # of the first seed; cells at random and the labels themselves are nothing to go on with
+    # the first seed; permuted cells and the labels themselves are nothing to go on with
     assert {name for name in found.obsm if name not in data.obsm} == {"X_harmony", "X_batchblend", "X_none", "X_umap"}
     fit = ad.read_h5ad(made / "toy.harmony.s0.fit.h5ad")
     np.testing.assert_array_equal(found.obsm["X_harmony"], fit.obsm["X_harmony"])
@@ -138,7 +138,7 @@ def test_the_file_says_which_method_was_chosen_and_where_embeddings_are_from(mad
 def test_scanpy_goes_on_from_there(integrated):
     data = ad.read_h5ad(integrated)
     assert data.obsm["X_umap"].shape == (data.n_obs, 2)
-    # of four groups apart from one another
+    # from four groups that are apart from one another
     assert (pd.crosstab(data.obs["leiden"], np.arange(data.n_obs) % 4) > 0).sum(axis=1).max() == 1
     settings = {"flavor": "igraph", "n_iterations": 2, "directed": False, "random_state": 0}
     sc.tl.leiden(data, key_added="again", **settings)
@@ -179,7 +179,7 @@ def test_a_method_can_be_named_and_its_corrected_expression_comes_along(dataset_
     assert data.var_names[data.var["corrected"]].equals(fit.var_names)
 
 
-def test_a_graph_can_be_gone_on_with(dataset_path, made, tmp_path):
+def test_a_graph_can_be_chosen_for_further_work(dataset_path, made, tmp_path):
     assert run(dataset_path, made, tmp_path / "x.h5ad", "--use", "bbknn").exit_code == 0
     data = ad.read_h5ad(tmp_path / "x.h5ad")
     assert (data.obsp["connectivities"] != data.obsp["bbknn"]).nnz == 0
@@ -227,7 +227,7 @@ def test_a_column_of_the_input_with_the_name_of_the_clusters_is_kept(dataset_pat
     ("use", "said"),
     [("harmoni", "harmony"), ("shuffled", "control"), ("label_leak", "control"), ("combat", "batchblend, bbknn")],
 )
-def test_a_method_that_cannot_be_gone_on_with_is_refused(dataset_path, made, tmp_path, use, said):
+def test_a_method_that_cannot_be_chosen_is_refused(dataset_path, made, tmp_path, use, said):
     result = run(dataset_path, made, tmp_path / "x.h5ad", "--use", use)
     assert result.exit_code == 2
     assert said in result.output

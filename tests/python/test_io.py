@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read_are_named(small: Path, kind: str, message: st
         io.read_h5ad(small)
 
 
-def test_damage_inside_of_the_data_is_told(small: Path):
+def test_damage_inside_the_data_is_reported(small: Path):
     adata = io.read_h5ad(small)
     adata.write_h5ad(small, compression="gzip")
     with h5py.File(small) as file:
@@ -207,7 +207,7 @@ def test_models_and_text_that_the_disk_does_not_take_are_one_sentence(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_quotas_and_read_only_file_systems_are_told_as_well(number: int, tmp_path: Path, monkeypatch):
+def test_quotas_and_read_only_file_systems_are_reported_as_well(number: int, tmp_path: Path, monkeypatch):
     def refuse(**_where: object) -> None:
         raise OSError(number, "refused")
 
@@ -255,6 +255,11 @@ def _flatten_positions(adata: ad.AnnData) -> None:
     adata.obsm["spatial"] = adata.obsm["spatial"][:, :1]
 
 
+def _lose_positions(adata: ad.AnnData) -> None:
+    adata.obsm["spatial"] = adata.obsm["spatial"].astype(float)
+    adata.obsm["spatial"][[0, 2], [0, 1]] = np.nan
+
+
 def _be_newer(adata: ad.AnnData) -> None:
     adata.uns["unbatch"]["schema"] = schema.VERSION + 1
 
@@ -267,6 +272,7 @@ def _be_newer(adata: ad.AnnData) -> None:
         (_make_counts_negative, "layers/counts holds -1, below 0"),
         (_lose_a_batch, "obs/batch is missing in 1 cells"),
         (_flatten_positions, r"obsm/spatial has shape \(200, 1\)"),
+        (_lose_positions, r"obsm/spatial .* 2 of 200 cells.*fit-dpvae --apply"),
         (_be_newer, "uns/unbatch/schema is 2, this version reads 1"),
     ],
 )

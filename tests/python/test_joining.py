@@ -4,10 +4,11 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from unbatch.data import preprocess
+from unbatch.data import genes, preprocess
 from unbatch.data.cells import Cells, cells_of, principal_components, project, read_cells
 
 
@@ -49,3 +50,20 @@ def test_a_projection_puts_the_cells_of_a_fit_where_they_were():
     found = principal_components(X, 3)
     np.testing.assert_allclose(project(found.weights, X), found.embedding, atol=1e-4)
     np.testing.assert_allclose(found.embedding.mean(0), 0, atol=1e-5)
+
+
+def test_genes_are_found_by_symbol_and_id_and_near_names_are_given_for_others():
+    var = pd.DataFrame(
+        {"gene_symbol": ["MOBP", "SNAP25", "DUP", "DUP", "PCP4"]}, index=[f"ENSG0000000000{i}" for i in range(5)]
+    )
+    have = list(var.index[:4])
+    assert genes.find(["SNAP25", var.index[0], "MOBP"], have, var) == ([var.index[1], var.index[0]], [])
+    found, lacking = genes.find(["mobp", "PCP4", "DUP", "zzz"], have, var)
+    assert not found
+    near, rare, several, nothing = lacking
+    assert "MOBP" in near
+    assert "highly variable" in rare
+    assert var.index[2] in several
+    assert var.index[3] in several
+    assert nothing == "zzz"
+    assert genes.find(["a", "b"], ["a"], None) == (["a"], ["b"])

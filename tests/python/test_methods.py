@@ -116,7 +116,7 @@ def test_a_card_is_complete(method: str):
     card = CARDS[method]
     assert set(card) >= {"label", "program", "kind", "summary", "package", "licence", "citation", "doi", "run"}
     assert set(card) - {"label", "program", "kind", "summary", "package", "licence", "citation", "doi", "run"} <= {
-        "extra", "image", "cpus", "memory", "time", "shows"
+        "extra", "image", "cpus", "memory", "memory_per_gb", "time", "shows"
     }  # fmt: skip
     assert card["run"] in {"default", "asked"}
     assert card["citation"]

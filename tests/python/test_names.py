@@ -57,7 +57,7 @@ def test_an_order_of_categories_is_kept_and_mends_are_counted():
         (["cluster 1", "cluster 11"], False),
     ],
 )
-def test_names_that_look_alike_are_left_and_told(found: list[str], alike: bool):
+def test_names_that_look_alike_are_left_and_warned_of(found: list[str], alike: bool):
     settled = names.settle(pd.Series(found), "batch")
     assert list(settled.chosen.categories) == found
     assert settled.alike == ([found] if alike else [])
@@ -250,7 +250,7 @@ def test_numbers_of_entrez_are_ids(tmp_path: Path):
 
 
 def test_a_name_that_two_genes_could_be_meant_by_is_not_changed(tmp_path: Path):
-    """R makes X1_A of 1-A and of 1.A alike; which one it was does not hang on the order of a set."""
+    """R makes X1_A of 1-A and of 1.A alike; which one it was does not depend on the order of a set."""
     first, second = ["1-A", "1.A", *"CDEFGH"], ["X1_A", "B", *"CDEFGH"]
     assert "gene-spelling" not in codes(genes(tmp_path, first, second))
 

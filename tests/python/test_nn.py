@@ -152,7 +152,7 @@ def test_pieces_of_a_continuum_are_joined():
     assert len(merged_clusters(points, label, torch.ones(1000), clusters=5).unique()) == 1
 
 
-def test_a_rare_cloud_beside_a_large_one_stays_apart():
+def test_a_rare_cloud_next_to_a_large_one_stays_apart():
     rng = np.random.default_rng(0)
     points = torch.tensor(rng.normal(size=(1020, 5)) + 6 * (np.arange(1020) < 20)[:, None] * np.eye(5)[0])
     label = (torch.arange(1020) >= 20).long()
@@ -200,7 +200,7 @@ def test_the_errors_of_an_offset_are_those_of_repeats():
         assert 0.7 < standardised.square().mean().sqrt() < 1.4
 
 
-def test_cells_of_one_total_tell_no_level_of_an_offset():
+def test_cells_of_one_total_do_not_identify_the_level_of_an_offset():
     """The error is then that of the prior: a mean total, shared by two batches whose difference is known."""
     problem, _ = rays(0)
     problem.scores /= problem.scores.sum(1, keepdim=True)
@@ -265,7 +265,7 @@ def test_what_states_and_batches_do_not_explain_is_the_spread():
     logs = torch.tensor(rng.normal(0, 0.5, (4, 30, 50)))
     _, error, spread = two_way(logs, torch.full_like(logs, 1e-4))
     assert 0.15 < spread.mean() < 0.35
-    # four batches: each mean of 30 values has a variance of 3/4 of .25 / 30
+    # four batches: each mean of 30 values has a variance of 3/4 of 0.25 / 30
     assert 0.06 < error.mean() < 0.13
 
 

@@ -103,6 +103,25 @@ def test_radii_hold_as_many_spots_as_they_say_where_errors_differ_over_the_tissu
     assert (np.diff(radii, axis=1) > 0).all()
 
 
+def test_radii_of_sections_come_back_from_their_arrays_and_unseen_sections_have_their_own():
+    rng = np.random.default_rng(0)
+    section = np.repeat([0, 1, 2, 3], [200, 100, 10, 50])
+    true = rng.random((360, 2))
+    predicted = true + rng.normal(size=(360, 2)) * np.array([0.1, 0.2, 0.1, 0.1])[section, None]
+    across = tuple(conformal.calibrate(predicted * times, true * times) for times in (9, 1))
+    made = conformal.Radii.of(predicted, true, section, section < 3, elsewhere=across)
+    ninety = conformal.Radii.from_weights(made.weights).radii(predicted, section)[:, 2]
+    np.testing.assert_array_equal(ninety, made.radii(predicted, section)[:, 2])
+    median = [np.median(ninety[section == code]) for code in range(4)]
+    assert median[1] > 1.5 * median[0]
+    # too few spots of one's own, and none
+    np.testing.assert_array_equal(ninety[section > 1], across[0].radii(predicted[section > 1])[:, 2])
+    rest = conformal.Radii.of(predicted, true, section, section < 3).radii(predicted, section)[:, 2]
+    np.testing.assert_array_equal(rest[section == 3], made.own[0].radii(predicted[section == 3])[:, 2])
+    with pytest.raises(ValueError, match="incomplete"):
+        conformal.Radii.from_weights({"0.places": true})
+
+
 def test_radii_need_calibration_and_are_infinite_beyond_what_it_can_tell():
     predicted, true = np.random.default_rng(0).random((2, 40, 2))
     with pytest.raises(ValueError, match="39"):

@@ -216,7 +216,7 @@ def _draw(genes: int, depth: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("genes", "depth"), [(100, 60), (100, 20_000), (500, 800)])
-def test_logarithms_of_counts_are_told_from_counts_and_from_values_that_were_corrected(genes: int, depth: float):
+def test_logarithms_of_counts_are_distinguished_from_counts_and_from_corrected_values(genes: int, depth: float):
     counts = _draw(genes, depth)
     total, rng = counts.sum(1, keepdims=True), np.random.default_rng(1)
     ambient = counts.sum(0) / counts.sum()
@@ -785,7 +785,7 @@ def test_four_sections_of_dlpfc_share_653_genes(tmp_path: Path):
         ("a.png", "sample,path\nA,a.h5ad\n", False),
     ],
 )
-def test_a_samplesheet_is_told_from_a_table_of_counts(tmp_path: Path, name: str, content: str, expected: bool):
+def test_a_samplesheet_is_distinguished_from_a_table_of_counts(tmp_path: Path, name: str, content: str, expected: bool):
     (tmp_path / name).write_text(content)
     assert is_samplesheet(tmp_path / name) is expected
 

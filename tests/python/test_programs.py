@@ -211,7 +211,7 @@ def test_a_cache_that_cannot_be_written_to_is_copied(tmp_path: Path, monkeypatch
     assert (cache / "umap").read_text() == "compiled"
 
 
-def test_a_place_that_takes_no_files_is_told_from_one_that_does(tmp_path: Path):
+def test_a_place_that_takes_no_files_is_distinguished_from_one_that_does(tmp_path: Path):
     (tmp_path / "file").touch()
     assert common._writable(tmp_path / "new")
     assert not common._writable(tmp_path / "file" / "below")

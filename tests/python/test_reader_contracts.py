@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_listed_is_refused_by_its_name(
     listing = Path.iterdir
 
     def iterdir(folder: Path):
-        # of root, no permission is asked
+        # root needs no permission
         if folder == tmp_path / closed:
             raise PermissionError(13, "Permission denied", str(folder))
         return listing(folder)

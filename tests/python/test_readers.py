@@ -1,4 +1,4 @@
-"""What people have: files and folders of every kind, told by content, and refused by what they are."""
+"""What people have: files and folders of every kind, recognised by content, and refused by what they are."""
 
 import gzip
 import sys

@@ -22,7 +22,7 @@ def test_metagenes_are_matched_whatever_their_order_and_number():
     estimated, true, found = match_metagenes(estimate, truth)
     assert true.tolist() == [0, 1, 2]
     assert estimated.tolist() == [2, 3, 1]
-    # deviations (-.15, .15, -.05, .05) and (-1, 3, -1, -1) / 4
+    # deviations (-0.15, 0.15, -0.05, 0.05) and (-1, 3, -1, -1) / 4
     assert found == pytest.approx([1, 0.6 / np.sqrt(0.05 * 12), 1])
     fewer = match_metagenes(estimate[:, [2]], truth)
     assert [part.tolist() for part in fewer[:2]] == [[0], [0]]
@@ -72,7 +72,7 @@ def test_coverage_counts_intervals_that_hold_the_truth():
 def test_factors_are_compared_by_what_differs_between_batches():
     truth = np.exp([[0.5, -1, 0.5], [-0.5, 1, -0.5]])
     assert factor_correlation(truth**2 * [3, 1, 7], truth) == pytest.approx([1, 1])
-    # (.5, -1, .5) and (1, 0, -1)
+    # (0.5, -1, 0.5) and (1, 0, -1)
     assert factor_correlation(np.exp([[1.0, 0, -1], [-1, 0, 1]]), truth) == pytest.approx([0, 0])
     assert np.isnan(factor_correlation(np.ones((2, 3)), truth)).all()
 
@@ -108,7 +108,7 @@ def test_the_truth_in_units_of_a_fit_has_the_same_mean(simulated):
 def test_what_the_factors_of_a_batch_share_is_put_where_an_estimate_has_it(simulated):
     truth = in_units_of_fit(**simulated)
     shared = np.array([[2.0], [0.5]])
-    # of the first gene the estimate is wrong, which the median does not mind
+    # the estimate of the first gene is wrong, which hardly changes the median
     estimate = truth.factor * shared * np.array([9.0, 1, 1, 1, 1, 1])
     moved = in_cell_sizes_of(truth, estimate, BATCH)
     np.testing.assert_allclose(moved.factor, truth.factor * shared)

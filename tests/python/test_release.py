@@ -1,4 +1,4 @@
-"""Releases: the version stands once, the bill of materials is the lock, and a check says what is missing."""
+"""Releases: the version is stated once, the bill of materials is the lock, and a check says what is missing."""
 
 import shutil
 import sys
@@ -16,7 +16,7 @@ import release  # noqa: E402
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """What a release states, in a folder without git."""
-    for name in ("bin/unbatch/__init__.py", "nextflow.config", "nextflow_schema.json", "CHANGELOG.md"):
+    for name in sorted({place.split(",")[0] for place in release.PLACES} | {"CHANGELOG.md"}):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tmp_path / name)
     (tmp_path / "containers").mkdir()

@@ -411,7 +411,7 @@ def test_warnings_name_confined_labels_and_unlabelled_cells(written):
     text = pages_of(written[0] / "report")["unbatch_warnings_page_mqc.json"]["data"]
     assert "only in &lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "3 of 90 cells (3.3%) have no label" in text
-    # of a fit that was killed: its code, attempts and memory
+    # a fit that was killed: its code, attempts and memory
     assert re.search(r">killed</td><td[^>]*>3</td><td[^>]*>640 MB</td>", text)
 
 

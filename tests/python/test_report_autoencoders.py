@@ -208,7 +208,7 @@ def test_tests_between_groups_are_counted_with_the_batches_as_the_unit(dataset, 
     assert "no gene could be tested" in second
 
 
-def test_random_effects_are_laid_out_beside_fixed_ones(dataset, fit, tmp_path, monkeypatch):
+def test_random_effects_are_laid_out_next_to_fixed_ones(dataset, fit, tmp_path, monkeypatch):
     laid_out = []
 
     def layout(values, seed):

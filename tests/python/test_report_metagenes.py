@@ -32,7 +32,7 @@ REASON = REASON[:1].lower() + REASON[1:]
 
 
 def fit_of(dataset: ad.AnnData, spatial: bool = True, offset: bool = True) -> ad.AnnData:
-    """What fit-batchblend writes, if it found the truth up to noise, and one dead metagene beside it."""
+    """What fit-batchblend writes, if it found the truth up to noise, with one dead metagene in addition."""
     rng = np.random.default_rng(0)
     truth = dataset.uns["unbatch"]["truth"]
     batches = list(dataset.obs["batch"].cat.categories)
@@ -361,7 +361,7 @@ def test_hostile_names_of_genes_and_batches_stay_text(dataset, tmp_path, monkeyp
 def test_the_truth_of_a_simulation_is_compared_in_numbers(found, dataset):
     text = found["truth_0_0"]
     truth = dataset.uns["unbatch"]["truth"]
-    # factors that all batches share are 1 here, so that the true offset is that of the simulation
+    # factors that all batches share are 1 here: the true offset is that of the simulation
     for total in (truth["beta"] * truth["scale"]).sum(axis=1):
         assert f'<td class="ub-num">{amount(total)}</td>' in text
     assert re.search(r"cosine</td><td class=\"ub-num\">(0\.9[5-9]|1\.)", text)

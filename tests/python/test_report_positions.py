@@ -42,6 +42,7 @@ def pair() -> tuple[ad.AnnData, ad.AnnData]:
         "seed": 0,
         "params": {},
         "part": np.where(known, "known", np.where(section == 0, "held out", "unknown")).astype(object),
+        "radii_from": np.array(["own section", "<another>"], dtype=object),
         "history": {"epoch": np.arange(1.0, 4.0), "relative": np.array([3.0, 2, 1]), "scale": np.array([1, 0.6, 0.3])},
         "search": {"alpha2": np.repeat([1.0, 9.0], 2), "epoch": np.tile([5.0, 10], 2), "random": np.arange(4.0)},
         "ellipses": vars(shapes),
@@ -53,7 +54,7 @@ def pair() -> tuple[ad.AnnData, ad.AnnData]:
             "disparity": np.array([0.25, 0.75]),
             "rmse": np.array([1.0, 2.0]),
         },
-    } | {name: value for name, value in found.items() if name != "radii"}
+    } | {name: value for name, value in found.items() if name not in ("radii", "familiar", "calibration")}
     obs = pd.DataFrame(
         {"batch": pd.Categorical.from_codes(section, NAMES)}, index=[f"spot{number}" for number in range(288)]
     )
@@ -127,6 +128,8 @@ def test_radii_that_hold_too_few_spots_are_marked_and_warned_of(pair, tmp_path):
     first, second = pages["coverage"].content.split("<tr>")[2:4]
     assert "ub-refused" not in first
     assert second.count("ub-refused") == 4
+    assert "own section" in first
+    assert "&lt;another&gt;" in second
 
 
 def test_a_fit_without_tables_has_maps_only_and_a_damaged_one_is_refused(pair, tmp_path):
@@ -143,7 +146,10 @@ def test_a_fit_without_tables_has_maps_only_and_a_damaged_one_is_refused(pair, t
     bare["part"] = np.array(["known"], dtype=object)
     with pytest.raises(InputError, match="part has 1"):
         made_of(tmp_path, dataset, fit)
-    bare["part"] = about["part"]
+    bare["part"], bare["radii_from"] = about["part"], about["radii_from"][:1]
+    with pytest.raises(InputError, match="radii_from has 1"):
+        made_of(tmp_path, dataset, fit)
+    del bare["radii_from"]
     bare["baselines"] = {"section": np.array(["a", "b"], dtype=object)}
     with pytest.raises(InputError, match="kind is missing"):
         made_of(tmp_path, dataset, fit)

@@ -122,7 +122,7 @@ def test_the_newest_row_of_a_seed_counts(modules, source):
     assert "`aaaaaaa` (2026-01-01), `bbbbbbb` (2026-01-02) on a machine" in page
 
 
-def test_a_mean_over_seeds_stands_until_all_of_them_are_measured_again(modules, source):
+def test_a_mean_over_seeds_counts_until_all_of_them_are_measured_again(modules, source):
     _, render = modules
     carried = row(seed="0-1", value="0.52"), row(seed="0-1", metric="total (sd)", value="0.01")
     new = [row(seed=seed, value=value, date="2026-01-02") for seed, value in (("0", "0.700"), ("1", "0.800"))]

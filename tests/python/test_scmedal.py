@@ -167,7 +167,7 @@ def test_re_finds_the_batch_and_is_below_the_mean_profile_soon():
     assert min(fitted.history["validation_reconstruction"][:3]) < 1
     embedding = fitted.model.embed(data.X, data.batch)
     assert _told(embedding, data.batch) > 0.98
-    # nothing of the batch where it is not told
+    # no effect of the batch where the model is not given it
     unknown = fitted.model.embed(data.X, np.full(len(data.batch), -1))
     assert np.isfinite(unknown).all()
     assert not np.allclose(unknown, embedding)
@@ -233,7 +233,7 @@ def projected(labelled: bool):
 
 
 def _errors(labelled: bool) -> tuple[float, float, float]:
-    """Squared error of the counterfactual, and of a shift by batch means; coverage of 90 % intervals."""
+    """Squared error of the counterfactual, and of a shift by batch means; coverage of 90% intervals."""
     data = simulated(cells=1500)
     cells, train = data.parts.test, data.parts.train
     X, batch = data.X[cells], data.batch[cells]
@@ -252,7 +252,7 @@ def _errors(labelled: bool) -> tuple[float, float, float]:
 def test_counterfactuals_find_the_effect_of_each_type():
     found, plain, covered = _errors(labelled=True)
     assert found < 0.3 * plain
-    # of so few cells; on 1,800 to train on it is .92
+    # few cells: with 1,800 to train on it is 0.92
     assert 0.75 < covered < 0.97
 
 

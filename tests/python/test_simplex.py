@@ -10,7 +10,7 @@ from unbatch.models.popari.simplex import log_partition
 
 
 def divided_difference(eta: np.ndarray) -> tuple[float, np.ndarray]:
-    """The textbook sum over distinct values, ties moved apart, in 1,000 digits so that its cancellation does no harm.
+    """The textbook sum over distinct values, ties moved apart, in 1,000 digits, as digits cancel.
 
     Returns the logarithm and the means of every K // 3rd coordinate.
     """

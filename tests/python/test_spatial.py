@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_field():
     assert ((shares(first.X) - shares(other.X)).abs().amax(dim=1) < 0.05).float().mean() > 0.98
 
 
-def test_affinities_show_what_lies_together_and_repeat_between_batches():
+def test_affinities_show_what_occurs_together_and_repeat_between_batches():
     z, graph = halves()
     found, permuted = affinities(z, *graph), permuted_affinities(z, *graph)
     for number in (0, 1):

@@ -206,7 +206,7 @@ def test_a_scale_that_nobody_asked_for_suits_the_tissue_and_needs_few_inducing_p
 def test_tails_of_sums_of_chi_squares_are_right_where_they_can_be_known():
     spots, values = 5000, np.array([3.0, 3.0])
     level = np.array([0.1, 6.0, 40.0, 150.0])
-    # of two equal weights the ratio is a beta variable
+    # the ratio for two equal weights is a beta variable
     exact = stats.beta.sf(level / (3 * spots), 1, (spots - 3) / 2)
     np.testing.assert_allclose(spatial_genes.upper_tail(level, values, spots), exact, rtol=0.09)
     many = np.linspace(0.1, 2, 200)

@@ -121,10 +121,14 @@ def test_of_several_seeds_the_one_is_kept_that_predicts_spots_none_was_trained_o
 
 
 def test_the_program_maps_genes_predicts_between_spots_and_says_how_seeds_agree(section_path, tmp_path):  # noqa: F811
-    options = ["--max-epochs", "2", "--restarts", "2", "--enhance", "--maps", "gene7,gene2", "--domains", "3"]
-    result = run(section_path, tmp_path / "fit.h5ad", *options, "--spatial-genes")
+    dataset = ad.read_h5ad(section_path)
+    dataset.var["gene_symbol"] = [f"Symbol{number}" for number in range(dataset.n_vars)]
+    dataset.write_h5ad(tmp_path / "dataset.h5ad")
+    seven = dataset.var.loc["gene7", "gene_symbol"]
+    options = ["--max-epochs", "2", "--restarts", "2", "--enhance", "--maps", f"{seven},gene2", "--domains", "3"]
+    result = run(tmp_path / "dataset.h5ad", tmp_path / "fit.h5ad", *options, "--spatial-genes")
     assert result.exit_code == 0, result.output
-    fit, dataset = ad.read_h5ad(tmp_path / "fit.h5ad"), ad.read_h5ad(section_path)
+    fit = ad.read_h5ad(tmp_path / "fit.h5ad")
     about = fit.uns["unbatch"]
     maps, finer, seeds = about["maps"], about["enhanced"], about["restarts"]
     why = dict(zip(maps["genes"], maps["why"], strict=True))

@@ -102,7 +102,7 @@ def test_a_sweep_of_other_numbers_spans_its_maps_by_them():
     assert (x.name, y.name, y.values) == ("cells", "sigma_common", [0.3])
 
 
-def test_every_score_stands_at_its_place(swept):
+def test_every_score_is_at_its_place(swept):
     harmony = swept.lines.index(next(line for line in swept.lines if line.method == "harmony"))
     # line, panel, y, x, seed
     assert swept.values["total"].shape == (4, 2, 2, 2, 3)
@@ -162,7 +162,7 @@ def test_a_curve_averages_only_over_seeds_that_have_all_settings():
 
 def test_a_method_is_first_where_its_difference_to_all_others_is_above_0(swept):
     found = {s.line.method: s for s in standings(swept)}
-    # where sigma_beta 2 meets share_beta .5 harmony and combat tie, where it meets 1 harmony is at the level of none
+    # where sigma_beta 2 meets share_beta 0.5 harmony and combat tie, where it meets 1 harmony is at the level of none
     assert (found["harmony"].first, found["combat"].first, found["shuffled"].first) == (2, 2, 0)
     assert {s.line.method for s in ranked_first(swept, list(found.values()))} == {"harmony", "combat"}
     assert (found["harmony"].not_above, found["combat"].not_above) == (2, 0)
@@ -197,7 +197,7 @@ def test_a_mean_over_fewer_settings_does_not_lead(tmp_path):
 
 def test_without_a_batch_effect_its_share_makes_no_setting_of_its_own(swept):
     assert (len(swept.places), swept.settings) == (8, 6)
-    # sigma_beta 0 at share_beta .5, in each of the two mixes
+    # sigma_beta 0 at share_beta 0.5, in each of the two mixes
     assert [swept.places[i] for i in swept.distinct] == [(m, y, x) for m in (0, 1) for y, x in ((0, 0), (0, 1), (1, 1))]
 
 

@@ -83,7 +83,7 @@ def test_penalties_are_about_0_without_a_difference_and_above_with_one():
     shifted = without + batch[:, None] * 0.5
     assert abs(float(hsic(without, batch, 3))) < 0.03 < 0.1 < float(hsic(shifted, batch, 3))
     assert abs(float(mean_matching(without, batch, 3, group, 3))) < 0.005
-    # a shift with standard deviation .41 over batches, in units of a total variance of 1.17
+    # a shift with standard deviation 0.41 over batches, in units of a total variance of 1.17
     assert float(mean_matching(shifted, batch, 3, group, 3)) == pytest.approx(0.167 / 1.167, abs=0.02)
     unlabelled = torch.full_like(group, -1)
     assert float(mean_matching(shifted, batch, 3, unlabelled, 3)) == 0
@@ -107,7 +107,7 @@ def test_logistic_regression_is_that_of_scikit_learn():
     np.testing.assert_allclose(ours.numpy(), expected.predict_proba(values), atol=2e-3)
 
 
-def test_a_probe_tells_what_is_there_and_guesses_the_rest():
+def test_a_probe_finds_what_is_there_and_guesses_the_rest():
     rng = np.random.default_rng(0)
     code = torch.as_tensor(rng.integers(0, 4, 800))
     noise = torch.as_tensor(rng.normal(size=(800, 10)))

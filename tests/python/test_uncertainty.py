@@ -74,7 +74,7 @@ def test_without_a_group_scores_are_those_of_the_other_cells(scored):
 
 def test_a_label_in_pieces_keeps_the_cells_that_kbet_was_computed_on():
     rng = np.random.default_rng(0)
-    # of the first label, a fifth lies far away: too few to be tested
+    # a fifth of the first label lies far away: too few to be tested
     label = np.repeat([0, 1], [150, 150])
     embedding = rng.normal(0, 1, (300, 4)) + 30 * (label == 1)[:, None]
     embedding[:24] += 200
@@ -184,7 +184,7 @@ def test_shuffled_cells_are_not_called_left_and_the_error_of_a_probe_is_not_too_
     assert np.sqrt(np.mean(widths)) > 1.05 * np.std(found)
 
 
-def test_a_batch_that_is_there_is_told_by_the_same_rule():
+def test_a_batch_effect_that_is_there_is_found_by_the_same_rule():
     rng = np.random.default_rng(0)
     batch, fold = rng.permutation(np.arange(200) % 2), rng.permutation(np.arange(200) % 5)
     embedding = rng.normal(size=(200, 30))

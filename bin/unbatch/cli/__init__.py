@@ -22,6 +22,8 @@ class _Programs(click.Group):
         "score": "score",
         "report": "report",
         "integrate": "integrate",
+        "halve": "halve",
+        "calibrate": "calibrate",
         "attempt": "attempt",
         "each": "each",
     }

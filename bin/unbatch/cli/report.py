@@ -21,6 +21,13 @@ PACKAGES = ("jinja2", "matplotlib", "multiqc", "umap-learn")
     help="Dataset that was scored, once per scores.json; without it nothing is drawn of its cells.",
 )
 @click.option("--fit", "fits", multiple=True, type=InPath, help="Fit to draw, named <id of the row>.h5ad; repeat it.")
+@click.option(
+    "--calibration",
+    "calibrations",
+    multiple=True,
+    type=InPath,
+    help="Null calibration of a dataset that was scored, as `calibrate` wrote it; repeat it.",
+)
 @click.option("--methods", required=True, type=InPath, help="Cards of the methods, assets/methods.yml.")
 @click.option("--parameters", type=InPath, help="JSON of the run: parameters, command line and so on.")
 @click.option(
@@ -39,6 +46,7 @@ def main(
     scores: tuple[Path, ...],
     datasets: tuple[Path, ...],
     fits: tuple[Path, ...],
+    calibrations: tuple[Path, ...],
     methods: Path,
     parameters: Path | None,
     sweep: Path | None,
@@ -58,7 +66,7 @@ def main(
 
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: a file has the name of the output folder")
-    for path in (*scores, *datasets, *fits):
+    for path in (*scores, *datasets, *fits, *calibrations):
         require_file(path)
     if sweep:
         require_place(sweep, scores)
@@ -67,6 +75,7 @@ def main(
         methods,
         datasets,
         fits,
+        calibrations=calibrations,
         sweep=sweep is not None,
         parameters=read_mapping(parameters, "parameters of a run") if parameters else {},
         versions=versions(*PACKAGES),

@@ -70,6 +70,8 @@ class Cells:
         Fold of each cell, 0 to 4, n.
     obs
         All columns of the cells, with their names as index.
+    var
+        All columns of all genes of `source`, with their names as index.
     name
         Where the cells are from, for messages.
     source
@@ -91,6 +93,7 @@ class Cells:
         sections: list[str] | None = None,
         fold: np.ndarray | None = None,
         obs: "pd.DataFrame | None" = None,
+        var: "pd.DataFrame | None" = None,
         name: str = "cells",
         source: Source | None = None,
     ) -> None:
@@ -99,7 +102,7 @@ class Cells:
         self.batches = _names(batch) if batches is None else batches
         self.labels = _names(label) if labels is None else labels
         self.sections = (self.batches if section is None else _names(section)) if sections is None else sections
-        self.fold, self.obs, self.name, self.source = fold, obs, name, source
+        self.fold, self.obs, self.var, self.name, self.source = fold, obs, var, name, source
         # what was not given is read by the properties below
         if X is not None:
             self.X = X
@@ -301,6 +304,7 @@ def _cells(adata: "AnnData", name: str, source: Source) -> Cells:
         labels=None if label is None else [str(each) for each in label.cat.categories],
         fold=np.asarray(adata.obs["split"]).astype(np.int64),
         obs=adata.obs,
+        var=adata.var,
         name=name,
         source=source,
     )

@@ -1,7 +1,9 @@
 """Genes of several files under one name each: by id or symbol, without versions, genomes' prefixes and doubles."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -118,6 +120,56 @@ def _column(var: pd.DataFrame, columns: dict[str, str], wanted: tuple[str, ...],
 def _text(value: object) -> str:
     found = names.spelling(value)
     return "" if found is None or names.is_missing(found) else names.tidy_text(found)
+
+
+def find(wanted: Iterable[str], genes: Sequence[str], var: pd.DataFrame | None) -> tuple[list[str], list[str]]:
+    """Find genes by name, or by the symbols and ids that a dataset has for them in ``gene_symbol`` and ``gene_id``.
+
+    Parameters
+    ----------
+    wanted
+        Names that somebody wrote.
+    genes
+        Names of the genes that can be had.
+    var
+        Columns of these genes and of others, with their names as index; None where there are none.
+
+    Returns
+    -------
+    found
+        Names among `genes`, each once, in the order of `wanted`.
+    lacking
+        What is wrong with each name that is not found: genes of like names, several genes of that symbol, or that it
+        is a gene of the table which cannot be had.
+    """
+    have = dict.fromkeys(genes)
+    others: dict[str, list[str]] = {}
+    for column in () if var is None else set(var) & {"gene_symbol", "gene_id"}:
+        for gene, value in zip(var.index, var[column].astype(object), strict=True):
+            if (name := _text(value)) and name != gene:
+                others.setdefault(name, []).append(gene)
+    found, lacking = {}, []
+    for name in wanted:
+        of = [name] if name in have else others.get(name, [])
+        mine = [gene for gene in of if gene in have]
+        if len(mine) == 1:
+            found[mine[0]] = None
+        elif mine:
+            lacking.append(f"{name} (the symbol of {some(mine, 5)})")
+        elif of or (var is not None and name in var.index):
+            lacking.append(f"{name} (a gene of the dataset that is not highly variable)")
+        else:
+            lacking.append(name + _like(name, [*have, *(each for each, of in others.items() if have.keys() & set(of))]))
+    return list(found), lacking
+
+
+def _like(name: str, known_names: list[str]) -> str:
+    """Name those that are spelt nearly so."""
+    spelt: dict[str, str] = {}
+    for each in known_names:
+        spelt.setdefault(each.casefold(), each)
+    near = get_close_matches(name.casefold(), spelt, n=3, cutoff=0.7)
+    return f" (there is {' or '.join(spelt[each] for each in near)})" if near else ""
 
 
 # Within a file --------------------------------------------------------------------------------------------------------

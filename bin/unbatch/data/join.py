@@ -158,7 +158,9 @@ def coordinates(samples: list[Sample], group: np.ndarray, notes: Notes) -> np.nd
         where = some(pd.unique(group[lost]))
         notes.warn(
             "coordinates-not-finite",
-            f"Coordinates are left out, they are NaN or infinite in {lost.sum()} cells of {where}.",
+            f"Coordinates are left out, they are NaN or infinite in {lost.sum()} cells of {where}. Leave these cells "
+            "out of the files to keep the coordinates of the others; in a file of their own, a model of the others "
+            "places them (fit-dpvae --apply).",
             cells=int(lost.sum()),
         )
         return None

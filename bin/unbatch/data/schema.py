@@ -152,6 +152,11 @@ def _check_graph(value: Any, rule: dict) -> str | None:
 def _check_coordinates(value: Any, rule: dict) -> str | None:
     if getattr(value, "ndim", 0) != 2 or value.shape[1] not in (2, 3):
         return f"has shape {getattr(value, 'shape', '?')}, not cells x 2 (or 3)"
+    if np.issubdtype(value.dtype, np.number) and (lost := int((~np.isfinite(value)).any(axis=1).sum())):
+        return (
+            f"holds NaN or infinite values in {lost} of {len(value)} cells; leave these out, or put them into a "
+            "dataset of their own, which fit-dpvae --apply places by a model of the others"
+        )
     return _check_number(value, rule)
 
 

@@ -20,6 +20,7 @@ from scipy.sparse.linalg import eigsh
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from unbatch.compiled import keep_compiled
 from unbatch.errors import out_of_memory
 from unbatch.metrics import jackknife
 from unbatch.metrics.separability import SCORES
@@ -244,6 +245,8 @@ def diffusion_neighbours(neighbours: NeighborsResults, batch: np.ndarray, label:
     list of Tested
         One for each label with two batches and 10 cells.
     """
+    # the graph is UMAP's
+    keep_compiled()
     graph = neighbours.knn_graph_connectivities.tocsr()
     tested = []
     # ARPACK calls BLAS for many short vectors: a second thread only waits, and waits busily

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from unbatch.metrics.evidence import Split, balanced_accuracy, cell_splits
+from unbatch.metrics.trees import Forest
 from unbatch.metrics.uncertainty import Interval
 
 TREES = 100
@@ -112,12 +111,13 @@ def forest(features: np.ndarray, target: np.ndarray, splits: list[Split], *, see
     threads
         To use.
     """
+    trees = Forest(TREES, seed, threads)
 
-    def grown(cells: int) -> object:
-        trees = RandomForestClassifier(TREES, n_jobs=threads, random_state=seed)
-        return make_pipeline(_Bins() if cells > MANY_CELLS else StandardScaler(), trees)
+    def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        scale = (_Bins() if len(train) > MANY_CELLS else StandardScaler()).fit(features[train])
+        return trees.fit_predict(scale.transform(features[train]), target[train], scale.transform(features[test]))
 
-    return _accuracy(grown, features, target, splits)
+    return _accuracy(predict, target, splits)
 
 
 class _Bins(TransformerMixin, BaseEstimator):
@@ -139,15 +139,19 @@ def dummy(target: np.ndarray, splits: list[Split], *, seed: int) -> Accuracy:
     """Guess classes as often as they are among the cells to fit to."""
     # one generator for all splits: begun anew, it would guess the same for cells in the same places of each
     guess = DummyClassifier(strategy="stratified", random_state=np.random.RandomState(seed))
-    return _accuracy(lambda _: guess, target[:, None], target, splits)
+
+    def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        return guess.fit(target[train, None], target[train]).predict(target[test, None])
+
+    return _accuracy(predict, target, splits)
 
 
 def _accuracy(
-    classifier: Callable[[int], object], features: np.ndarray, target: np.ndarray, splits: list[Split]
+    predict: Callable[[np.ndarray, np.ndarray], np.ndarray], target: np.ndarray, splits: list[Split]
 ) -> Accuracy:
     plain, balanced = [], []
     for train, test in splits:
-        predicted = classifier(len(train)).fit(features[train], target[train]).predict(features[test])
+        predicted = predict(train, test)
         plain.append(accuracy_score(target[test], predicted))
         balanced.append(balanced_accuracy(target[test], predicted))
     return Accuracy(Interval.of(plain), Interval.of(balanced), tuple(balanced))

@@ -192,8 +192,8 @@ def installed() -> list[str]:
     return [name for name, (_, module) in PEERS.items() if find_spec(module) is not None]
 
 
-def components(x: np.ndarray, number: int = COMPONENTS) -> Callable[[np.ndarray], np.ndarray]:
-    """Find principal components of spots, n x G, and return the projection onto them; at most n - 1 and G."""
+def principal(x: np.ndarray, number: int = COMPONENTS) -> tuple[np.ndarray, np.ndarray]:
+    """Find principal components of spots, n x G: the centre (G) and the vectors (G x d), at most n - 1 and G."""
     centre = x.mean(axis=0, dtype=np.float64)
     centred = np.asarray(x, dtype=np.float64) - centre
     number = max(1, min(number, len(x) - 1, x.shape[1]))
@@ -203,5 +203,10 @@ def components(x: np.ndarray, number: int = COMPONENTS) -> Callable[[np.ndarray]
         values, left = np.linalg.eigh(centred @ centred.T)
         vectors = centred.T @ (left / np.sqrt(np.maximum(values, 1e-12)))[:, ::-1][:, :number]
     # the sign of a component is arbitrary: the heavier side is made positive, which makes runs comparable
-    vectors = vectors * np.where(np.sum(vectors**3, axis=0) < 0, -1, 1)
+    return centre, vectors * np.where(np.sum(vectors**3, axis=0) < 0, -1, 1)
+
+
+def components(x: np.ndarray, number: int = COMPONENTS) -> Callable[[np.ndarray], np.ndarray]:
+    """Find principal components, see `principal`, and return the projection onto them."""
+    centre, vectors = principal(x, number)
     return lambda new: (np.asarray(new, dtype=np.float64) - centre) @ vectors

@@ -8,6 +8,7 @@ of another donor they are not, and the coverage there has to be measured (`cover
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -85,6 +86,106 @@ def calibrate(predicted: np.ndarray, true: np.ndarray, seed: int = 0) -> Calibra
     found = Calibration(predicted[one], squares[one], np.zeros(0))
     scores = np.sort(np.sqrt(squares[other]) / found.scale(predicted[other]))
     return Calibration(found.places, found.squares, scores)
+
+
+@dataclass(frozen=True, eq=False)
+class Radii:
+    """Radii of several sections; `weights` are all that it holds.
+
+    Attributes
+    ----------
+    own
+        Calibration by code of the section, of sections with enough spots of their own.
+    rest
+        That of all other sections: the one of the section with most spots, or of all spots together.
+    elsewhere
+        Those of errors in sections that were left out, for sections without enough spots of their own, which have the
+        largest of these radii; where there are none, `rest`.
+    """
+
+    own: dict[int, Calibration]
+    rest: Calibration
+    elsewhere: tuple[Calibration, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        predicted: np.ndarray,
+        true: np.ndarray,
+        section: np.ndarray,
+        given: np.ndarray,
+        seed: int = 0,
+        elsewhere: tuple[Calibration, ...] = (),
+    ) -> Self:
+        """Learn radii by section, see `calibrate`.
+
+        Parameters
+        ----------
+        predicted, true
+            Positions, n x p each.
+        section
+            Codes, n.
+        given
+            Spots to calibrate by, n booleans.
+        seed
+            Seed of the halves.
+        elsewhere
+            For sections with fewer than 40 given spots.
+
+        Raises
+        ------
+        ValueError
+            If fewer than 40 spots are given.
+        """
+        count = np.bincount(section[given])
+
+        def learnt(rows: np.ndarray) -> Calibration:
+            return calibrate(predicted[rows], true[rows], seed)
+
+        own = {int(code): learnt(given & (section == code)) for code in np.flatnonzero(count >= FEWEST)}
+        largest = int(count.argmax())
+        return cls(own, own[largest] if largest in own else learnt(given), elsewhere)
+
+    def radii(self, predicted: np.ndarray, section: np.ndarray) -> np.ndarray:
+        """Give radii around predicted positions (n x p) in sections (codes, n): n x levels, in the positions' unit."""
+        found = np.zeros((len(predicted), len(LEVELS)))
+        for code in np.unique(section):
+            mine = section == code
+            by = (self.own[int(code)],) if int(code) in self.own else self.elsewhere or (self.rest,)
+            found[mine] = np.max([each.radii(predicted[mine]) for each in by], axis=0)
+        return found
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """All arrays by name, for a saved model."""
+        every = {str(code): each for code, each in self.own.items()} | {"rest": self.rest}
+        every |= {f"elsewhere{number}": each for number, each in enumerate(self.elsewhere)}
+        return {f"{key}.{name}": value for key, each in every.items() for name, value in each.weights.items()}
+
+    @classmethod
+    def from_weights(cls, weights: dict[str, np.ndarray]) -> Self:
+        """Make them of their `weights`.
+
+        Raises
+        ------
+        ValueError
+            If they are not such arrays.
+        """
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        for key, value in weights.items():
+            of, _, name = key.partition(".")
+            parts.setdefault(of, {})[name] = value
+        try:
+            made = {key: Calibration(**part) for key, part in parts.items()}
+            rest = made.pop("rest")
+            elsewhere = tuple(made.pop(key) for key in sorted(made) if key.startswith("elsewhere"))
+            own = {int(key): each for key, each in made.items()}
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"the calibration of radii is incomplete ({error})") from error
+        for each in (rest, *elsewhere, *own.values()):
+            if not (each.places.ndim == 2 and len(each.places) == len(each.squares) > 0):
+                raise ValueError("the calibration of radii has arrays that do not belong together")
+        return cls(own, rest, elsewhere)
 
 
 def coverage(radii: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ def evaluate(
     genes: np.ndarray | None = None,
     frames: Frames | None = None,
     anchors: np.ndarray | None = None,
+    elsewhere: tuple[conformal.Calibration, ...] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
     """Make all tables.
@@ -79,13 +80,16 @@ def evaluate(
     anchors
         Spots whose true position placed a section without known ones, n booleans: they are not scored, and place the
         section for rivals, too.
+    elsewhere
+        What gives radii to sections with too few known spots; where it is empty, errors in the section with most do.
     seed
         Seed of all that is drawn.
 
     Returns
     -------
     dict
-        ``radii`` (n x 4; only with `out_of_fold` and enough known spots), ``distance`` (n), ``far`` (a number), and the
+        ``radii`` (n x 4; only with `out_of_fold` and enough known spots) and ``calibration`` (`conformal.Radii`, which
+        gave them), ``distance`` (n), ``far`` (a number) and ``familiar`` (`novelty.Familiar`, which gave them), and the
         tables ``baselines``, ``coverage``, ``spatial``, ``markers``; one without a row is left out.
 
     Raises
@@ -107,15 +111,16 @@ def evaluate(
         raise ValueError("known spots have no true position, expected one of each and one known spot or more")
     kind = kinds(true, section, known, out_of_fold=out_of_fold)
     found: dict[str, Any] = {}
-    distance, far = novelty.expression_distance(x[known], x)
-    found["distance"], found["far"] = distance, far
+    found["familiar"] = novelty.Familiar.of(x[known], seed)
+    found["distance"], found["far"] = found["familiar"].distance(x), found["familiar"].far
     found["baselines"] = compare(
         x, true, predicted, section, known, sections, kind, method, rivals, seed, frames=frames,
         anchors=(np.flatnonzero(anchors), placed[anchors]),
     )  # fmt: skip
     if out_of_fold and known.sum() >= conformal.FEWEST:
-        radii, covered = with_radii(true, predicted, section, known, sections, kind, seed)
-        found["radii"], found["coverage"] = radii, covered
+        found["calibration"] = conformal.Radii.of(predicted, true, section, known, seed, elsewhere)
+        found["radii"] = found["calibration"].radii(predicted, section)
+        found["coverage"] = covered(found["radii"], true, predicted, section, known, sections, kind, seed)
     found["spatial"] = spatial_scores(x, true, predicted, section, sections, latent, seed, kind=kind)
     found["markers"] = gene_maps(x, true, predicted, section, sections, kind)
     if genes is not None and len(found["markers"]["section"]):
@@ -208,7 +213,8 @@ def compare(
     return {name: np.array(values) for name, values in columns.items()}
 
 
-def with_radii(
+def covered(
+    radii: np.ndarray,
     true: np.ndarray,
     predicted: np.ndarray,
     section: np.ndarray,
@@ -216,19 +222,16 @@ def with_radii(
     sections: list[str],
     kind: np.ndarray,
     seed: int = 0,
-) -> tuple[np.ndarray, Table]:
-    """Give radii to all spots, and say how often they hold, see `evaluate`.
+) -> Table:
+    """Say how often radii (n x 4, see `conformal.LEVELS`) hold, see `evaluate`.
 
     Spots out of fold are covered by radii that the other half of them gave.
 
     Returns
     -------
-    radii
-        n x 4, see `conformal.LEVELS`.
-    coverage
+    dict
         Columns section, kind, spots, level, share of the spots that are within their radius, median radius.
     """
-    radii = _radii(predicted, true, section, known, seed)
     tested = radii.copy()
     rows = np.flatnonzero(known)
     if (kind == OUT_OF_FOLD).any():
@@ -237,7 +240,8 @@ def with_radii(
             given = np.zeros(len(known), dtype=bool)
             given[one] = True
             enough = len(one) >= conformal.FEWEST
-            tested[other] = _radii(predicted, true, section, given, seed)[other] if enough else 0
+            made = conformal.Radii.of(predicted, true, section, given, seed) if enough else None
+            tested[other] = made.radii(predicted[other], section[other]) if made else 0
         if min(map(len, halves)) < conformal.FEWEST:
             kind = np.where(kind == OUT_OF_FOLD, "", kind)
     columns: dict[str, list[Any]] = {name: [] for name in ("section", "kind", "spots", "level", "share", "radius")}
@@ -250,19 +254,7 @@ def with_radii(
             row = sections[code], kind[rows[0]], len(rows), level, share, radius
             for values, value in zip(columns.values(), row, strict=True):
                 values.append(value)
-    return radii, {name: np.array(values) for name, values in columns.items()}
-
-
-def _radii(predicted: np.ndarray, true: np.ndarray, section: np.ndarray, given: np.ndarray, seed: int) -> np.ndarray:
-    """Give radii by the spots of the own section that are given where these are enough, else by the largest section."""
-    found = np.zeros((len(predicted), len(conformal.LEVELS)))
-    largest = given & (section == np.bincount(section[given]).argmax())
-    for code in np.unique(section):
-        mine = section == code
-        enough = (each for each in (mine & given, largest) if each.sum() >= conformal.FEWEST)
-        rows = next(enough, given)
-        found[mine] = conformal.calibrate(predicted[rows], true[rows], seed).radii(predicted[mine])
-    return found
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def spatial_scores(

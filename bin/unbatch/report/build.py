@@ -22,6 +22,7 @@ def read_report(
     datasets: Sequence[Path] = (),
     fits: Sequence[Path] = (),
     *,
+    calibrations: Sequence[Path] = (),
     sweep: bool = False,
     **more: Any,
 ) -> Report:
@@ -35,6 +36,8 @@ def read_report(
         Cards of the methods.
     datasets, fits
         What to draw; files of fits are called by the id of their row.
+    calibrations
+        Files of null calibrations, of datasets that were scored.
     sweep
         Whether the scores are those of a sweep over simulations.
     more
@@ -55,10 +58,11 @@ def read_report(
     if more.get("colour_by") and not datasets:
         raise InputError("--colour-by: no cells are drawn without --dataset, leave it out")
     report = Report(results, by_name, sweep=collect(results) if sweep else None, **more)
+    calibration_of = read.read_calibrations(calibrations, results)
     dataset_of, fit_of = read.match_datasets(results, datasets), read.match_fits(results, fits)
     budget: Counter[Section | Sections] = Counter()
     for result in results:
-        view = View(report, result)
+        view = View(report, result, calibration=calibration_of.get(result.name))
         report.views.append(view)
         if result.name in dataset_of:
             view.dataset = read.read_dataset(dataset_of[result.name], result)

@@ -85,6 +85,8 @@ class View:
         How many fits are not shown, by what is missed.
     params
         Parameters that the fits hold, by method and parameter set.
+    calibration
+        What each method does to halves of one batch (calibration.json); None where that was not asked for.
     undrawn
         Why columns that UMAPs were to be coloured by cannot be drawn, by name.
     """
@@ -96,6 +98,7 @@ class View:
     taken: "dict[Section | Sections, list[tuple[Entry, Any]]]" = field(default_factory=lambda: defaultdict(list))
     omitted: Counter[str] = field(default_factory=Counter)
     params: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
     undrawn: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -65,7 +65,7 @@ def lay_out(embedding: np.ndarray, seed: int) -> Layout:
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        from unbatch.report.compiled import keep_compiled
+        from unbatch.compiled import keep_compiled
 
         keep_compiled()
         embedding = np.ascontiguousarray(embedding, dtype=np.float32)
@@ -102,7 +102,7 @@ def lay_out_graph(graph: "csr_matrix", seed: int) -> np.ndarray:
         warnings.simplefilter("ignore")
         from umap.umap_ import find_ab_params, simplicial_set_embedding
 
-        from unbatch.report.compiled import keep_compiled
+        from unbatch.compiled import keep_compiled
 
         keep_compiled()
 

@@ -10,6 +10,7 @@ same pixel is the same gene throughout. Distances between pixels are those of th
 what counts by far is which genes share a ring. Which ring that is says little, and the angle nothing.
 """
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,9 @@ def fit_genomap(stack: np.ndarray, max_rounds: int = 200) -> Genomap:
     ValueError
         If there are fewer than two rows or three genes, or a value is not finite.
     """
+    # POT imports every library of arrays that is installed; numpy is all that is used
+    for library in ("PYTORCH", "JAX", "CUPY", "TENSORFLOW"):
+        os.environ.setdefault(f"POT_BACKEND_DISABLE_{library}", "1")
     import ot
     from scipy.optimize import linear_sum_assignment
 

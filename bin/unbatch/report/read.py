@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from unbatch.data.io import read_h5ad, sums_of_rows
+from unbatch.data.io import read_h5ad, read_mapping, sums_of_rows
 from unbatch.data.notes import Note, read_notes
 from unbatch.errors import InputError
 from unbatch.report.scores import Result
@@ -364,6 +364,37 @@ def match_datasets(results: Sequence[Result], paths: Sequence[Path]) -> dict[str
 def _stem(path: Path) -> str:
     name = path.name.removesuffix(".h5ad")
     return name.removesuffix(".dataset").removesuffix(".fit")
+
+
+CALIBRATION = 1
+"""Version of calibration.json that this code reads."""
+
+
+def read_calibrations(paths: Sequence[Path], results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """Read null calibrations, by the name of the dataset.
+
+    Raises
+    ------
+    InputError
+        If a file is none, two are of one dataset, or one is of a dataset without scores.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    names = [result.name for result in results]
+    for path in paths:
+        content = read_mapping(path, "a calibration.json")
+        if content.get("schema") != CALIBRATION:
+            raise InputError(
+                f"{path}: schema is {content.get('schema')!r}, expected {CALIBRATION}, as `calibrate` writes"
+            )
+        absent = [name for name in ("dataset", "settings", "rows") if name not in content]
+        if absent:
+            raise InputError(f"{path}: {', '.join(absent)} is missing, expected what `calibrate` writes")
+        name = str(content["dataset"].get("name"))
+        if name not in names or name in found:
+            what = "of which there is another file" if name in found else f"expected one of {', '.join(names)}"
+            raise InputError(f"{path}: dataset/name is {name!r}, {what}")
+        found[name] = content
+    return found
 
 
 def match_fits(results: Sequence[Result], paths: Sequence[Path]) -> dict[str, FitFile]:

@@ -32,7 +32,15 @@ SLOTS = {
         "with it)"
     ),
     "obsm/X_dpvae_radii": Slot(
-        "radii in spot pitches that hold the true position of 50, 80, 90, 95 of 100 spots", "any"
+        "radii in spot pitches that hold the true position of 50, 80, 90, 95 of 100 spots of a section like those that "
+        "the model was fitted to (see `radii_from`); in a section that it has not seen, but for a turn and a shift of "
+        "all spots together",
+        "any",
+    ),
+    "uns/radii_from": Slot(
+        "by section, in the order of its name: whose errors its radii are made of: of its own known spots, of known "
+        "sections that were left out in turn, or of another section, which are too small as a rule",
+        "any",
     ),
     "uns/part": Slot("known, held out (`fold`), unknown (`unknown_sections`), anchor, or applied", "any"),
     "uns/history": Slot("terms of the loss per spot, lambda, and L_DP over lambda, by epoch", "mapping"),
@@ -119,6 +127,11 @@ class Params(Parameters):
     gamma: float | None = Field(
         None, gt=0, description="weight of the anchors' own error (reconstruction stress); null: they are held"
     )
+    radii_across: bool = Field(
+        True,
+        description="with known spots in several sections: also leave each out in turn (batches, where these hold "
+        "several sections; five at most), whose errors are the radii of sections without known spots, as with --apply",
+    )
     transfer: bool = Field(
         False, description="also fit each section alone and predict all others, which takes a fit for each"
     )
@@ -167,6 +180,9 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
         found = answers.reconstructed(
             fitted, fitted.latent, fitted.predicted, place, cells.section, part, params, run.seed
         )
+        across = ()
+        if params.radii_across and answers.has_radii(fitted, params):
+            across = answers.elsewhere(fitted, cells, x, place, mask, run.seed, run.device)
     except Diverged as error:
         raise UnbatchError(f"{cells.name}: dpvae failed: {error}") from error
     except ValueError as error:
@@ -175,7 +191,8 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
         log.warning("%s: %s", cells.name, text)
     slots = answers.about(fitted, cells, part, place)
     slots["obsm/X_dpvae_positions"] = (found / _own_units(units, cells.section, part, fitted)).astype(np.float32)
-    slots |= answers.evaluated(fitted, cells, params, found, place, part, run.seed) | snapshots.slots()
+    tables, trust = answers.evaluated(fitted, cells, params, found, place, part, across, run.seed)
+    slots |= tables | snapshots.slots()
     if params.transfer:
         slots |= answers.transfer(cells, x, place, known, fitted.settings, run.seed, run.device)
     reference = fitted.members[0].readout.frames.reference
@@ -183,7 +200,7 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     used = params.using(alpha2=fitted.settings.alpha2, epochs=fitted.settings.epochs)
     return Fit(
         fitted.latent.astype(np.float32),
-        weights=dpvae.weights(fitted),
+        weights=dpvae.weights(fitted) | trust,
         config=config | dpvae.config(fitted),
         used=used,
         slots=slots,
@@ -209,7 +226,8 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
         raise InputError(f"{model.folder}: config.json and weights.safetensors do not make a model: {error}") from error
     if len(units) != len(names) or fitted.inputs.genes.max() >= len(model.genes):
         raise InputError(f"{path}: units has {len(units)} rows, expected one for each of {short(names)}")
-    x, missing = _aligned(fitted, model, cells)
+    missing = _missing(fitted, model, cells)
+    x = _aligned(model, cells, cells.whole_counts() if fitted.settings.counts else cells.X)
     new = [name for name in cells.sections if name not in names]
     code = np.array([[*names, *new].index(name) for name in cells.sections])[cells.section]
     inputs = fitted.inputs(x, code)
@@ -222,6 +240,10 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
         "uns/genes_missing": np.array(missing, dtype=object),
         "uns/settings": {"reference": names[reference], "scale": fitted.scale},
     }
+    try:
+        slots |= answers.trusted(fitted, model, cells, _aligned(model, cells, cells.X), place, code)
+    except (ValueError, LookupError) as error:
+        raise InputError(f"{model.folder}: weights.safetensors: {error}") from error
     if new:
         log.info(
             "%s: sections %s are placed in the coordinates of %s", cells.name, ", ".join(new[:5]), names[reference]
@@ -379,10 +401,9 @@ def _read_mask(path: Path, cells: int) -> Any:
     return found
 
 
-def _aligned(fitted: "Model", model: SavedModel, cells: Cells) -> tuple[Any, list[str]]:
-    """Give expression with the genes of the model in its order, NaN where one is missing, and the names of these."""
-    have = {gene: number for number, gene in enumerate(cells.genes)}
-    x = cells.whole_counts() if fitted.settings.counts else cells.X
+def _missing(fitted: "Model", model: SavedModel, cells: Cells) -> list[str]:
+    """Give the names of the model's genes that cells lack; refuse those that lack too many."""
+    have = set(cells.genes)
     used = [model.genes[number] for number in fitted.inputs.genes]
     missing = [gene for gene in used if gene not in have]
     if missing:
@@ -398,9 +419,15 @@ def _aligned(fitted: "Model", model: SavedModel, cells: Cells) -> tuple[Any, lis
             "%s: var_names lack %d of the %d genes of the model, such as %s; the others have %.0f %% of its weight",
             cells.name, len(missing), len(used), ", ".join(missing[:5]), 100 * there,
         )  # fmt: skip
+    return missing
+
+
+def _aligned(model: SavedModel, cells: Cells, x: Any) -> Any:
+    """Give expression with the genes of the model in its order, NaN where one is missing."""
     if cells.genes == model.genes:
-        return x, missing
+        return x
+    have = {gene: number for number, gene in enumerate(cells.genes)}
     full = np.full((len(cells), len(model.genes)), np.nan, np.float32)
     at = [number for number, gene in enumerate(model.genes) if gene in have]
     full[:, at] = x.toarray()[:, [have[model.genes[number]] for number in at]]
-    return full, missing
+    return full

@@ -6,16 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unbatch.contract import SavedModel
 from unbatch.data.cells import Cells
 
 if TYPE_CHECKING:
     from unbatch.methods.dpvae import Params
-    from unbatch.models.dpvae import Fitted, Settings
+    from unbatch.models.dpvae import Fitted, Model, Settings
+    from unbatch.models.dpvae.model import Mask
+    from unbatch.positions.conformal import Calibration, Radii
 
 log = logging.getLogger("unbatch")
 
 EPOCHS, SPOTS = 12, 800
 """Epochs and spots whose latent values are kept, at most."""
+OWN, ACROSS, OTHER = "own section", "sections that were left out", "another section"
+"""Whose errors the radii of a section are made of."""
+MANY_FAR = 0.05
+"""Share of the spots that are unlike the known ones above which a warning says so."""
+FEW = 30
+"""Spots of a new section below which its own means and deviations are not worth using, as in the model's inputs."""
 LEAST = 100
 """Known spots of a section from which alone positions of others are learnt."""
 
@@ -81,33 +90,168 @@ def about(fitted: "Fitted", cells: Cells, part: np.ndarray, place: np.ndarray) -
     return slots
 
 
+def elsewhere(
+    fitted: "Fitted", cells: Cells, x: Any, place: np.ndarray, mask: "Mask | None", seed: int, device: str
+) -> "tuple[Calibration, ...]":
+    """Learn radii for other sections, of errors in known sections that were left out; nothing where there is one only.
+
+    A new section has the largest of these radii: they differ more between sections than spots of one section tell.
+    """
+    from unbatch.models import dpvae
+    from unbatch.positions import conformal
+
+    found = dpvae.left_out(
+        x, place, section=cells.section, group=_groups(cells, fitted.known), fitted=fitted, batch=cells.batch,
+        mask=mask, seed=seed, device=device, tell=log.info,
+    )  # fmt: skip
+    enough = ((predicted, true) for predicted, true in found if len(predicted) >= conformal.FEWEST)
+    return tuple(conformal.calibrate(predicted, true, seed) for predicted, true in enough)
+
+
+def has_radii(fitted: "Fitted", params: "Params") -> bool:
+    """Tell whether known spots have positions by which radii can be made."""
+    # positions of latent distances are others than those of known spots, by whose errors radii would be made
+    return fitted.settings.members > 1 and params.reconstruction == "readout"
+
+
+def _groups(cells: Cells, known: np.ndarray) -> np.ndarray:
+    """Say what is left out together: a batch where batches, such as donors, hold several sections; else a section."""
+    pairs = np.unique(np.stack([cells.section, cells.batch])[:, known], axis=1)
+    whole = len(np.unique(pairs[0])) == pairs.shape[1]
+    return cells.batch if whole and 1 < len(np.unique(pairs[1])) < pairs.shape[1] else cells.section
+
+
 def evaluated(
-    fitted: "Fitted", cells: Cells, params: "Params", found: np.ndarray, place: np.ndarray, part: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """Compare with simpler methods, give radii, and say which spots are unlike the known ones."""
+    fitted: "Fitted",
+    cells: Cells,
+    params: "Params",
+    found: np.ndarray,
+    place: np.ndarray,
+    part: np.ndarray,
+    across: "tuple[Calibration, ...]",
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Compare with simpler methods, give radii, and say which spots are unlike the known ones.
+
+    Also gives what a saved model needs for radii and distances of other spots; radii across sections are `across`.
+    """
     from unbatch.positions import baselines, evaluation
 
     x = baselines.standardised(cells.X[:, fitted.inputs.genes], cells.section)
-    # positions of latent distances are others than those of known spots, by whose errors radii would be made
-    fresh = fitted.settings.members > 1 and params.reconstruction == "readout"
+    fresh = has_radii(fitted, params)
     tables = evaluation.evaluate(
         x, place, found, cells.section, part == "known", sections=cells.sections, latent=fitted.latent,
-        out_of_fold=fresh, genes=fitted.inputs.genes, frames=fitted.frames, anchors=part == "anchor", seed=seed,
+        out_of_fold=fresh, genes=fitted.inputs.genes, frames=fitted.frames, anchors=part == "anchor",
+        elsewhere=across, seed=seed,
     )  # fmt: skip
-    far = int((tables["distance"] > tables["far"]).sum())
-    if far > 0.05 * len(cells):
-        log.warning(
-            "%s: the expression of %d spots is unlike that of the known ones; their positions are guesses",
-            cells.name,
-            far,
-        )
+    familiar, calibration = tables.pop("familiar"), tables.pop("calibration", None)
+    _tell_far(cells, tables["distance"] > tables["far"])
+    known = np.flatnonzero(part == "known")
+    mean, spread = moments(cells.X[known][:, fitted.inputs.genes])
+    kept = {f"familiar.{name}": value for name, value in familiar.weights.items()} | {"mean": mean, "spread": spread}
+    if calibration is not None:
+        kept |= {f"radii.{name}": value for name, value in calibration.weights.items()}
     slots = {f"uns/{name}": value for name, value in tables.items() if name != "radii"}
-    if "radii" in tables:
+    if calibration is not None:
         slots["obsm/X_dpvae_radii"] = tables["radii"]
+        slots["uns/radii_from"] = _sources(calibration, cells)
     # a decoder of counts is given library size and batch, and an ellipse has two axes
     if fitted.settings.likelihood == "gaussian" and fitted.latent.shape[1] == 2:
         slots["uns/ellipses"] = _ellipses(fitted)
+    return slots, {f"trust.{name}": value for name, value in kept.items()}
+
+
+def trusted(
+    model: "Model",
+    saved: SavedModel,
+    cells: Cells,
+    logs: Any,
+    place: np.ndarray,
+    section: np.ndarray,
+) -> dict[str, Any]:
+    """Give radii and distances to the training expression by what a saved model keeps of its own spots.
+
+    Parameters
+    ----------
+    model, saved
+        The model, as networks and as read.
+    cells
+        The spots.
+    logs
+        Their log-normalised expression of the genes of the model's fit, NaN where one is missing, n x G.
+    place
+        Their positions in pitches.
+    section
+        Codes of their sections, which are those of the model or beyond.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are damaged.
+    """
+    from unbatch.positions import baselines, conformal, novelty
+
+    kept = _below(saved.weights, "trust.")
+    if not kept:
+        log.warning(
+            "%s: the model was written by a version that kept neither radii nor the training expression with it; there "
+            "are no radii and no distances, which a model that is fitted anew has",
+            saved.folder,
+        )
+        return {}
+    found, radii = novelty.Familiar.from_weights(_below(kept, "familiar.")), _below(kept, "radii.")
+    x = baselines.standardised(logs[:, model.inputs.genes], section)
+    # what is too few for moments of its own has those of the training spots
+    for code in np.unique(section):
+        mine = section == code
+        if mine.sum() < FEW:
+            own = logs[mine][:, model.inputs.genes]
+            own = own.toarray() if hasattr(own, "toarray") else own
+            x[mine] = (own - kept["mean"]) / np.where(kept["spread"] > 0, kept["spread"], np.inf)
+    distance = found.distance(np.nan_to_num(x, nan=0.0))
+    slots: dict[str, Any] = {"uns/distance": distance, "uns/far": found.far}
+    _tell_far(cells, distance > found.far)
+    if not radii:
+        log.info("%s: the model has no radii: its known spots were predicted with their own positions", saved.folder)
+        return slots
+    calibration = conformal.Radii.from_weights(radii)
+    slots["obsm/X_dpvae_radii"] = calibration.radii(place, section)
+    slots["uns/radii_from"] = _sources(calibration, cells, section)
+    if not calibration.elsewhere and (slots["uns/radii_from"] == OTHER).any():
+        log.warning(
+            "%s: radii of sections that the model has not seen are those of errors within a section, too small as a "
+            "rule; a model that is fitted to two sections or more has radii for others",
+            cells.name,
+        )
     return slots
+
+
+def _below(arrays: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): np.array(each) for name, each in arrays.items() if name.startswith(prefix)}
+
+
+def moments(x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column of a sparse or dense matrix."""
+    mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
+    squares = np.asarray((x.multiply(x) if hasattr(x, "multiply") else np.square(x)).mean(axis=0), np.float64).ravel()
+    return mean, np.sqrt(np.maximum(squares - mean**2, 0))
+
+
+def _sources(calibration: "Radii", cells: Cells, section: np.ndarray | None = None) -> np.ndarray:
+    """Say for each section of the cells whose errors its radii are made of; codes are those of the calibration."""
+    code = cells.section if section is None else section
+    first = [int(code[cells.section == number][0]) for number in range(len(cells.sections))]
+    other = ACROSS if calibration.elsewhere else OTHER
+    return np.array([OWN if each in calibration.own else other for each in first], dtype=object)
+
+
+def _tell_far(cells: Cells, far: np.ndarray) -> None:
+    if far.sum() > MANY_FAR * len(far):
+        log.warning(
+            "%s: the expression of %d spots is unlike that of the known ones; their positions are guesses",
+            cells.name,
+            int(far.sum()),
+        )
 
 
 def _ellipses(fitted: "Fitted") -> dict[str, Any]:

@@ -147,8 +147,8 @@ class Params(Parameters):
     )
     maps: str | None = Field(
         None,
-        description="genes, separated by commas, whose counts, denoised and predicted, are mapped in the report and "
-        "predicted by `enhance`; null: some that vary over the tissue",
+        description="genes by name, symbol or id, separated by commas, whose counts, denoised and predicted, are "
+        "mapped in the report and predicted by `enhance`; null: some that vary over the tissue",
         json_schema_extra=_ASKED,
     )
     spatial_genes: bool = Field(False, description="test every gene for a pattern over space", json_schema_extra=_ASKED)

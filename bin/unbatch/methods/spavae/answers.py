@@ -12,7 +12,7 @@ import torch
 from unbatch.contract import Fit, Run
 from unbatch.data.cells import Cells
 from unbatch.errors import UnbatchError
-from unbatch.methods.spavae.given import groups, text
+from unbatch.methods.spavae.given import groups, mapped, text
 from unbatch.metrics.jackknife import adjusted_rand
 from unbatch.models.spavae import Fitted, Latent, Model, Settings, Spots, domains, linear, positions, spatial_genes
 from unbatch.models.spavae.differential import compare
@@ -237,7 +237,7 @@ def _maps(known: Known, cells: Cells, params: "Params", tested: dict[str, Any] |
     """Give counts over size factors and expected counts of some genes, n x g each: what maps are drawn of."""
     model, spots, why = known.model, known.spots, {}
     if params.maps is not None:
-        why |= {cells.genes.index(name.strip()): "named" for name in params.maps.split(",")}
+        why |= {int(gene): "named" for gene in mapped(cells, params)}
     else:
         why |= {int(gene): "varying" for gene in varying(model, known.latent, spots.batch, MAPPED, seed)}
     if tested is not None:

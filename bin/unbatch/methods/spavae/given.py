@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unbatch.data import genes
 from unbatch.data.cells import Cells
 from unbatch.data.io import require_file
 from unbatch.errors import InputError
@@ -81,13 +82,20 @@ def require_questions(cells: Cells, params: "Params", sections: list[str]) -> tu
         )
     if params.linear_share and not params.spatial_genes:
         raise InputError("spavae: parameter linear_share adds to spatial_genes, which is not asked for")
-    unknown = [name for name in (params.maps or "").split(",") if params.maps and name.strip() not in cells.genes]
-    if unknown:
-        raise InputError(
-            f"{cells.name}: maps names {listed(unknown)}, expected some of the {len(cells.genes)} genes of the "
-            f"fit, such as {', '.join(cells.genes[:3])}"
-        )
+    mapped(cells, params)
     return None if params.predict_at is None else read_positions(Path(params.predict_at), cells, sections)
+
+
+def mapped(cells: Cells, params: "Params") -> np.ndarray:
+    """Give the positions of the genes that `maps` names, among the genes of the fit; symbols and ids count alike."""
+    wanted = [name.strip() for name in (params.maps or "").split(",") if name.strip()]
+    found, lacking = genes.find(wanted, cells.genes, cells.var)
+    if lacking:
+        raise InputError(
+            f"{cells.name}: maps names {listed(lacking)}, expected some of the {len(cells.genes)} genes of the fit, "
+            f"such as {', '.join(cells.genes[:3])}, by name, symbol or id"
+        )
+    return np.array([cells.genes.index(name) for name in found], dtype=np.int64)
 
 
 def read_positions(path: Path, cells: Cells, sections: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """dp-VAE (Zhou and Du): positions from expression by latent distances; see `model`."""
 
+from unbatch.models.dpvae.elsewhere import left_out
 from unbatch.models.dpvae.fitting import Fitted, Model, fit
 from unbatch.models.dpvae.reconstruction import AnchorError, reconstruct
 from unbatch.models.dpvae.saved import config, model_of, weights
@@ -13,6 +14,7 @@ __all__ = [
     "Settings",
     "config",
     "fit",
+    "left_out",
     "model_of",
     "reconstruct",
     "weights",

@@ -19,6 +19,7 @@ SECTIONS = _sections(
     "scores",
     "tradeoff",
     "leakage",
+    "calibration",
     "embeddings",
     "tissue",
     "space",

@@ -75,6 +75,8 @@ class Located:
         Latent values of some spots by epoch, E x m x 2, the spots' indices and the epochs; or None.
     transfer
         Rows and columns of the train x test matrix, or empty.
+    radii_from
+        By section: whose errors its radii are made of; empty where the fit does not say it.
     out_of_fold
         Whether predicted positions of known spots are by models that had not seen them.
     """
@@ -98,6 +100,7 @@ class Located:
     snapshot_spots: np.ndarray | None = None
     snapshot_epochs: np.ndarray | None = None
     transfer: Table = field(default_factory=lambda: Table({}))
+    radii_from: dict[str, str] = field(default_factory=dict)
     out_of_fold: bool = True
 
     @property
@@ -174,8 +177,18 @@ def read_positions(fit: FitFile, dataset: Dataset) -> Located | None:
         _ellipses(fit, about.get("ellipses")),
         *(_snapshots(fit, snapshots, n) if snapshots else (None, None, None)),
         _table(fit, about.get("transfer"), _TRANSFER),
+        _sources(fit, about, cells.sections),
         "calibration" in about or radii is not None,
     )
+
+
+def _sources(fit: FitFile, about: Any, sections: list[str]) -> dict[str, str]:
+    if "radii_from" not in about:
+        return {}
+    found = names_in(about, "radii_from")
+    if len(found) != len(sections):
+        raise InputError(f"{fit.path}: radii_from has {len(found)} entries, expected one for each section")
+    return dict(zip(sections, found, strict=True))
 
 
 def _frames(about: Any, sections: list[str], section: np.ndarray, part: np.ndarray) -> np.ndarray:

@@ -105,6 +105,7 @@ def _coverage(fit: Located) -> str:
                     for level in LEVELS
                 ],
                 "radius": decimals(float(ninety["radius"]), 1) if ninety else "",
+                "source": fit.radii_from.get(section, ""),
             }
         )
     far = None
@@ -118,7 +119,8 @@ def _coverage(fit: Located) -> str:
                 if (fit.section == code).any()
             ],
         }
-    return render("fits/dpvae/coverage", rows=rows, levels=[f"{100 * level:g}" for level in LEVELS], far=far)
+    levels = [f"{100 * level:g}" for level in LEVELS]
+    return render("fits/dpvae/coverage", rows=rows, levels=levels, far=far, sources=bool(fit.radii_from))
 
 
 def _slack(level: float, spots: int) -> float:

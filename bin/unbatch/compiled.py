@@ -23,3 +23,17 @@ def keep_compiled() -> None:
             function.enable_caching()
         except (RuntimeError, OSError):  # numba finds no folder to write to
             return
+
+
+def compile_umap() -> None:
+    """Compile and store what scores and reports use of UMAP, once for all tasks; set-up calls it."""
+    import numpy as np
+
+    from unbatch.metrics.integration import nearest_neighbours
+    from unbatch.report.embedding import lay_out
+
+    keep_compiled()
+    points = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    lay_out(points, seed=0)
+    # the graph of scores has other types than that of layouts
+    _ = nearest_neighbours(points, 16).knn_graph_connectivities
