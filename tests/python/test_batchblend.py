@@ -19,9 +19,10 @@ from unbatch.metrics.recovery import (
     match_metagenes,
     offset_recovery,
 )
-from unbatch.models.batchblend import RULES, BatchBlend, Fitted, Rules, Settings, choose_metagenes, fit, shares
-from unbatch.models.batchblend.composition import Comparisons, Composition, comparable_groups
+from unbatch.models.batchblend import RULES, BatchBlend, Fitted, Settings, choose_metagenes, fit, shares
+from unbatch.models.batchblend.composition import Composition, kinds
 from unbatch.models.batchblend.expression import prepare
+from unbatch.models.batchblend.factors import comparable
 from unbatch.models.batchblend.nmf import Given, _renew_metagenes, gene_weights, objective
 from unbatch.models.batchblend.noise import Noise, estimate_noise
 from unbatch.models.batchblend.offset import estimate_offset
@@ -256,15 +257,14 @@ def test_the_error_of_an_offset_holds_for_counts_whose_states_are_uncertain(seed
     assert ((model.total_offset > 0) | (error > 600)).all()
 
 
-@pytest.mark.parametrize(("low", "high", "axes"), [(0.5, 0.5, 1), (0.5, 0.5, 3), (0.6, 0.4, 3)])
-def test_batches_of_disjoint_states_are_not_compared_gene_by_gene(low, high, axes):
+@pytest.mark.parametrize(("low", "high", "axes"), [(0.5, 0.5, 3), (0.6, 0.4, 3)])
+def test_little_is_removed_between_batches_of_disjoint_states(low, high, axes):
     values, truth = gradients(low, high, axes)
     model = fit(values, truth.batch, Settings(6)).model
-    assert (model.factors == 1).all()
     (evidence,) = factors_evidence(model)
-    assert not evidence.accepted
     assert evidence.composition > 0.5
-    assert evidence.verdict is Verdict.REFUSED_COMPOSITION
+    assert evidence.verdict is Verdict.ACCEPTED_PARTLY
+    assert evidence.removed < 0.5
 
 
 def test_factors_are_refused_where_batches_share_no_state():
@@ -277,61 +277,46 @@ def test_factors_are_refused_where_batches_share_no_state():
     assert evidence.verdict is Verdict.REFUSED_APART
 
 
-def test_evidence_holds_the_share_of_composition_of_the_last_decision():
-    logs = torch.tensor([[0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64)
-    comparisons = Comparisons(torch.tensor([30, 30]))
-    for share in (0.21, 0.18):
-        assert not comparisons.update(logs, SimpleNamespace(ambiguous=lambda _difference, share=share: share))
-    comparisons.left[:], comparisons.overlap[:] = True, 0.5
-    (evidence,) = comparisons.evidence(logs)
-    assert (evidence.verdict, evidence.composition, evidence.meeting) == (Verdict.ACCEPTED_PARTLY, 0.18, 0.5)
+def test_what_a_difference_is_goes_by_its_concentration_without_a_jump():
+    """Factors of genes alone, batch effects of tissue and composition have 1, 12 and 50."""
+    at = np.geomspace(1, 200, 400)
+    found = [kinds(value, 0.5, strength=0.5, rules=RULES) for value in at]
+    assert all(sum(each) == pytest.approx(1) for each in found)
+    assert [max(range(3), key=lambda k, x=x: kinds(x, 0.5, strength=0.5, rules=RULES)[k]) for x in (1, 12, 50)] == [
+        1,
+        0,
+        2,
+    ]
+    assert np.abs(np.diff([each.tissue for each in found])).max() < 0.1
 
 
-def test_a_pair_that_was_refused_once_stays_so():
-    """Batches 0 and 1 are alike, each differs from 2 as composition does: in the first round, not in the second."""
-    logs = torch.tensor([[0.3, -0.3], [0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64)
-    comparisons = Comparisons(torch.tensor([30, 30, 30]))
-    assert comparisons.groups == [[0, 1, 2]]
-    assert comparisons.update(logs, SimpleNamespace(ambiguous=lambda _: 0.9))
-    assert comparisons.groups == [[0, 1], [2]]
-    assert not comparisons.update(logs, SimpleNamespace(ambiguous=lambda _: 0.1))
-    accepted = {each.batches: each.accepted for each in comparisons.evidence(logs)}
-    assert not any(accepted[pair] for pair in [(0, 2), (1, 2)])
+@pytest.mark.parametrize("concentration", [1.0, 12.0, 50.0])
+def test_strength_reaches_from_leaving_to_removing(concentration):
+    tissue = [kinds(concentration, 0.5, strength=s, rules=RULES).tissue for s in (0, 0.2, 0.5, 0.8, 1)]
+    assert (tissue[0], tissue[-1]) == (0, 1)
+    assert tissue == sorted(tissue)
 
 
-def test_batches_are_compared_through_others_but_not_those_of_few_cells():
-    linked = torch.eye(5, dtype=torch.bool)
-    for a, b in [(0, 3), (3, 4)]:
-        linked[a, b] = linked[b, a] = True
-    assert comparable_groups(linked) == [[0, 3, 4], [1], [2]]
-    assert Comparisons(torch.tensor([30, RULES.min_batch_cells - 1, 30])).groups == [[0, 2], [1]]
+def test_composition_cannot_be_what_tells_batches_apart_that_do_not_overlap_without_it():
+    tissue = [kinds(50.0, overlap, strength=0.5, rules=RULES).tissue for overlap in (0, 0.05, 0.5)]
+    assert tissue[0] == 1
+    assert tissue[0] > tissue[1] > tissue[2]
 
 
-def test_leave_keeps_differences_that_composition_could_make():
-    """The batches are at different ends of the gradient; with `leave` they stay there."""
+def test_batches_of_few_cells_are_not_compared():
+    view = SimpleNamespace(data=SimpleNamespace(sizes=torch.tensor([30, RULES.min_batch_cells - 1, 30])), rules=RULES)
+    assert comparable(view) == [0, 2]
+
+
+def test_strength_0_keeps_differences_that_composition_could_make():
+    """The batches are at different ends of the gradient; with strength 0 they stay there."""
     values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
     true = in_units(truth).factor
-    removed, left = (
-        fit(values, truth.batch, Settings(6, ambiguous=way, iterations=3)).model for way in ("remove", "leave")
-    )
+    removed, left = (fit(values, truth.batch, Settings(6, strength=s, iterations=3)).model for s in (1.0, 0.0))
     assert factors_evidence(left)[0].accepted
+    assert factors_evidence(removed)[0].removed == pytest.approx(1)
     error = [np.sqrt(np.mean((np.log(m.factors) - np.log(true)) ** 2)) for m in (removed, left)]
     assert error[1] < 0.7 * error[0]
-
-
-@pytest.mark.parametrize(("small", "way"), [(0.0, "remove"), (1.0, "leave")])
-def test_auto_removes_or_keeps_ambiguous_differences_by_their_share_of_all(small, way):
-    values, truth = gradients(0.3, 0.7, 1, seed=1, sigma_gene=0.3)
-    rules = Rules(small_ambiguity=small)
-    decided, asked = (
-        fit(values, truth.batch, Settings(6, ambiguous=ambiguous, rounds=2, iterations=3), rules=rules).model
-        for ambiguous in ("auto", way)
-    )
-    np.testing.assert_array_equal(decided.factors, asked.factors)
-    (evidence,) = factors_evidence(decided)
-    # whatever becomes of it, the share is that of a search that removed it
-    assert evidence.composition > 0.2
-    assert evidence.verdict is (Verdict.ACCEPTED_PARTLY if way == "leave" else Verdict.ACCEPTED_AMBIGUOUS)
 
 
 def test_leave_keeps_the_part_that_composition_explains():

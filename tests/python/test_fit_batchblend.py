@@ -388,7 +388,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused_in_one_sentence(
 def test_options_of_a_fit_are_refused_where_a_model_is_applied(run, saved: Path, tmp_path: Path) -> None:
     params = tmp_path / "params.yml"
     params.touch()
-    given = [["--metagenes", "5"], ["--offset", "rays"], ["--no-factors"], ["--ambiguous", "auto"], ["--graph", "knn"]]
+    given = [["--metagenes", "5"], ["--offset", "rays"], ["--no-factors"], ["--strength", "0.5"], ["--graph", "knn"]]
     for options in [*given, ["--spatial", "none"], ["--mode", "batchblend"], ["--params", str(params)]]:
         result = run("--apply", str(saved), *options)
         assert result.exit_code == 2, options

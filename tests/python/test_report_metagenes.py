@@ -272,7 +272,7 @@ def test_labels_of_one_batch_are_named_where_they_may_have_been_taken_for_its_ef
     evidence = {
         "batch": np.array(["one", "one | two", "one | three"]),
         "step": np.array(["offset", "factors", "factors"]),
-        "verdict": np.array(["accepted", "accepted_ambiguous", "accepted_partly"]),
+        "verdict": np.array(["accepted", "accepted", "accepted_partly"]),
         "composition": np.array([np.nan, 0.36, 0.1]),
     }
     fit = small(evidence=evidence)
@@ -300,7 +300,7 @@ def test_factors_refused_for_some_pairs_only_are_said_to_be(dataset):
     steps = {
         "batch": np.array(["one | two", "one | three"]),
         "step": np.array(["factors"] * 2),
-        "verdict": np.array(["accepted", "refused_composition"]),
+        "verdict": np.array(["accepted", "refused_apart"]),
     }
     none, factor = np.zeros((2, 4)), np.array([[2.0, 1, 1, 1], [0.5, 1, 1, 1]])
     effect = Effect(np.zeros((2, 2)), none, none, np.zeros(2), np.zeros(2), factor, none + 0.1)

@@ -90,8 +90,12 @@ class Params(Spatial):
         "rays", description="how the additive batch effect is found; none: there is none"
     )
     factors: bool = Field(True, description="a factor for each gene in each batch")
-    ambiguous: Literal["auto", "remove", "leave"] = Field(
-        "auto", description="what becomes of differences that the batches' composition could make, too"
+    strength: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="how much is removed of differences that the batches' composition could make, too: 0 leaves them, 1 "
+        "removes them, 0.5 goes by how likely they are to be the batch effect",
     )
     rounds: int = Field(4, ge=1, description="times that states, offset and factors are found anew")
     sparsity: float | None = Field(

@@ -15,11 +15,7 @@ class Verdict(StrEnum):
     ACCEPTED_BY_OTHERS = "accepted_by_others"
     """An offset nearer to 0 than is asked for alone, as those of most other batches are beyond doubt."""
     ACCEPTED_PARTLY = "accepted_partly"
-    """Factors but for what composition could make."""
-    ACCEPTED_AMBIGUOUS = "accepted_ambiguous"
-    """Factors with what composition could make."""
-    INDIRECT = "indirect"
-    """Factors by way of other batches: of these two alone they would be refused."""
+    """Factors of which a part is left, as composition could make it."""
     ASSUMED_ANNEALED = "assumed_annealed"
     NOTHING = "nothing"
     REFUSED_SE = "refused_se"
@@ -32,8 +28,6 @@ class Verdict(StrEnum):
     """Factors of a batch with too few cells."""
     REFUSED_APART = "refused_apart"
     """Factors of batches without a state in common."""
-    REFUSED_COMPOSITION = "refused_composition"
-    """Factors that cells of one batch differ by, too."""
 
     @property
     def accepted(self) -> bool:
@@ -51,8 +45,6 @@ _ACCEPTED = frozenset(
         Verdict.ACCEPTED,
         Verdict.ACCEPTED_BY_OTHERS,
         Verdict.ACCEPTED_PARTLY,
-        Verdict.ACCEPTED_AMBIGUOUS,
-        Verdict.INDIRECT,
         Verdict.ASSUMED_ANNEALED,
     )
 )
@@ -76,6 +68,9 @@ class Evidence:
         Standard error of the offset, in the same unit; NaN for factors.
     composition
         Share of the difference that composition could make, 0 to 1; NaN for an offset.
+    removed, removed_error
+        Share of the difference that is removed, 0 to 1, and its standard deviation; NaN for an offset, and where there
+        is nothing to remove.
     meeting
         Share of cells that have cells of the other batch as near as their own, after the correction without what
         composition could make; the smaller of both directions; NaN for an offset.
@@ -109,7 +104,7 @@ class Evidence:
         return self.verdict.refused
 
 
-NUMBERS = ("size", "error", "composition", "meeting", "threshold", "cells")
+NUMBERS = ("size", "error", "composition", "removed", "removed_error", "meeting", "threshold", "cells")
 """The numbers of evidence, as they are called in files, too."""
 
 _SENTENCES = {
@@ -126,19 +121,10 @@ _SENTENCES = {
     "mean library size). If there must be an offset, `offset: annealed` estimates it without them.",
     ("offset", Verdict.REFUSED_GENES): "Not identifiable: the estimate depends on the genes used for clustering "
     "(standard error {error:.0%} of the mean library size), which is typical of overdispersed counts.",
-    ("factors", Verdict.ACCEPTED): "Fully corrected: the batches do not overlap unless all of the difference "
-    "is removed.",
-    ("factors", Verdict.ACCEPTED_PARTLY): "Corrected except for the {composition:.0%} that composition could explain: "
-    "{meeting:.0%} of the cells overlap.",
-    (
-        "factors",
-        Verdict.ACCEPTED_AMBIGUOUS,
-    ): "Fully corrected, although composition could explain {composition:.0%} of the difference; without that part, "
-    "{meeting:.0%} of the cells would overlap.",
-    (
-        "factors",
-        Verdict.INDIRECT,
-    ): "Corrected through other batches; between these two alone, composition could explain {composition:.0%}.",
+    ("factors", Verdict.ACCEPTED): "Removed in full; {composition:.0%} of the difference lies along within-batch "
+    "variation, where composition could have made it.",
+    ("factors", Verdict.ACCEPTED_PARTLY): "{removed:.0%} of the difference is removed (standard deviation "
+    "{removed_error:.0%}), the rest is left, as cell composition may have made it.",
     ("factors", Verdict.NOTHING): "Genes differ by less than {threshold:.0%}: nothing to correct.",
     (
         "factors",
@@ -148,8 +134,6 @@ _SENTENCES = {
         "factors",
         Verdict.REFUSED_APART,
     ): "Not corrected: no cluster has cells of both batches, so nothing can be compared.",
-    ("factors", Verdict.REFUSED_COMPOSITION): "Not corrected: {composition:.0%} of the difference lies along "
-    "within-batch variation and may be cell composition.",
 }
 
 

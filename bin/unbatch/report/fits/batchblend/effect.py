@@ -14,10 +14,15 @@ from unbatch.report.section import FitSection, Page, Shown, render
 from unbatch.report.text import amount, first, join, parameter, plus_minus, share, times
 
 TOP_GENES = 10
+LITTLE = 0.05
+"""Share of a difference that composition could make which is not worth a sentence."""
+TOP_PAIRS = 30
 _NUMBERS = {
     "size": "an offset as share of the mean cell of all batches, factors as spread of their logarithms",
     "error": "its standard error",
     "composition": "share of the difference that other cells in the batches could make as well",
+    "removed": "share of the difference that is removed",
+    "removed_error": "its standard deviation",
     "meeting": "share of cells with cells of the other batch as near as their own, without that part",
 }
 """What the numbers of the evidence are."""
@@ -30,6 +35,7 @@ def _pages(fit: Factorisation, shown: Shown) -> Iterator[Page]:
         return
     for title, make, key in (
         ("What was found", _found, "found"),
+        ("What was removed, by pair", _pairs, "pairs"),
         ("On the metagenes", _on_metagenes, "metagenes"),
         ("Added counts by gene", _offsets, "offsets"),
         ("Factors by gene", _factors, "factors"),
@@ -68,8 +74,8 @@ def confounded(fit: Factorisation, confined: list[tuple[str, str, int]]) -> list
     said = []
     for row in _steps(fit):
         share = fit.evidence["composition"][row["row"]] if "composition" in fit.evidence else np.nan
-        # what composition could make was left in the data where it was not accepted whole
-        if row["verdict"] is not Verdict.ACCEPTED_AMBIGUOUS or not share > 0:
+        # a part that composition could make was left in the data where the difference was not removed whole
+        if row["verdict"] is not Verdict.ACCEPTED or row["step"] != "factors" or not share > LITTLE:
             continue
         pair = row["batch"].split(" | ")
         own = [f"{label} (only in {batch}, {cells:,} cells)" for label, batch, cells in confined if batch in pair]
@@ -79,7 +85,7 @@ def confounded(fit: Factorisation, confined: list[tuple[str, str, int]]) -> list
                 f"{share:.0%} of it, and they differ in composition: {first(own, 5, '; ')}. Part of what sets these "
                 "labels apart may "
                 "have been removed as if it were a batch effect, and their cells moved towards others; with "
-                "`ambiguous: leave` it stays in the data."
+                "`strength: 0` it stays in the data."
             )
     return said
 
@@ -212,6 +218,37 @@ def _on_metagenes(fit: Factorisation, cells: Cells) -> str:
         ],
         rest=beta.shape[1] - len(hit),
     )
+
+
+def _pairs(fit: Factorisation, cells: Cells) -> str:
+    """Difference of each pair of batches: the part that is removed, and the part that is left."""
+    evidence = fit.evidence
+    if "removed" not in evidence:
+        return ""
+    rows = []
+    for row in _steps(fit):
+        removed, error, size = (float(evidence[name][row["row"]]) for name in ("removed", "removed_error", "size"))
+        if row["step"] == "factors" and np.isfinite(removed):
+            low, high = (min(max(removed + side * Z90 * np.nan_to_num(error), 0), 1) for side in (-1, 1))
+            interval = f" ({share(low)} to {share(high)})" if high - low > 0.005 else ""
+            rows.append(
+                {
+                    "pair": join(row["batch"].split(" | ")),
+                    "size": 100 * size,
+                    "left": 100 * removed,
+                    "low": 100 * low,
+                    "whisker": 100 * (high - low),
+                    "text": f"{share(removed)} removed{interval}, {share(1 - removed)} left",
+                    "spread": amount(size, 2),
+                }
+            )
+    if not rows:
+        return ""
+    rows.sort(key=lambda each: -each["size"])
+    top = rows[0]["size"]
+    for row in rows:
+        row["size"] = 100 * row["size"] / top
+    return render("fits/batchblend/pairs", rows=rows[:TOP_PAIRS], rest=max(0, len(rows) - TOP_PAIRS))
 
 
 def _offsets(fit: Factorisation, cells: Cells) -> str:
