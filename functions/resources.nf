@@ -15,7 +15,7 @@ def bytesOf(path) {
 
 // In addition to what a step needs for itself: hours for each GB of its files
 def hoursForGigabyte() {
-    [preprocess: 4, fit: 24, score: 8, integrate: 8, report: 8]
+    [preprocess: 4, fit: 24, score: 8, integrate: 8, halve: 8, calibrate: 8, report: 8]
 }
 
 def bytesOfAll(files) {

@@ -4,7 +4,6 @@ What is computed is in `unbatch.metrics.calibration`, on arrays; here fits are p
 and rows are made of what was found. The program `calibrate` calls it.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from unbatch.errors import InputError
 from unbatch.metrics import calibration, jackknife, uncertainty
 from unbatch.metrics.integration import LISI_NEIGHBOURS, nearest_neighbours
 from unbatch.metrics.uncertainty import Interval, Sample
+from unbatch.scoring import rounded
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -255,7 +255,7 @@ def _row(
             if wanted and fit.expression is not None:
                 known, before = tested.of(fit.genes)
                 share = cells.genes_called(fit.expression[:, known], split)
-                genes[split] = {"called": _rounded(share), "uncorrected": _rounded(before[split])}
+                genes[split] = {"called": rounded(share), "uncorrected": rounded(before[split])}
                 slot, number = fit.slot, int(known.sum())
             fits[split].append(Fitted(fit.near, factors=fit.factors))
     near = {split: [fit.neighbours for fit in each] for split, each in fits.items()}
@@ -277,7 +277,7 @@ def _row(
         "mixing": _before_and_after(*mixing, comparisons),
         "own_kind": _before_and_after(*kind, comparisons),
         "genes": {"slot": slot, "tested": number, **genes} if genes else None,
-        "factors": {split: _rounded(fits[split][0].factors) for split in COMPARED}
+        "factors": {split: rounded(fits[split][0].factors) for split in COMPARED}
         if fits["random"][0].factors is not None
         else None,
     }
@@ -309,15 +309,10 @@ def codes(row: Mapping[str, Any]) -> list[Code]:
 
 def _before_and_after(before: Sample, after: Sample, comparisons: int) -> dict[str, Any]:
     change = uncertainty.difference(after, before, comparisons, of_methods=False)
-    return {"before": _rounded(before.mean), "after": _rounded(after.mean), "change": _interval(change)}
+    return {"before": rounded(before.mean), "after": rounded(after.mean), "change": _interval(change)}
 
 
 def _interval(found: Interval | None) -> dict[str, float | None] | None:
     if found is None:
         return None
-    return {"mean": _rounded(found.mean), "low": _rounded(found.low), "high": _rounded(found.high)}
-
-
-def _rounded(value: float | None) -> float | None:
-    """Round as JSON keeps it; None for what is not finite."""
-    return round(float(value), 6) if value is not None and math.isfinite(value) else None
+    return {"mean": rounded(found.mean), "low": rounded(found.low), "high": rounded(found.high)}

@@ -308,17 +308,17 @@ def _over_cells(row: dict[str, Any], scene: Scene, kinds: dict[str, list[str]]) 
         value = row[name] if name in means else row["metrics"][name]
         sample = uncertainty.Sample(np.array([value]), values[None], spread.get(name, 0.0) ** 2)
         each = uncertainty.interval(sample)
-        intervals[name] = [_rounded(each.low), _rounded(each.high)]
+        intervals[name] = [rounded(each.low), rounded(each.high)]
     return {
-        "left_out": {name: [_rounded(value) for value in values] for name, values in left_out.items()},
+        "left_out": {name: [rounded(value) for value in values] for name, values in left_out.items()},
         "interval": intervals,
-        "clustering_sd": {name: _rounded(value) for name, value in spread.items()},
+        "clustering_sd": {name: rounded(value) for name, value in spread.items()},
     }
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float | None) -> float | None:
     """Round as JSON keeps it; None for what is not finite."""
-    return round(float(value), 6) if math.isfinite(value) else None
+    return round(float(value), 6) if value is not None and math.isfinite(value) else None
 
 
 def _no_labels(adata: AnnData) -> str | None:
@@ -383,7 +383,7 @@ def _rounded_all(values: Any) -> Any:
     """Round all numbers of nested mappings as JSON keeps them."""
     if isinstance(values, dict):
         return {name: _rounded_all(each) for name, each in values.items()}
-    return values if isinstance(values, str) else _rounded(values)
+    return values if isinstance(values, str) else rounded(values)
 
 
 def _reference(adata: AnnData, cells: np.ndarray) -> np.ndarray:
@@ -505,7 +505,7 @@ def _describe_evidence(probing: Evidence, alone: dict[str, dict[str, dict[str, "
     def plain(level: "Level") -> dict[str, Any]:
         values = {"chance": level.chance, "label": level.label}
         found = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
-        return found | {"left_out": None if level.left_out is None else [_rounded(v) for v in level.left_out]}
+        return found | {"left_out": None if level.left_out is None else [rounded(v) for v in level.left_out]}
 
     return {
         "cells": len(probing.cells),

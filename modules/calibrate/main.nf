@@ -1,12 +1,12 @@
 include { quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryFor ; timeFor } from '../../functions/resources'
 
 // Fits to the halves of a batch, compared: what each method does where there is no batch effect
 process CALIBRATE {
     tag "${meta.id}"
     label 'process_medium'
     memory { memoryFor('calibrate', '3 GB', datasets, [], task) }
-    time { 4.h * (task.attempt ?: 1) }
+    time { timeFor('calibrate', '4 h', 1, datasets, task) }
 
     input:
     // outcomes: one map per planned fit, those that failed included; fits: the files of the others

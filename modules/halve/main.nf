@@ -1,12 +1,12 @@
 include { argumentList ; quote } from '../../functions/arguments'
-include { memoryFor } from '../../functions/resources'
+include { memoryFor ; timeFor } from '../../functions/resources'
 
 // One batch of a dataset in halves that are called batches, between which there is no batch effect
 process HALVE {
     tag "${meta.id}"
     label 'process_medium'
     memory { memoryFor('halve', '3 GB', dataset, [], task) }
-    time { 4.h * (task.attempt ?: 1) }
+    time { timeFor('halve', '4 h', 1, dataset, task) }
 
     input:
     tuple val(meta), path(dataset), val(options)

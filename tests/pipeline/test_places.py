@@ -137,6 +137,14 @@ def test_a_profile_resolves_to_what_its_place_needs(tmp_path: Path, profiles: st
     assert ("; module load apptainer" in found["process.beforeScript"]) == bool(places & set(profiles.split(",")))
 
 
+def test_the_configuration_can_be_shown_as_json(tmp_path: Path):
+    # as linters and other tools read it: closures are called without what they expect
+    command = ["nextflow", "config", "-o", "json", str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["manifest"]["name"] == "unbatch/unbatch"
+
+
 @pytest.fixture(scope="module")
 def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What is said of every case before any task, and what tasks ask for."""
