@@ -12,10 +12,8 @@ class Verdict(StrEnum):
     """What became of a tested step, and why."""
 
     ACCEPTED = "accepted"
-    ACCEPTED_BY_OTHERS = "accepted_by_others"
-    """An offset nearer to 0 than is asked for alone, as those of most other batches are beyond doubt."""
     ACCEPTED_PARTLY = "accepted_partly"
-    """Factors of which a part is left, as composition could make it."""
+    """Factors of which a part is left, as composition could make it; an offset that may be none, of which a part is."""
     ASSUMED_ANNEALED = "assumed_annealed"
     NOTHING = "nothing"
     REFUSED_SE = "refused_se"
@@ -43,7 +41,6 @@ class Verdict(StrEnum):
 _ACCEPTED = frozenset(
     (
         Verdict.ACCEPTED,
-        Verdict.ACCEPTED_BY_OTHERS,
         Verdict.ACCEPTED_PARTLY,
         Verdict.ASSUMED_ANNEALED,
     )
@@ -69,14 +66,13 @@ class Evidence:
     composition
         Share of the difference that composition could make, 0 to 1; NaN for an offset.
     removed, removed_error
-        Share of the difference that is removed, 0 to 1, and its standard deviation; NaN for an offset, and where there
-        is nothing to remove.
+        Share of the difference or of the offset that is removed, 0 to 1, and its standard deviation (NaN for an
+        offset); NaN where there is nothing to remove.
     meeting
         Share of cells that have cells of the other batch as near as their own, after the correction without what
         composition could make; the smaller of both directions; NaN for an offset.
     threshold
-        What the verdict was decided by: standard errors from 0 that an offset takes, smallest spread of factors,
-        fewest cells of a batch; NaN where it is none of these.
+        What the verdict was decided by: smallest spread of factors, fewest cells of a batch; NaN where it is neither.
     cells
         Cells of the smaller batch where these are too few, else NaN.
     """
@@ -109,14 +105,14 @@ NUMBERS = ("size", "error", "composition", "removed", "removed_error", "meeting"
 
 _SENTENCES = {
     ("offset", Verdict.ACCEPTED): "The estimate lies {distance:.0f} standard errors from 0.",
-    ("offset", Verdict.ACCEPTED_BY_OTHERS): "The estimate lies {distance:.1f} standard errors from 0, which suffices "
-    "because the offsets of most other batches are certain.",
+    ("offset", Verdict.ACCEPTED_PARTLY): "The estimate lies {distance:.1f} standard errors from 0: by that, and by "
+    "the offsets of the other batches, {removed:.0%} of it is removed.",
     ("offset", Verdict.ASSUMED_ANNEALED): "Accepted as requested: the annealed prior finds an offset in any data, and "
     "there is no test of it.",
-    ("offset", Verdict.NOTHING): "Within {threshold:.0f} standard errors of 0 (standard error "
-    "{error:.1%} of the mean library size).",
-    ("offset", Verdict.REFUSED_SE): "Not identifiable from the library sizes (standard error {error:.0%} of the mean "
-    "library size).",
+    ("offset", Verdict.NOTHING): "The estimate lies {distance:.1f} standard errors from 0 (standard error "
+    "{error:.1%} of the mean library size): {removed:.0%} of it is removed.",
+    ("offset", Verdict.REFUSED_SE): "Hardly identifiable from the library sizes (standard error {error:.0%} of the mean "
+    "library size): {removed:.0%} of the estimate is removed.",
     ("offset", Verdict.REFUSED_SE_ALL): "Not identifiable from the library sizes (standard error {error:.0%} of the "
     "mean library size). If there must be an offset, `offset: annealed` estimates it without them.",
     ("offset", Verdict.REFUSED_GENES): "Not identifiable: the estimate depends on the genes used for clustering "

@@ -142,21 +142,21 @@ def overlap(
 
 
 class Kinds(NamedTuple):
-    """Probabilities of what the differences between batches are.
+    """Probabilities of what the differences between batches are, by what is done with them.
 
     Attributes
     ----------
-    tissue
-        A batch effect that favours the genes that cells differ in: all of the difference is removed.
-    independent
+    whole
+        A batch effect alone: all of the difference is removed.
+    divided
         A batch effect that hits genes independently, and some composition: divided by `Composition.batch_part`.
-    composition
+    nothing
         Composition alone: nothing is removed.
     """
 
-    tissue: float
-    independent: float
-    composition: float
+    whole: float
+    divided: float
+    nothing: float
 
 
 def kinds(concentration: float, overlap: float, *, strength: float, rules: Rules) -> Kinds:
@@ -165,33 +165,33 @@ def kinds(concentration: float, overlap: float, *, strength: float, rules: Rules
     Parameters
     ----------
     concentration
-        See `Composition.concentration`.
+        See `Composition.concentration`. Its logarithm is normal, with the same standard deviation around 0 if the batch
+        effect hits genes independently, around `Rules.of_tissue` if it favours those that cells differ in, and around
+        `Rules.of_composition` without any batch effect.
     overlap
-        Share of the cells of a batch that have cells of another as near as their own, without what composition could
-        make. Composition is what tells batches apart only as far as they overlap without it: its odds rise with
-        the overlap, and are as they were at `Rules.usual_overlap`.
+        Share of the cells of a batch that have cells of another as near as their own once what composition could not
+        make is removed. Next to a batch effect that hits genes independently, composition is a small part of the
+        difference; cells that are still apart without the rest are apart by the batch effect.
     strength
-        0 leaves whatever composition could make, 1 removes it; in between the odds of a batch effect are multiplied by
-        ``(strength / (1 - strength))^2``.
+        0 leaves what composition could make in any case, 1 removes all; in between the odds of a batch effect alone are
+        multiplied by ``(strength / (1 - strength))^2``.
     rules
-        The constants: the logarithm of the concentration is normal in each kind, with a mean of its own and the same
-        standard deviation.
+        The constants.
     """
+    if strength == 1:
+        return Kinds(1.0, 0.0, 0.0)
     at = math.log(min(max(concentration, 1.0), rules.of_composition))
-    density = [
+    tissue, independent, composition = (
         math.exp(-0.5 * ((at - math.log(center)) / rules.concentration_spread) ** 2)
         for center in (rules.of_tissue, 1.0, rules.of_composition)
-    ]
-    plausible = overlap**2 / (overlap**2 + rules.usual_overlap**2)
-    if strength < 1:
-        odds = (strength / (1 - strength)) ** 2
-        found = (density[0] * odds, density[1], density[2])
-        whole = sum(found) or 1.0
-        others = plausible * (found[1] + found[2]) / whole if strength > 0 else 1.0
-    else:
-        found, whole, others = density, 1.0, 0.0
-    apart = max(found[1] + found[2], 1e-300)
-    return Kinds(1 - others, others * found[1] / apart, others * found[2] / apart)
+    )
+    both = independent * overlap**2 / (overlap**2 + rules.usual_overlap**2)
+    effect = tissue + independent - both
+    odds = (strength / (1 - strength)) ** 2
+    whole = effect * odds / (effect * odds + both + composition)
+    # what is too unlike composition to be it alone is divided, where it is not removed
+    nothing = composition / (effect * max(odds, 1.0) + both + composition)
+    return Kinds(whole, max(1 - whole - nothing, 0.0), nothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,9 +229,9 @@ class Difference:
         """
         zeros = torch.zeros_like(self.logs)
         divided, doubt = (zeros if each is None else each for each in (divided, doubt))
-        mean = self.kinds.tissue * self.logs + self.kinds.independent * divided
-        squares = self.kinds.tissue * (self.logs - mean).square() + self.kinds.composition * mean.square()
-        squares += self.kinds.independent * ((divided - mean).square() + doubt.square())
+        mean = self.kinds.whole * self.logs + self.kinds.divided * divided
+        squares = self.kinds.whole * (self.logs - mean).square() + self.kinds.nothing * mean.square()
+        squares += self.kinds.divided * ((divided - mean).square() + doubt.square())
         return mean, squares.sqrt()
 
     def evidence(

@@ -7,6 +7,8 @@ from unbatch.models.verdicts import Evidence, Verdict
 
 ALL = 0.995
 """Share that is written as 100%: more than it is all."""
+LIKELY = 0.5
+"""Probability from which an offset is said to have been found; what is removed is by the probability in any case."""
 
 
 def evidence_of_offset(
@@ -14,13 +16,13 @@ def evidence_of_offset(
     *,
     size: float,
     error: float,
-    accepted: bool,
-    min_errors: float,
-    known_by_size: bool,
+    error_by_size: float,
+    probability: float,
+    removed: float,
     none_known_by_size: bool,
     rules: Rules = RULES,
 ) -> Evidence:
-    """Say why the offset of a batch was taken or left.
+    """Say what was found of the offset of a batch.
 
     Parameters
     ----------
@@ -28,27 +30,26 @@ def evidence_of_offset(
         Its code.
     size, error
         Total of the offset and its standard error, as shares of the mean total.
-    accepted
-        Whether it was taken.
-    min_errors
-        Standard errors from 0 that were asked for.
-    known_by_size
-        Whether the error was small enough before it was seen how much depends on the genes that choose the states.
+    error_by_size
+        The error before it was seen how much depends on the genes that choose the states.
+    probability
+        Probability that there is an offset.
+    removed
+        Share of the estimate that is removed.
     none_known_by_size
-        Whether that is so of no batch.
+        Whether that error is large in every batch.
     rules
-        Where `error` has its limit.
+        Where an error is large.
     """
-    if error >= rules.max_offset_error and known_by_size:
-        verdict = Verdict.REFUSED_GENES
-    elif error >= rules.max_offset_error:
-        verdict = Verdict.REFUSED_SE_ALL if none_known_by_size else Verdict.REFUSED_SE
-    elif accepted:
-        alone = size / max(error, 1e-9) >= rules.min_offset_errors
-        verdict = Verdict.ACCEPTED if alone else Verdict.ACCEPTED_BY_OTHERS
-    else:
+    if probability >= LIKELY:
+        verdict = Verdict.ACCEPTED if removed > ALL else Verdict.ACCEPTED_PARTLY
+    elif error < rules.usual_offset:
         verdict = Verdict.NOTHING
-    return Evidence((batch,), "offset", verdict, size=size, error=error, threshold=min_errors)
+    elif error_by_size < rules.usual_offset:
+        verdict = Verdict.REFUSED_GENES
+    else:
+        verdict = Verdict.REFUSED_SE_ALL if none_known_by_size else Verdict.REFUSED_SE
+    return Evidence((batch,), "offset", verdict, size=size, error=error, removed=removed)
 
 
 def evidence_of_annealed_offset(batch: int, size: float) -> Evidence:

@@ -68,7 +68,7 @@ class Factors:
         return cls(logs=zeros, se=zeros, doubt=zeros)
 
 
-def estimate_factors(profiles: Profiles, log_factors: Tensor, view: View) -> Factors:
+def estimate_factors(profiles: Profiles, log_factors: Tensor, view: View, offset: Offset) -> Factors:
     """Move the log factors by what the profiles tell, and shrink them; 0 for batches with too few cells.
 
     Parameters
@@ -77,15 +77,19 @@ def estimate_factors(profiles: Profiles, log_factors: Tensor, view: View) -> Fac
         States as each batch has them, after division by the factors so far.
     log_factors
         Logarithms of the factors so far, T x G.
-    view
-        The cells.
+    view, offset
+        The cells and their offset, whose error is one of the factors, too.
     """
     large, none = comparable(view), Factors.none(view)
     if len(large) < 2:
         return none
     step, error = gene_factors(profiles.of(large), _floor(view.data, view.rules), view.rules)
-    logs, se = none.logs.clone(), none.se.clone()
-    logs[large], se[large] = shrink(log_factors[large] + step, error, floor=view.rules.min_factor_spread)
+    logs, se, whole = none.logs.clone(), none.se.clone(), error
+    if offset.genes.any():
+        whole = torch.hypot(error, error_by_offset(view, offset)[large])
+    logs[large], se[large] = shrink(log_factors[large] + step, whole, floor=view.rules.min_factor_spread)
+    # the part that is the offset's is added in the end (`calibrate`)
+    se[large] *= torch.where(error.isfinite(), error / whole, 1.0)
     return replace(none, logs=logs, se=se)
 
 

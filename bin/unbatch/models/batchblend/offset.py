@@ -1,10 +1,13 @@
-"""The additive effect: where the rays of a batch meet, how sure that is, and whether it is accepted.
+"""The additive effect: where the rays of a batch meet, how sure that is, and how likely it is that there is one.
 
 Within a state, a cell of total T_i lies on the ray ``F_b + g_b * p_c (T_i - S_b)``; all rays of a batch meet in its
-offset F_b, whose total is S_b (`rays`).
+offset F_b, whose total is S_b (`rays`). What is removed is the posterior mean: the estimate, shrunk, times the
+probability that there is an offset at all (`weigh_offsets`).
 """
 
+import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,23 +21,28 @@ from unbatch.models.batchblend.view import View
 from unbatch.models.verdicts import Evidence
 from unbatch.nn.kmeans import nearest
 
+_WORTH_HALVES = 0.1
+"""Probability of an offset below which its error is not found from halves of the cells, which would only lower it."""
+_NO_OFFSET = 0.001
+"""Share of the mean total. A smaller posterior mean changes nothing that is measured, and is left."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Offset:
-    """Offset of each batch, before factors; 0 where none is accepted.
+    """Offset of each batch, before factors; 0 where there hardly is one.
 
     Attributes
     ----------
     genes, genes_se
-        Offset of each gene and its standard error, T x G.
+        Posterior mean of the offset of each gene and its standard deviation, T x G.
     total, total_se
-        Sum of the offset over genes and its standard error, T.
+        The same of the sum of the offset over genes, T.
     on_axes
         The offset on the axes of the view that it was found in, T x r.
     sought
         Whether the search asks the rays of the cells for one.
     evidence
-        Why the offset of each batch was accepted or not.
+        How large the offset of each batch is, and how likely.
     """
 
     genes: Tensor
@@ -73,12 +81,37 @@ def is_certain(rays: Rays, view: View) -> Tensor:
     """Whether the offset of each batch is beyond doubt, T."""
     rules = view.rules
     return (rays.total > rules.certain_offset_errors * rays.error) & (
-        rays.error < rules.max_offset_error * view.mean_total
+        rays.error < rules.usual_offset * view.mean_total
     )
 
 
+class Weighed(NamedTuple):
+    """What is known of the offset of each batch.
+
+    Attributes
+    ----------
+    likely
+        Probability that there is one, T.
+    kept
+        Share of the estimate that is the mean of the offset if there is one, T.
+    """
+
+    likely: Tensor
+    kept: Tensor
+
+    @property
+    def removed(self) -> Tensor:
+        """Share of the estimate that is removed, T: that of the posterior mean."""
+        return self.likely * self.kept
+
+    def variance(self, estimate: Tensor, noise: Tensor) -> Tensor:
+        """Posterior variance of an offset (T x ...), from its estimate and the variance of that."""
+        likely, kept = (each.view(-1, *[1] * (estimate.dim() - 1)) for each in self)
+        return likely * kept * noise + likely * (1 - likely) * (kept * estimate).square()
+
+
 def estimate_offset(view: View, generator: torch.Generator, *, clean: Tensor, last: bool) -> Offset:
-    """Find the offset of each batch, and accept it where it is certain.
+    """Find the offset of each batch, and shrink it by the probability that there is one.
 
     Parameters
     ----------
@@ -91,7 +124,7 @@ def estimate_offset(view: View, generator: torch.Generator, *, clean: Tensor, la
     last
         Whether this is the last round. Before it an offset is judged by less, as it is not kept.
     """
-    rules, basis = view.rules, view.axes.shared
+    rules, basis, unit = view.rules, view.axes.shared, view.mean_total
     rays = rays_of(view).fit()
     se = rays.error
     covariance = rays.covariance
@@ -99,55 +132,76 @@ def estimate_offset(view: View, generator: torch.Generator, *, clean: Tensor, la
         # with factors as given an offset looks more certain than it is: both come from the same rays
         covariance = rays_of(view, separate=True).fit(start=rays.total).covariance
     variance = quadratic(basis, covariance).clamp(min=0)
-    if (rays.total > rules.min_offset_errors * se).any():
+    if (weigh_offsets(rays.total / unit, se / unit, ~clean, rules).likely > _WORTH_HALVES).any():
         of_total, of_genes = _variance_of_halves(view, rays.total, generator, repeats=3 if last else 1)
         se = torch.maximum(se, of_total.sqrt())
         variance = variance * (of_genes / variance.mean(1)).clamp(min=1)[:, None]
-    known = known_by_size = se < rules.max_offset_error * view.mean_total
-    if last and known.any() and len(basis) > 2 * basis.shape[1]:
+    by_size = se
+    if last and (se < rules.usual_offset * unit).any() and len(basis) > 2 * basis.shape[1]:
         # what depends on the genes that choose the states is not known better than that
         change = _change_across_genes(view, generator)
-        chance = se.square()
-        se = (chance + change.square()).sqrt()
-        variance = variance * (1 + change.square() / chance)[:, None]
-        known = se < rules.max_offset_error * view.mean_total
-    possible = known & ~clean
-    min_errors = _min_errors(rays.total, se, possible, rules)
-    accepted = (rays.total > min_errors * se) & possible
-    on_axes = rays.offset * accepted[:, None]
+        se = torch.hypot(by_size, change)
+        variance = variance * (se / by_size).square()[:, None]
+    weighed = weigh_offsets(rays.total / unit, se / unit, ~clean, rules)
+    some = weighed.removed * rays.total > _NO_OFFSET * unit
+    weighed = weighed._replace(likely=weighed.likely * some)
+    removed = weighed.removed
+    on_axes, estimate = rays.offset * removed[:, None], rays.offset @ basis.T
     evidence = [
         evidence_of_offset(
             b,
-            size=float(rays.total[b]) / view.mean_total,
-            error=float(se[b]) / view.mean_total,
-            accepted=bool(accepted[b]),
-            min_errors=float(min_errors[b]),
-            known_by_size=bool(known_by_size[b]),
-            none_known_by_size=not known_by_size.any(),
+            size=float(rays.total[b]) / unit,
+            error=float(se[b]) / unit,
+            error_by_size=float(by_size[b]) / unit,
+            probability=float(weighed.likely[b]),
+            removed=float(removed[b]),
+            none_known_by_size=bool((by_size >= rules.usual_offset * unit).all()),
             rules=rules,
         )
         for b in range(view.data.count)
     ]
     return Offset(
-        genes=on_axes @ basis.T / view.noise.weights,
-        genes_se=variance.sqrt() / view.noise.weights * accepted[:, None],
-        total=rays.total * accepted,
-        total_se=se,
+        genes=estimate * removed[:, None] / view.noise.weights,
+        genes_se=weighed.variance(estimate, variance).sqrt() / view.noise.weights,
+        total=rays.total * removed,
+        total_se=weighed.variance(rays.total, se.square()).sqrt(),
         on_axes=on_axes,
         sought=True,
         evidence=evidence,
     )
 
 
-def _min_errors(total: Tensor, se: Tensor, possible: Tensor, rules: Rules) -> Tensor:
-    """Return how many standard errors from 0 the offset of each batch is accepted, T.
+def weigh_offsets(total: Tensor, error: Tensor, possible: Tensor, rules: Rules, rounds: int = 20) -> Weighed:
+    """Weigh how likely an offset is in each batch, and how large if there is one.
 
-    Fewer where the offsets of most other batches are certain: then one is likely, and 0 is no safe guess.
+    Without an offset the estimate is an error around 0; with one it is, before it is seen, as likely to be any share of
+    the mean total. What it is then shrunk by is a normal prior with a standard deviation of `Rules.usual_offset`, or of
+    what the estimate exceeds its error by if that is more. The prior probability is the
+    share of the other batches that have one, each counted by its own probability, with half a batch of either kind
+    added (Jeffreys' prior): 1/2 for a batch alone.
+
+    Parameters
+    ----------
+    total, error
+        Total of the offset and its standard error, as shares of the mean total, T.
+    possible
+        Batches that may have an offset, T; others neither have one nor tell of the rest.
+    rules
+        The constants.
+    rounds
+        Times that the prior is found from the probabilities.
     """
-    certain = (total > rules.certain_offset_errors * se) & possible
-    others_certain = int(certain.sum()) - certain.int()
-    most = 2 * others_certain > len(total) - 1
-    return torch.where(most, rules.offset_errors_next_to_certain, rules.min_offset_errors)
+    noise = error.square()
+    spread = rules.usual_offset**2 + (total.square() - noise).clamp(min=0)
+    kept = spread / (spread + noise)
+    distance = total / error
+    inside = torch.special.ndtr(distance) - torch.special.ndtr(distance - 1 / error)
+    log_bayes = (error * math.sqrt(2 * math.pi) * inside.clamp(min=1e-300)).log() + distance.square() / 2
+    likely, others = torch.where(possible, 0.5, 0.0).to(total), possible.sum() - possible.to(total)
+    for _ in range(rounds):
+        prior = (likely.sum() - likely + 0.5) / (others.clamp(min=0) + 1)
+        likely = torch.where(possible, torch.sigmoid(log_bayes + torch.logit(prior)), 0.0)
+    return Weighed(likely, kept)
 
 
 def _variance_of_halves(view: View, start: Tensor, generator: torch.Generator, repeats: int) -> tuple[Tensor, Tensor]:

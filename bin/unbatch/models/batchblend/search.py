@@ -60,10 +60,10 @@ def find_batch_effect(
     if difference is None:
         return found.effect(seed)
     weights, factors = difference.kinds, found.factors
-    if not factors.logs.any() or weights.tissue > 1 - _NEGLIGIBLE:
+    if not factors.logs.any() or weights.whole > 1 - _NEGLIGIBLE:
         return found.effect(seed, difference.evidence(factors.logs, factors.doubt, data.sizes, rules))
     divided = None
-    if weights.independent > _NEGLIGIBLE:
+    if weights.divided > _NEGLIGIBLE:
         log("composition could make a part of the batch effect: it is sought anew, leaving that part")
         divided = search(*start, settings, **options, leave=True)
     return found.averaged(difference, divided, settings, seed=seed, clean=clean)
@@ -160,7 +160,7 @@ def search(
         last = number == settings.rounds - 1
         if with_factors:
             profiles = profiles_by_batch(view, offset)
-            factors = estimate_factors(profiles, factors.logs, view)
+            factors = estimate_factors(profiles, factors.logs, view, offset)
             if leave:
                 logs, doubt = composition_of(view).batch_part(factors.logs, factors.se, rules.usual_shift)
                 factors = replace(factors, logs=logs, doubt=doubt)

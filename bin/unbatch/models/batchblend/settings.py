@@ -27,17 +27,12 @@ class Rules:
     max_cells_halved
         Cells of a batch. From larger ones so many are drawn where random halves of the cells are fitted: enough for
         their difference, at a bounded cost.
-    min_offset_errors
-        Standard errors. An offset so far from 0 is accepted, a smaller one left.
     certain_offset_errors
         Standard errors. An offset beyond it is taken for granted: the first states are found again without it, and rays
         of each batch alone give the profiles.
-    offset_errors_next_to_certain
-        Standard errors. The same as `min_offset_errors` where the offsets of most other batches are certain: one is
-        likely then, and 0 is no safe guess (docs/decisions/0001-offsets-next-to-certain-ones.md).
-    max_offset_error
-        Share of the mean total. An offset with a larger standard error is not accepted, however large: sizes of cells
-        do not tell, or it depends on the genes by which cells are put in states.
+    usual_offset
+        Share of the mean total. Standard deviation of offsets where there are any, such as the ambient RNA of droplets,
+        which is some percent to a fifth of their counts. A standard error as large tells little.
     gene_splits
         Random splits of the genes in halves by which that dependence is measured.
     min_batch_cells
@@ -97,10 +92,8 @@ class Rules:
     max_offset_of_small: float = 0.95
     min_ray_size: float = 0.3
     max_cells_halved: int = 20_000
-    min_offset_errors: float = 3.0
     certain_offset_errors: float = 6.0
-    offset_errors_next_to_certain: float = 2.0
-    max_offset_error: float = 0.12
+    usual_offset: float = 0.12
     gene_splits: int = 4
     min_batch_cells: int = 20
     min_state_cells: int = 3
