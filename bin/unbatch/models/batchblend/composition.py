@@ -218,21 +218,21 @@ class Difference:
     shared_states: Tensor
     kinds: Kinds
 
-    def mean(self, divided: Tensor | None, doubt: Tensor | None) -> tuple[Tensor, Tensor]:
+    def mean(self, error: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
         """Mean of the batch's part and its standard deviation over what it may be, T x G.
 
         Parameters
         ----------
-        divided, doubt
-            The batch's part, and its standard deviation, if genes are hit independently; None where that is out of the
-            question.
+        error
+            Standard errors of what was found, T x G.
+        rules
+            The constants.
         """
-        zeros = torch.zeros_like(self.logs)
-        divided, doubt = (zeros if each is None else each for each in (divided, doubt))
-        mean = self.kinds.whole * self.logs + self.kinds.divided * divided
-        squares = self.kinds.whole * (self.logs - mean).square() + self.kinds.nothing * mean.square()
-        squares += self.kinds.divided * ((divided - mean).square() + doubt.square())
-        return mean, squares.sqrt()
+        whole, part, nothing = self.kinds
+        divided, doubt = self.composition.batch_part(self.logs, error, rules.usual_shift)
+        mean = whole * self.logs + part * divided
+        squares = whole * (self.logs - mean).square() + nothing * mean.square()
+        return mean, (squares + part * ((divided - mean).square() + doubt.square())).sqrt()
 
     def evidence(
         self, kept: Tensor, doubt: Tensor, sizes: Tensor, rules: Rules, max_pairs: int = 100

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unbatch.models.batchblend.annealed import annealed_offset
-from unbatch.models.batchblend.composition import Difference, composition_of
+from unbatch.models.batchblend.composition import Difference
 from unbatch.models.batchblend.effect import Effect, effect_of
 from unbatch.models.batchblend.expression import Batches
 from unbatch.models.batchblend.factors import Factors, calibrate, difference_of, estimate_factors, profiles_by_batch
@@ -16,12 +16,7 @@ from unbatch.models.batchblend.offset import Offset, estimate_offset, is_certain
 from unbatch.models.batchblend.settings import RULES, Rules, Settings
 from unbatch.models.batchblend.states import first_states
 from unbatch.models.batchblend.view import Axes, View, scores_and_totals
-from unbatch.models.verdicts import Evidence
 from unbatch.nn.kmeans import kmeans, nearest
-
-_NEGLIGIBLE = 0.01
-"""Probability below which what is found in that case is not worth the time to find it."""
-
 
 def find_batch_effect(
     data: Batches,
@@ -54,19 +49,10 @@ def find_batch_effect(
     start = (data, noise, Axes(tuple(bases)))
     if settings.offset == "annealed":
         return search_annealed(*start, settings, seed=seed, log=log, rules=rules)
-    options = {"seed": seed, "log": log, "rules": rules, "clean": clean}
-    found = search(*start, settings, **options)
-    difference = found.difference
-    if difference is None:
-        return found.effect(seed)
-    weights, factors = difference.kinds, found.factors
-    if not factors.logs.any() or weights.whole > 1 - _NEGLIGIBLE:
-        return found.effect(seed, difference.evidence(factors.logs, factors.doubt, data.sizes, rules))
-    divided = None
-    if weights.divided > _NEGLIGIBLE:
-        log("composition could make a part of the batch effect: it is sought anew, leaving that part")
-        divided = search(*start, settings, **options, leave=True)
-    return found.averaged(difference, divided, settings, seed=seed, clean=clean)
+    found = search(*start, settings, seed=seed, log=log, rules=rules, clean=clean)
+    if found.difference is not None and found.factors.logs.any():
+        found = found.weighed(found.difference, settings, seed=seed, clean=clean)
+    return found.effect(seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +66,7 @@ class Found:
     centres
         Centres of the states.
     difference
-        What the factors may be; None if none were sought or what composition could make was left.
+        What the factors may be; None if none were sought.
     """
 
     view: View
@@ -89,39 +75,26 @@ class Found:
     centres: Tensor
     difference: Difference | None
 
-    def effect(self, seed: int, evidence: list[Evidence] | None = None) -> Effect:
+    def effect(self, seed: int) -> Effect:
         """Put the batch effect together, and calibrate its errors."""
-        factors = self.factors
+        factors, evidence = self.factors, self.offset.evidence
+        if self.difference is not None:
+            view = self.view
+            evidence = evidence + self.difference.evidence(factors.logs, factors.doubt, view.data.sizes, view.rules)
         if factors.logs.any():
             generator = torch.Generator().manual_seed(seed + 1)
             factors = calibrate(factors, self.view, self.offset, generator=generator)
-        evidence = self.offset.evidence + (evidence or [])
         return effect_of(self.view, self.offset, factors, centres=self.centres, evidence=evidence)
 
-    def averaged(
-        self, difference: Difference, divided: "Found | None", settings: Settings, *, seed: int, clean: tuple[int, ...]
-    ) -> Effect:
-        """Take the mean of the factors over what they may be, and find offset and states with it.
-
-        Parameters
-        ----------
-        difference
-            What was found, and what it may be.
-        divided
-            What is found if genes are hit independently; None where that is out of the question.
-        settings, seed, clean
-            See `find_batch_effect`.
-        """
+    def weighed(self, difference: Difference, settings: Settings, *, seed: int, clean: tuple[int, ...]) -> "Found":
+        """Take the mean of the factors over what they may be, and find offset and states with it."""
         of_states, of_effect = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
-        other = None if divided is None else divided.factors
-        logs, doubt = difference.mean(other and other.logs, other and other.doubt)
-        evidence = difference.evidence(logs, doubt, self.view.data.sizes, self.view.rules)
+        logs, doubt = difference.mean(self.factors.se, self.view.rules)
         view = self.view.divided_by(logs.exp())
         offset = _offset(view, settings, of_effect, clean, last=True)
         view, centres = _states(view, offset, of_states)
         factors = replace(self.factors, logs=logs, doubt=doubt)
-        found = replace(self, view=view, offset=offset, factors=factors, centres=centres)
-        return found.effect(seed, evidence)
+        return replace(self, view=view, offset=offset, factors=factors, centres=centres)
 
 
 def search(
@@ -134,17 +107,15 @@ def search(
     log: Callable[[str], None],
     rules: Rules,
     clean: tuple[int, ...] = (),
-    leave: bool = False,
 ) -> Found:
-    """Find factors, axes, offset and states in turns.
+    """Find factors, axes, offset and states in turns, removing all differences that are found.
+
+    What is left in the data is hardly found again by later rounds, as states are then those of cells that differ by it.
 
     Parameters
     ----------
     data, noise, axes, settings, seed, log, rules, clean
         See `find_batch_effect`.
-    leave
-        Whether each round leaves what is composition's if a batch effect hits genes independently. What was left in the
-        data is hardly found again, as states are then those of cells that differ by it.
     """
     # what is drawn to judge the batch effect must not change the states: refused, it leaves the fit untouched
     of_states, of_effect = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
@@ -161,10 +132,7 @@ def search(
         if with_factors:
             profiles = profiles_by_batch(view, offset)
             factors = estimate_factors(profiles, factors.logs, view, offset)
-            if leave:
-                logs, doubt = composition_of(view).batch_part(factors.logs, factors.se, rules.usual_shift)
-                factors = replace(factors, logs=logs, doubt=doubt)
-            elif last:
+            if last:
                 shared = profiles.shared_states(rules.min_state_cells)
                 difference = difference_of(
                     factors, view, offset, shared, strength=settings.strength, generator=of_effect
