@@ -111,8 +111,8 @@ _SENTENCES = {
     "there is no test of it.",
     ("offset", Verdict.NOTHING): "The estimate lies {distance:.1f} standard errors from 0 (standard error "
     "{error:.1%} of the mean library size): {removed:.0%} of it is removed.",
-    ("offset", Verdict.REFUSED_SE): "Hardly identifiable from the library sizes (standard error {error:.0%} of the mean "
-    "library size): {removed:.0%} of the estimate is removed.",
+    ("offset", Verdict.REFUSED_SE): "Hardly identifiable from the library sizes (standard error {error:.0%} of the "
+    "mean library size): {removed:.0%} of the estimate is removed.",
     ("offset", Verdict.REFUSED_SE_ALL): "Not identifiable from the library sizes (standard error {error:.0%} of the "
     "mean library size). If there must be an offset, `offset: annealed` estimates it without them.",
     ("offset", Verdict.REFUSED_GENES): "Not identifiable: the estimate depends on the genes used for clustering "

@@ -72,18 +72,27 @@ class Composition:
         squares, chance, as_elsewhere = self._energies(logs, error)
         return float((squares - chance).sum().clamp(min=0) / as_elsewhere.sum())
 
-    def batch_part(self, logs: Tensor, error: Tensor, usual_shift: float = RULES.usual_shift) -> tuple[Tensor, Tensor]:
+    def batch_part(
+        self, logs: Tensor, error: Tensor, shifts: tuple[float, ...] = RULES.usual_shifts
+    ) -> tuple[Tensor, Tensor]:
         """Remove the part that is rather composition's, were the batch effect one that hits genes independently.
 
         On each axis a difference is the sum of two normal variables. Such a batch effect varies on each as the others
-        tell. Composition varies by `usual_shift` standard deviations of the cells, or by what exceeds the batch effect
-        and the error if that is more. What is kept is the mean of the batch effect given their sum; its standard
-        deviation is the error that this adds. Both are T x G.
+        tell; composition by some standard deviations of the cells, which are 0 with a probability of one half, or any
+        of `shifts` alike. What is kept is the posterior mean of the batch effect; its standard deviation is the error
+        that this adds. Both are T x G.
         """
-        squares, chance, batch = self._energies(logs, error)
-        composition = torch.maximum(usual_shift**2 * self.variance, squares - batch - chance)
-        kept = batch / (batch + composition)
-        doubt = ((batch * (1 - kept)) @ self.axes.square().T).sqrt() / self.scale
+        squares, chance, batch = (each[..., None] for each in self._energies(logs, error))
+        shift = torch.tensor((0.0, *shifts), dtype=batch.dtype, device=batch.device)
+        composition = self.variance[:, None] * shift.square()
+        variance = batch + chance + composition
+        fits = -0.5 * (variance.log() + squares / variance)
+        fits[..., 1:] -= math.log(len(shifts))
+        weight = torch.softmax(fits, -1)
+        share = batch / (batch + composition)
+        kept = (weight * share).sum(-1)
+        left = (weight * (batch * (1 - share) + squares * (share - kept[..., None]).square())).sum(-1)
+        doubt = (left @ self.axes.square().T).sqrt() / self.scale
         return logs - (self.along(logs) * (1 - kept)) @ self.axes.T / self.scale, doubt
 
 
@@ -229,7 +238,7 @@ class Difference:
             The constants.
         """
         whole, part, nothing = self.kinds
-        divided, doubt = self.composition.batch_part(self.logs, error, rules.usual_shift)
+        divided, doubt = self.composition.batch_part(self.logs, error, rules.usual_shifts)
         mean = whole * self.logs + part * divided
         squares = whole * (self.logs - mean).square() + nothing * mean.square()
         return mean, (squares + part * ((divided - mean).square() + doubt.square())).sqrt()

@@ -80,9 +80,7 @@ def rays_of(view: View, *, separate: bool = False) -> RayFit:
 def is_certain(rays: Rays, view: View) -> Tensor:
     """Whether the offset of each batch is beyond doubt, T."""
     rules = view.rules
-    return (rays.total > rules.certain_offset_errors * rays.error) & (
-        rays.error < rules.usual_offset * view.mean_total
-    )
+    return (rays.total > rules.certain_offset_errors * rays.error) & (rays.error < rules.usual_offset * view.mean_total)
 
 
 class Weighed(NamedTuple):

@@ -18,6 +18,7 @@ from unbatch.models.batchblend.states import first_states
 from unbatch.models.batchblend.view import Axes, View, scores_and_totals
 from unbatch.nn.kmeans import kmeans, nearest
 
+
 def find_batch_effect(
     data: Batches,
     noise: Noise,

@@ -59,8 +59,9 @@ class Rules:
     overlap_neighbours, overlap_margin
         Two batches overlap at a cell when its so many nearest cells of the other batch lie within a distance that is at
         most this share above that of as many of its own.
-    usual_shift
-        Standard deviations of the cells. How far composition usually draws a batch from the mean of all along an axis.
+    usual_shifts
+        Standard deviations of the cells. How far composition may draw a batch from the mean of all along an axis, next
+        to a batch effect that hits genes independently.
     log_profile_floor, min_mean_profile
         Shares of the mean expression of a gene in the batch, and over all. The first is added before a profile's
         logarithm, which makes next to nothing and nothing alike; no mean of a batch is lower than the second.
@@ -106,7 +107,7 @@ class Rules:
     usual_overlap: float = 0.05
     overlap_neighbours: int = 10
     overlap_margin: float = 0.1
-    usual_shift: float = 0.2
+    usual_shifts: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
     log_profile_floor: float = 0.3
     min_mean_profile: float = 0.05
     cluster_distance: float = 3.5
