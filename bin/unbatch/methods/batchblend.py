@@ -94,8 +94,8 @@ class Params(Spatial):
         0.5,
         ge=0,
         le=1,
-        description="how much is removed of differences that the batches' composition could make, too: 0 leaves them, 1 "
-        "removes them, 0.5 goes by how likely they are to be the batch effect",
+        description="how much is removed of differences that the batches' composition could make, too: 0 leaves them, "
+        "1 removes them, 0.5 goes by how likely they are to be the batch effect",
     )
     rounds: int = Field(4, ge=1, description="times that states, offset and factors are found anew")
     sparsity: float | None = Field(
