@@ -41,16 +41,17 @@ SCORED = 1200
 """Spots of each section that are scored, as scores of more take longer than fits."""
 
 
-def subsets(names: list[str], half: str) -> list[tuple[str, ...]]:
-    """Pairs, triples, ... of sections; every second one is for choosing, the others are held back."""
+def subsets(names: list[str], half: str) -> dict[tuple[str, ...], str]:
+    """Pairs, triples, ... of sections, and the half of each: every second one is for choosing."""
     found = [subset for size in range(2, len(names) + 1) for subset in combinations(names, size)]
-    return found if half == "all" else found[0 if half == "chosen" else 1 :: 2]
+    halves = {subset: ("chosen", "held")[number % 2] for number, subset in enumerate(found)}
+    return {subset: of for subset, of in halves.items() if half in ("all", of)}
 
 
 def real(folder: Path, variant: str, half: str) -> Iterator[tuple[str, Cells, np.ndarray]]:
     """Subsets of sections: name, cells, and the code of the section of each cell."""
     everything = {path.stem: anndata.read_h5ad(path) for path in sorted(folder.glob("*.h5ad"))}
-    for subset in subsets(list(everything), half):
+    for subset, half_of in subsets(list(everything), half).items():
         rng = np.random.default_rng(0)
         parts = [everything[name] for name in subset]
         genes = [g for g in parts[0].var_names if all(g in part.var_names for part in parts[1:])]
@@ -69,7 +70,7 @@ def real(folder: Path, variant: str, half: str) -> Iterator[tuple[str, Cells, np
         places = np.concatenate([np.asarray(part.obsm["spatial"])[:, :2] for part in parts])
         order = np.argsort(batch, kind="stable")
         cells = as_cells(counts[order], batch[order], label[order], places[order])
-        yield "+".join(subset), cells.but(section=section[order]), section[order]
+        yield f"{half_of}: {'+'.join(subset)}", cells.but(section=section[order]), section[order]
 
 
 def sections(folder: Path, methods: tuple[str, ...], variants: tuple[str, ...], half: str, seeds: range) -> None:
@@ -196,7 +197,7 @@ def simulations(methods: tuple[str, ...], seeds: range, data: str) -> None:
             cells = draw(seed)
             reference = principal_components(cells.X, 50).embedding
             for method in methods:
-                measure(name, method, cells, seed, reference, slice(None))
+                measure(f"simulation: {name}", method, cells, seed, reference, slice(None))
             jax.clear_caches()
 
 

@@ -4,8 +4,8 @@ When batches hold different cells, a missing type looks like a factor on its mar
 is shows in how much more of it lies on the axes in which the cells of a batch differ among themselves than off them
 (`Composition.concentration`): an effect that hits genes independently has 1; composition some dozens, as little of it
 lies off the axes; batch effects of tissue, which favour the genes that cells differ in, lie in between
-(docs/decisions/0017-evidence-by-degrees.md). What is removed is the mean over the three, by their posterior
-probabilities.
+(docs/decisions/0019-what-tells-composition-from-a-batch-effect.md). What is removed is the mean over the three, by
+their posterior probabilities.
 """
 
 import math
