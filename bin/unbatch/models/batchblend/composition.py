@@ -78,16 +78,14 @@ class Composition:
         """Remove the part that is rather composition's, were the batch effect one that hits genes independently.
 
         On each axis a difference is the sum of two normal variables. Such a batch effect varies on each as the others
-        tell; composition by some standard deviations of the cells, which are 0 with a probability of one half, or any
-        of `shifts` alike. What is kept is the posterior mean of the batch effect; its standard deviation is the error
-        that this adds. Both are T x G.
+        tell; composition by some standard deviations of the cells, any of `shifts` alike. What is kept is the posterior
+        mean of the batch effect; its standard deviation is the error that this adds. Both are T x G.
         """
         squares, chance, batch = (each[..., None] for each in self._energies(logs, error))
-        shift = torch.tensor((0.0, *shifts), dtype=batch.dtype, device=batch.device)
+        shift = torch.tensor(shifts, dtype=batch.dtype, device=batch.device)
         composition = self.variance[:, None] * shift.square()
         variance = batch + chance + composition
         fits = -0.5 * (variance.log() + squares / variance)
-        fits[..., 1:] -= math.log(len(shifts))
         weight = torch.softmax(fits, -1)
         share = batch / (batch + composition)
         kept = (weight * share).sum(-1)

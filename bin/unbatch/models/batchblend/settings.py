@@ -61,7 +61,7 @@ class Rules:
         most this share above that of as many of its own.
     usual_shifts
         Standard deviations of the cells. How far composition may draw a batch from the mean of all along an axis, next
-        to a batch effect that hits genes independently.
+        to a batch effect that hits genes independently; all are as likely.
     log_profile_floor, min_mean_profile
         Shares of the mean expression of a gene in the batch, and over all. The first is added before a profile's
         logarithm, which makes next to nothing and nothing alike; no mean of a batch is lower than the second.
@@ -107,7 +107,7 @@ class Rules:
     usual_overlap: float = 0.05
     overlap_neighbours: int = 10
     overlap_margin: float = 0.1
-    usual_shifts: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
+    usual_shifts: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.8)
     log_profile_floor: float = 0.3
     min_mean_profile: float = 0.05
     cluster_distance: float = 3.5
