@@ -388,7 +388,7 @@ def test_what_composition_explains_is_left_where_genes_are_hit_independently():
                 covered.append((kept - batch).abs()[0, :4] < 1.645 * doubt[0, :4])
     error = {size: torch.stack(values).mean(0) for size, values in errors.items()}
     # to keep nothing there errs by the variance of the batch effect, to keep all by that of composition
-    assert (error[0.0] < 0.4 * 0.01).all()
+    assert (error[0.0] < 0.6 * 0.01).all()
     assert (error[0.4] < 2 * 0.01).all()
     assert (error[0.4][:2] < 0.2 * 0.4**2 * variance[:2]).all()
     assert 0.85 < torch.stack(covered).double().mean() < 0.98
