@@ -149,7 +149,6 @@ def test_a_small_offset_is_likelier_where_another_batch_has_a_certain_one():
         removed = model.total_offset[0] / (values + added).sum(1).mean()
         assert removed == pytest.approx(taken[name].size * taken[name].removed, rel=0.01)
     assert taken["with_others"].removed > taken["alone"].removed + 0.1
-    assert taken["with_others"].verdict is Verdict.ACCEPTED_PARTLY
 
 
 def test_one_certain_offset_makes_those_of_many_others_no_likelier():
@@ -270,10 +269,12 @@ def test_the_error_of_an_offset_holds_for_counts_whose_states_are_uncertain(seed
     model = fitted(seed, noise="nb", depth=10_000.0, cells=400, genes=100, gamma_shape=8.0).model
     values, truth = simulation(seed, noise="nb", depth=10_000.0, cells=400, genes=100, gamma_shape=8.0)
     wrong = np.abs(model.total_offset - truth.beta.sum(1) * truth.scale)
-    assert (wrong < 3 * model.total_offset_error)[model.total_offset > 0].all()
-    # there is one, and it is not said to be none; of one that was not taken, the evidence has the error
-    error = np.array([item.error for item in model.evidence if item.step == "offset"]) * values.sum(1).mean()
-    assert ((model.total_offset > 0) | (error > 600)).all()
+    evidence = [each for each in model.evidence if each.step == "offset"]
+    found = np.array([each.accepted for each in evidence])
+    assert (wrong < 3 * model.total_offset_error)[found].all()
+    # there is one, and it is not said to be none; of one that was hardly taken, the evidence has the error
+    error = np.array([each.error for each in evidence]) * values.sum(1).mean()
+    assert (found | (error > 600)).all()
 
 
 @pytest.mark.parametrize(("low", "high", "axes"), [(0.5, 0.5, 3), (0.6, 0.4, 3)])

@@ -174,9 +174,8 @@ def weigh_offsets(total: Tensor, error: Tensor, possible: Tensor, rules: Rules, 
 
     Without an offset the estimate is an error around 0; with one it is, before it is seen, as likely to be any share of
     the mean total. What it is then shrunk by is a normal prior with a standard deviation of `Rules.usual_offset`, or of
-    what the estimate exceeds its error by if that is more. The prior probability is the
-    share of the other batches that have one, each counted by its own probability, with half a batch of either kind
-    added (Jeffreys' prior): 1/2 for a batch alone.
+    what the estimate exceeds its error by if that is more. The prior probability is the share of batches that have one
+    among the others, each counted by its own probability, and `Rules.batches_without_offset` imaginary ones.
 
     Parameters
     ----------
@@ -197,7 +196,7 @@ def weigh_offsets(total: Tensor, error: Tensor, possible: Tensor, rules: Rules, 
     log_bayes = (error * math.sqrt(2 * math.pi) * inside.clamp(min=1e-300)).log() + distance.square() / 2
     likely, others = torch.where(possible, 0.5, 0.0).to(total), possible.sum() - possible.to(total)
     for _ in range(rounds):
-        prior = (likely.sum() - likely + 0.5) / (others.clamp(min=0) + 1)
+        prior = (likely.sum() - likely + 0.5) / (others.clamp(min=0) + 0.5 + rules.batches_without_offset)
         likely = torch.where(possible, torch.sigmoid(log_bayes + torch.logit(prior)), 0.0)
     return Weighed(likely, kept)
 

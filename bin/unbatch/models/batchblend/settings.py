@@ -33,6 +33,10 @@ class Rules:
     usual_offset
         Share of the mean total. Standard deviation of offsets where there are any, such as the ambient RNA of droplets,
         which is some percent to a fifth of their counts. A standard error as large tells little.
+    batches_without_offset
+        Batches. How many that have no offset the others are counted with, next to half a one that has: a batch alone
+        has an offset with a probability of 0.1 before it is seen, as an estimate that is 3 standard errors from 0 is
+        found without an offset more often than once in hundreds, errors being rough.
     gene_splits
         Random splits of the genes in halves by which that dependence is measured.
     min_batch_cells
@@ -95,6 +99,7 @@ class Rules:
     max_cells_halved: int = 20_000
     certain_offset_errors: float = 6.0
     usual_offset: float = 0.12
+    batches_without_offset: float = 4.5
     gene_splits: int = 4
     min_batch_cells: int = 20
     min_state_cells: int = 3
