@@ -15,6 +15,8 @@ class Verdict(StrEnum):
     ACCEPTED_PARTLY = "accepted_partly"
     """Factors of which a part is left, as composition could make it; an offset that may be none, of which a part is."""
     ASSUMED_ANNEALED = "assumed_annealed"
+    LEFT = "left"
+    """Factors of which most is left, as composition is likely to have made the difference."""
     NOTHING = "nothing"
     REFUSED_SE = "refused_se"
     """An offset whose standard error is too large."""
@@ -100,6 +102,9 @@ class Evidence:
         return self.verdict.refused
 
 
+RETIRED = frozenset(("accepted_by_others", "accepted_ambiguous", "indirect", "refused_composition"))
+"""Codes of earlier versions."""
+
 NUMBERS = ("size", "error", "composition", "removed", "removed_error", "meeting", "threshold", "cells")
 """The numbers of evidence, as they are called in files, too."""
 
@@ -113,14 +118,18 @@ _SENTENCES = {
     "{error:.1%} of the mean library size): {removed:.0%} of it is removed.",
     ("offset", Verdict.REFUSED_SE): "Hardly identifiable from the library sizes (standard error {error:.0%} of the "
     "mean library size): {removed:.0%} of the estimate is removed.",
-    ("offset", Verdict.REFUSED_SE_ALL): "Not identifiable from the library sizes (standard error {error:.0%} of the "
-    "mean library size). If there must be an offset, `offset: annealed` estimates it without them.",
-    ("offset", Verdict.REFUSED_GENES): "Not identifiable: the estimate depends on the genes used for clustering "
-    "(standard error {error:.0%} of the mean library size), which is typical of overdispersed counts.",
+    ("offset", Verdict.REFUSED_SE_ALL): "Hardly identifiable from the library sizes (standard error {error:.0%} of the "
+    "mean library size): {removed:.0%} of the estimate is removed. If there must be an offset, `offset: annealed` "
+    "estimates it without them.",
+    ("offset", Verdict.REFUSED_GENES): "Hardly identifiable: the estimate depends on the genes used for clustering "
+    "(standard error {error:.0%} of the mean library size), which is typical of overdispersed counts. {removed:.0%} of "
+    "it is removed.",
     ("factors", Verdict.ACCEPTED): "Removed in full; {composition:.0%} of the difference lies along within-batch "
     "variation, where composition could have made it.",
     ("factors", Verdict.ACCEPTED_PARTLY): "{removed:.0%} of the difference is removed (standard deviation "
     "{removed_error:.0%}), the rest is left, as cell composition may have made it.",
+    ("factors", Verdict.LEFT): "Left in the data but for {removed:.0%} (standard deviation {removed_error:.0%}): cell "
+    "composition is likely to have made the difference.",
     ("factors", Verdict.NOTHING): "Genes differ by less than {threshold:.0%}: nothing to correct.",
     (
         "factors",

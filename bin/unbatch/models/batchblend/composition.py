@@ -2,13 +2,12 @@
 
 When batches hold different cells, a missing type looks like a factor on its marker genes. Which of the two a difference
 is shows in how much more of it lies on the axes in which the cells of a batch differ among themselves than off them
-(`Composition.concentration`): an effect that hits genes independently has 1; composition some dozens, as little of it
-lies off the axes; batch effects of tissue, which favour the genes that cells differ in, lie in between
+(`Composition.concentration`): 1 for an effect that hits genes independently; dozens and more for composition, little of
+which lies off the axes; batch effects of tissue, which favour the genes that cells differ in, lie in between
 (docs/decisions/0019-what-tells-composition-from-a-batch-effect.md). What is removed is the mean over the three, by
 their posterior probabilities.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -67,10 +66,23 @@ class Composition:
         elsewhere = rest / (self.scale.square() * (1 - leverage)).sum()
         return along.square(), error.square() @ lever, (elsewhere[:, None] * lever.sum(0)).clamp(min=1e-30)
 
-    def concentration(self, logs: Tensor, error: Tensor) -> float:
-        """How many times more the differences of all batches (T x G) vary on the axes than off them; 1 if alike."""
-        squares, chance, as_elsewhere = self._energies(logs, error)
-        return float((squares - chance).sum().clamp(min=0) / as_elsewhere.sum())
+    def concentration(self, logs: Tensor, error: Tensor) -> Tensor:
+        """How many times more each difference varies on the axes than off them, T: 1 if alike.
+
+        Parameters
+        ----------
+        logs, error
+            Differences before they are shrunk, and their standard errors (infinite of a gene that is not known), T x G.
+            What error makes of both variances is subtracted; where nothing is left off the axes, it is infinite.
+        """
+        known = error.isfinite()
+        logs, noise = torch.where(known, logs, 0.0), torch.where(known, error, 0.0).square()
+        along = self.along(logs)
+        lever, off = (self.axes * self.scale[:, None]).square(), 1 - self.axes.square().sum(1)
+        rest = (logs * self.scale - along @ self.axes.T).square().sum(1) - noise @ (self.scale.square() * off)
+        elsewhere = rest.clamp(min=0) / (self.scale.square() * off).sum()
+        excess = (along.square() - noise @ lever).sum(1).clamp(min=0)
+        return torch.where(excess > 0, excess / (elsewhere * lever.sum()), 1.0)
 
     def batch_part(
         self, logs: Tensor, error: Tensor, shifts: tuple[float, ...] = RULES.usual_shifts
@@ -149,7 +161,7 @@ def overlap(
 
 
 class Kinds(NamedTuple):
-    """Probabilities of what the differences between batches are, by what is done with them.
+    """Probabilities of what the difference of each batch from the others is, T, by what is done with it.
 
     Attributes
     ----------
@@ -161,23 +173,23 @@ class Kinds(NamedTuple):
         Composition alone: nothing is removed.
     """
 
-    whole: float
-    divided: float
-    nothing: float
+    whole: Tensor
+    divided: Tensor
+    nothing: Tensor
 
 
-def kinds(concentration: float, overlap: float, *, strength: float, rules: Rules) -> Kinds:
-    """Weigh what the differences between batches may be.
+def kinds(concentration: Tensor, overlap: Tensor, *, strength: float, rules: Rules) -> Kinds:
+    """Weigh what the difference of each batch from the others may be.
 
     Parameters
     ----------
     concentration
-        See `Composition.concentration`. Its logarithm is normal, with the same standard deviation around 0 if the batch
-        effect hits genes independently, around `Rules.of_tissue` if it favours those that cells differ in, and around
-        `Rules.of_composition` without any batch effect.
+        See `Composition.concentration`, T. Its logarithm is normal, with the same standard deviation around 0 if the
+        batch effect hits genes independently, around `Rules.of_tissue` if it favours those that cells differ in, and
+        around `Rules.of_composition` or more without any batch effect.
     overlap
-        Share of the cells of a batch that have cells of another as near as their own once what composition could not
-        make is removed. Next to a batch effect that hits genes independently, composition is a small part of the
+        Share of the cells of each batch that have cells of another as near as their own once what composition could not
+        make is removed, T. Next to a batch effect that hits genes independently, composition is a small part of the
         difference; cells that are still apart without the rest are apart by the batch effect.
     strength
         0 leaves what composition could make in any case, 1 removes all; in between the odds of a batch effect alone are
@@ -186,19 +198,19 @@ def kinds(concentration: float, overlap: float, *, strength: float, rules: Rules
         The constants.
     """
     if strength == 1:
-        return Kinds(1.0, 0.0, 0.0)
-    at = math.log(min(max(concentration, 1.0), rules.of_composition))
-    tissue, independent, composition = (
-        math.exp(-0.5 * ((at - math.log(center)) / rules.concentration_spread) ** 2)
-        for center in (rules.of_tissue, 1.0, rules.of_composition)
-    )
-    both = independent * overlap**2 / (overlap**2 + rules.usual_overlap**2)
+        none = torch.zeros_like(overlap)
+        return Kinds(none + 1, none, none)
+    at = concentration.to(overlap).clamp(1.0, rules.of_composition).log()
+    centres = at.new_tensor([rules.of_tissue, 1.0, rules.of_composition]).log()
+    density = torch.softmax(-0.5 * ((at[:, None] - centres) / rules.concentration_spread).square(), 1)
+    tissue, independent, composition = density.unbind(1)
+    both = independent * overlap.square() / (overlap.square() + rules.usual_overlap**2)
     effect = tissue + independent - both
     odds = (strength / (1 - strength)) ** 2
     whole = effect * odds / (effect * odds + both + composition)
     # what is too unlike composition to be it alone is divided, where it is not removed
     nothing = composition / (effect * max(odds, 1.0) + both + composition)
-    return Kinds(whole, max(1 - whole - nothing, 0.0), nothing)
+    return Kinds(whole, (1 - whole - nothing).clamp(min=0), nothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +219,10 @@ class Difference:
 
     Attributes
     ----------
-    logs
-        What was found, T x G.
+    logs, error
+        What was found and its standard error, T x G.
+    compared
+        Batches with enough cells, T.
     composition
         How cells differ within batches.
     overlap
@@ -220,59 +234,59 @@ class Difference:
     """
 
     logs: Tensor
+    error: Tensor
+    compared: Tensor
     composition: Composition
     overlap: Tensor
     shared_states: Tensor
     kinds: Kinds
 
-    def mean(self, error: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
-        """Mean of the batch's part and its standard deviation over what it may be, T x G.
-
-        Parameters
-        ----------
-        error
-            Standard errors of what was found, T x G.
-        rules
-            The constants.
-        """
-        whole, part, nothing = self.kinds
-        divided, doubt = self.composition.batch_part(self.logs, error, rules.usual_shifts)
+    def mean(self, rules: Rules) -> tuple[Tensor, Tensor]:
+        """Mean of the batch's part and its standard deviation over what it may be, T x G."""
+        whole, part, nothing = (each[:, None].to(self.logs) for each in self.kinds)
+        divided, doubt = self.composition.batch_part(self.logs, self.error, rules.usual_shifts)
         mean = whole * self.logs + part * divided
         squares = whole * (self.logs - mean).square() + nothing * mean.square()
-        return mean, (squares + part * ((divided - mean).square() + doubt.square())).sqrt()
+        sd = (squares + part * ((divided - mean).square() + doubt.square())).sqrt()
+        # batches differ in what is left of their difference: the mean of the rest is no longer 0
+        compared = self.compared.to(mean)[:, None]
+        return mean - compared * (mean * compared).sum(0) / compared.sum().clamp(min=1), sd
 
-    def evidence(
-        self, kept: Tensor, doubt: Tensor, sizes: Tensor, rules: Rules, max_pairs: int = 100
-    ) -> list[Evidence]:
+    def evidence(self, kept: Tensor, sizes: Tensor, rules: Rules, max_pairs: int = 100) -> list[Evidence]:
         """Say what was found of each pair of batches; of many pairs, those of which composition could make most.
 
         Parameters
         ----------
-        kept, doubt
-            What is removed, and its standard deviation, T x G.
+        kept
+            What is removed, T x G.
         sizes
             Cells of each batch, T.
         rules
-            The thresholds.
+            The constants.
         max_pairs
             Most pairs.
         """
-        few, found = sizes < rules.min_batch_cells, []
+        found, kinds_of = [], torch.stack(self.kinds, 1).cpu()
+        divided = self.composition.batch_part(self.logs, self.error, rules.usual_shifts)[0]
         for a, b in combinations(range(len(sizes)), 2):
             whole = (self.logs[a] - self.logs[b]) * self.composition.scale
-            part = (kept[a] - kept[b]) * self.composition.scale
             square = float(whole.square().sum().clamp(min=1e-30))
-            # the doubt is whether, not which genes: it moves all of them together
-            error = (doubt[a] + doubt[b]) * self.composition.scale
+            removed, in_parts = (
+                float(((part[a] - part[b]) * self.composition.scale * whole).sum()) / square for part in (kept, divided)
+            )
+            # over what the difference may be: all of it, the divided part, nothing
+            weight, shares = (kinds_of[a] + kinds_of[b]) / 2, kinds_of.new_tensor([1.0, in_parts, 0.0])
+            error = (weight * (shares - (weight * shares).sum()).square()).sum().sqrt()
+            few = next((int(sizes[batch]) for batch in (a, b) if not self.compared[batch]), None)
             found.append(
                 evidence_of_factors(
                     (a, b),
                     size=float((self.logs[a] - self.logs[b]).square().mean().sqrt()),
                     composition=float(self.composition.ambiguous(self.logs[a] - self.logs[b])),
-                    removed=min(max(float((part * whole).sum()) / square, 0.0), 1.0),
-                    removed_error=float((error * whole.abs()).sum()) / square,
+                    removed=min(max(removed, 0.0), 1.0),
+                    removed_error=float(error),
                     overlap=float(self.overlap[a, b]),
-                    few_cells=next((int(sizes[batch]) for batch in (a, b) if few[batch]), None),
+                    few_cells=few,
                     shared_states=int(self.shared_states[a, b]),
                     rules=rules,
                 )

@@ -8,7 +8,7 @@ from unbatch.models.verdicts import Evidence, Verdict
 ALL = 0.995
 """Share that is written as 100%: more than it is all."""
 LIKELY = 0.5
-"""Probability from which an offset is said to have been found; what is removed is by the probability in any case."""
+"""Probability of an offset, or share of a difference, from which it is said to be corrected; both go by degrees."""
 
 
 def evidence_of_offset(
@@ -98,6 +98,8 @@ def evidence_of_factors(
         verdict = Verdict.REFUSED_APART
     elif small:
         verdict, threshold = Verdict.NOTHING, rules.min_factor_spread
+    elif removed < LIKELY:
+        verdict = Verdict.LEFT
     elif removed < ALL:
         verdict = Verdict.ACCEPTED_PARTLY
     else:

@@ -50,22 +50,26 @@ class Factors:
     Attributes
     ----------
     logs
-        Logarithms, mean 0 over batches; 0 where none are accepted.
+        Logarithms, mean 0 over batches; 0 where there are none.
     se
-        Standard errors of these.
+        Standard errors of these, without what the error of the offset makes.
     doubt
-        Part of the error that comes of what composition may have made; 0 where nothing was left in the data.
+        Part of the error that comes of what composition may have made.
+    found, found_error
+        Logarithms before they are shrunk, and all of their error (infinite of a gene that is not seen).
     """
 
     logs: Tensor
     se: Tensor
     doubt: Tensor
+    found: Tensor
+    found_error: Tensor
 
     @classmethod
     def none(cls, view: View) -> "Factors":
         """No factors in any batch."""
         zeros = torch.zeros_like(view.factors)
-        return cls(logs=zeros, se=zeros, doubt=zeros)
+        return cls(logs=zeros, se=zeros, doubt=zeros, found=zeros, found_error=zeros)
 
 
 def estimate_factors(profiles: Profiles, log_factors: Tensor, view: View, offset: Offset) -> Factors:
@@ -84,13 +88,15 @@ def estimate_factors(profiles: Profiles, log_factors: Tensor, view: View, offset
     if len(large) < 2:
         return none
     step, error = gene_factors(profiles.of(large), _floor(view.data, view.rules), view.rules)
-    logs, se, whole = none.logs.clone(), none.se.clone(), error
+    whole = error
     if offset.genes.any():
         whole = torch.hypot(error, error_by_offset(view, offset)[large])
-    logs[large], se[large] = shrink(log_factors[large] + step, whole, floor=view.rules.min_factor_spread)
+    logs, se, found, found_error = (none.logs.clone() for _ in range(4))
+    found[large], found_error[large] = log_factors[large] + step, whole
+    logs[large], se[large] = shrink(found[large], whole, floor=view.rules.min_factor_spread)
     # the part that is the offset's is added in the end (`calibrate`)
     se[large] *= torch.where(error.isfinite(), error / whole, 1.0)
-    return replace(none, logs=logs, se=se)
+    return replace(none, logs=logs, se=se, found=found, found_error=found_error)
 
 
 def comparable(view: View) -> list[int]:
@@ -122,15 +128,22 @@ def difference_of(
     on_axes = (offset.genes * view.noise.weights) @ rest.axes.shared
     share = overlap(rest.profiles(on_axes, offset.total), view.data.slices, generator, rules=rules)
     share = torch.minimum(share, share.T)
-    of_batch, found = share.max(1).values, factors.logs.any(1).cpu()
     weighed = kinds(
-        composition.concentration(factors.logs, factors.se),
-        float(of_batch[found].mean()) if found.any() else 0.0,
+        composition.concentration(factors.found, factors.found_error),
+        share.max(1).values,
         strength=strength,
         rules=rules,
     )
+    compared = torch.zeros(view.data.count, dtype=torch.bool)
+    compared[comparable(view)] = True
     return Difference(
-        logs=factors.logs, composition=composition, overlap=share, shared_states=shared_states, kinds=weighed
+        logs=factors.logs,
+        error=factors.se,
+        compared=compared,
+        composition=composition,
+        overlap=share,
+        shared_states=shared_states,
+        kinds=weighed,
     )
 
 
@@ -226,6 +239,7 @@ def shrink(logs: Tensor, error: Tensor, floor: float = 0.0) -> tuple[Tensor, Ten
         The shrunken log factors and their posterior standard deviation, T x G.
     """
     known = error.isfinite()
+    error = torch.where(known, error, math.inf)
     if not known.any():
         return torch.zeros_like(logs), torch.zeros_like(error)
     square = error[known].square()
@@ -275,6 +289,7 @@ def error_by_offset(view: View, offset: Offset) -> Tensor:
     mean = torch.stack([matrix.transposed_times(ones[cells])[:, 0] for matrix, cells in parts])
     mean = mean / data.sizes[:, None] / view.factors
     signal = (mean - offset.genes).clamp(min=0.1 * mean)
-    variance = (offset.genes_se / signal).square()
+    # of a gene that a batch does not have, there is no factor
+    variance = torch.where(mean > 0, (offset.genes_se / signal.clamp(min=1e-30)).square(), 0.0)
     # less the mean over batches, as the logarithms are
     return ((1 - 2 * share) * variance + share**2 * variance.sum(0)).sqrt()

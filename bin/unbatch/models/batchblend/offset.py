@@ -1,8 +1,8 @@
 """The additive effect: where the rays of a batch meet, how sure that is, and how likely it is that there is one.
 
 Within a state, a cell of total T_i lies on the ray ``F_b + g_b * p_c (T_i - S_b)``; all rays of a batch meet in its
-offset F_b, whose total is S_b (`rays`). What is removed is the posterior mean: the estimate, shrunk, times the
-probability that there is an offset at all (`weigh_offsets`).
+offset F_b, whose total is S_b (`rays`). What is removed is the estimate, shrunk by its error,
+times the probability that there is an offset at all (`weigh_offsets`).
 """
 
 import math
@@ -34,7 +34,7 @@ class Offset:
     Attributes
     ----------
     genes, genes_se
-        Posterior mean of the offset of each gene and its standard deviation, T x G.
+        What is removed as the offset of each gene, and its standard deviation, T x G.
     total, total_se
         The same of the sum of the offset over genes, T.
     on_axes
@@ -99,7 +99,7 @@ class Weighed(NamedTuple):
 
     @property
     def removed(self) -> Tensor:
-        """Share of the estimate that is removed, T: that of the posterior mean."""
+        """Share of the estimate that is removed, T."""
         return self.likely * self.kept
 
     def variance(self, estimate: Tensor, noise: Tensor) -> Tensor:
@@ -135,7 +135,9 @@ def estimate_offset(view: View, generator: torch.Generator, *, clean: Tensor, la
         se = torch.maximum(se, of_total.sqrt())
         variance = variance * (of_genes / variance.mean(1)).clamp(min=1)[:, None]
     by_size = se
-    if last and (se < rules.usual_offset * unit).any() and len(basis) > 2 * basis.shape[1]:
+    likely = weigh_offsets(rays.total / unit, se / unit, ~clean, rules).likely
+    worth = (se < rules.usual_offset * unit) | (likely > _WORTH_HALVES)
+    if last and worth.any() and len(basis) > 2 * basis.shape[1]:
         # what depends on the genes that choose the states is not known better than that
         change = _change_across_genes(view, generator)
         se = torch.hypot(by_size, change)
@@ -169,13 +171,14 @@ def estimate_offset(view: View, generator: torch.Generator, *, clean: Tensor, la
     )
 
 
-def weigh_offsets(total: Tensor, error: Tensor, possible: Tensor, rules: Rules, rounds: int = 20) -> Weighed:
+def weigh_offsets(total: Tensor, error: Tensor, possible: Tensor, rules: Rules, rates: int = 200) -> Weighed:
     """Weigh how likely an offset is in each batch, and how large if there is one.
 
     Without an offset the estimate is an error around 0; with one it is, before it is seen, as likely to be any share of
-    the mean total. What it is then shrunk by is a normal prior with a standard deviation of `Rules.usual_offset`, or of
-    what the estimate exceeds its error by if that is more. The prior probability is the share of batches that have one
-    among the others, each counted by its own probability, and `Rules.batches_without_offset` imaginary ones.
+    the mean total. The share of batches that have an offset is itself unknown: it has a beta distribution before the
+    data are seen, as if half a batch with one and `Rules.batches_without_offset` without had been, and is integrated
+    over. If there is an offset, the estimate is shrunk by a normal prior with a standard deviation of
+    `Rules.usual_offset`, or of what the estimate exceeds its error by if that is more.
 
     Parameters
     ----------
@@ -185,20 +188,22 @@ def weigh_offsets(total: Tensor, error: Tensor, possible: Tensor, rules: Rules, 
         Batches that may have an offset, T; others neither have one nor tell of the rest.
     rules
         The constants.
-    rounds
-        Times that the prior is found from the probabilities.
+    rates
+        Number of values that the share of batches with an offset is integrated over.
     """
+    error = error.nan_to_num(nan=1e3).clamp(1e-6, 1e3)
     noise = error.square()
     spread = rules.usual_offset**2 + (total.square() - noise).clamp(min=0)
     kept = spread / (spread + noise)
     distance = total / error
     inside = torch.special.ndtr(distance) - torch.special.ndtr(distance - 1 / error)
     log_bayes = (error * math.sqrt(2 * math.pi) * inside.clamp(min=1e-300)).log() + distance.square() / 2
-    likely, others = torch.where(possible, 0.5, 0.0).to(total), possible.sum() - possible.to(total)
-    for _ in range(rounds):
-        prior = (likely.sum() - likely + 0.5) / (others.clamp(min=0) + 0.5 + rules.batches_without_offset)
-        likely = torch.where(possible, torch.sigmoid(log_bayes + torch.logit(prior)), 0.0)
-    return Weighed(likely, kept)
+    rate = (torch.arange(rates, dtype=total.dtype, device=total.device) + 0.5) / rates
+    likely = torch.sigmoid(log_bayes[:, None] + torch.logit(rate))
+    prior = (rules.batches_without_offset - 1) * (1 - rate).log() - rate.log() / 2
+    fits = torch.logaddexp(log_bayes[:, None] + rate.log(), (1 - rate).log())
+    weight = torch.softmax(prior + fits[possible].sum(0), 0)
+    return Weighed(torch.where(possible, likely @ weight, 0.0), kept)
 
 
 def _variance_of_halves(view: View, start: Tensor, generator: torch.Generator, repeats: int) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ class Found:
         factors, evidence = self.factors, self.offset.evidence
         if self.difference is not None:
             view = self.view
-            evidence = evidence + self.difference.evidence(factors.logs, factors.doubt, view.data.sizes, view.rules)
+            evidence = evidence + self.difference.evidence(factors.logs, view.data.sizes, view.rules)
         if factors.logs.any():
             generator = torch.Generator().manual_seed(seed + 1)
             factors = calibrate(factors, self.view, self.offset, generator=generator)
@@ -90,7 +90,7 @@ class Found:
     def weighed(self, difference: Difference, settings: Settings, *, seed: int, clean: tuple[int, ...]) -> "Found":
         """Take the mean of the factors over what they may be, and find offset and states with it."""
         of_states, of_effect = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
-        logs, doubt = difference.mean(self.factors.se, self.view.rules)
+        logs, doubt = difference.mean(self.view.rules)
         view = self.view.divided_by(logs.exp())
         offset = _offset(view, settings, of_effect, clean, last=True)
         view, centres = _states(view, offset, of_states)
@@ -118,7 +118,7 @@ def search(
     data, noise, axes, settings, seed, log, rules, clean
         See `find_batch_effect`.
     """
-    # what is drawn to judge the batch effect must not change the states: refused, it leaves the fit untouched
+    # what is drawn to judge the batch effect must not change the states: without an effect it leaves the fit untouched
     of_states, of_effect = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     with_factors = settings.factors and data.count > 1
     what = "batch effect" if settings.factors or settings.offset == "rays" else "states"

@@ -34,9 +34,8 @@ class Rules:
         Share of the mean total. Standard deviation of offsets where there are any, such as the ambient RNA of droplets,
         which is some percent to a fifth of their counts. A standard error as large tells little.
     batches_without_offset
-        Batches. How many that have no offset the others are counted with, next to half a one that has: a batch alone
-        has an offset with a probability of 0.1 before it is seen, as an estimate that is 3 standard errors from 0 is
-        found without an offset more often than once in hundreds, errors being rough.
+        Batches. How many without an offset are counted as seen before, next to half a one that has it: a batch alone
+        has an offset with a probability of 0.1 before it is seen, errors of offsets being rough.
     gene_splits
         Random splits of the genes in halves by which that dependence is measured.
     min_batch_cells
