@@ -106,8 +106,8 @@ class Rules:
     outlying_state: float = 1.5
     min_factor_spread: float = 0.02
     of_tissue: float = 12.0
-    of_composition: float = 50.0
-    concentration_spread: float = 0.35
+    of_composition: float = 100.0
+    concentration_spread: float = 0.5
     usual_overlap: float = 0.05
     overlap_neighbours: int = 10
     overlap_margin: float = 0.1
