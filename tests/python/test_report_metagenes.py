@@ -14,7 +14,7 @@ from test_report import Tags, content, pages_of, row
 
 from unbatch.cli.report import main
 from unbatch.errors import InputError
-from unbatch.models.verdicts import Verdict, sentence
+from unbatch.models.verdicts import RETIRED, Verdict, sentence
 from unbatch.report.fits.batchblend import SECTIONS, effect, metagenes
 from unbatch.report.fits.batchblend.effect import confounded, sentences
 from unbatch.report.fits.batchblend.metagenes import gloss, telling
@@ -238,11 +238,11 @@ def test_a_refusal_is_plain_to_see(dataset, tmp_path):
     fit = fit_of(dataset, spatial=False, offset=False)
     del dataset.obsm["spatial"], dataset.uns["unbatch"]["truth"]
     pages = report(tmp_path, dataset, fit)
-    assert "2 of 4 steps refused" in pages["effect_0_0_found"]
+    assert "2 of 4 mostly left" in pages["effect_0_0_found"]
     assert f"No additive offset was accepted: {REASON}." in pages["effect_0_0_found"]
     table = pages["effect_0_0_found"].split("<table")[1]
-    assert table.index(">refused<") < table.index(">accepted<")
-    # nothing is drawn of what was refused
+    assert table.index(">left<") < table.index(">removed<")
+    # nothing is drawn of what was left
     assert not any("ambient RNA" in text for text in pages.values())
 
 
@@ -252,8 +252,8 @@ def test_nothing_found_is_no_refusal(dataset, tmp_path):
     evidence["verdict"] = np.array(["refused_se", "accepted", "nothing", "accepted"])
     evidence["threshold"] = np.full(4, 3.0)
     page = report(tmp_path, dataset, fit)["effect_0_0_found"]
-    assert "1 of 4 steps refused" in page
-    assert "2 of 4 steps accepted" in page
+    assert "1 of 4 mostly left" in page
+    assert "2 of 4 mostly or fully removed" in page
     assert page.count(">nothing found<") == 1
     assert f"No additive offset was accepted: {REASON}." in page
     assert "No additive offset was found:" in page
@@ -272,13 +272,15 @@ def test_labels_of_one_batch_are_named_where_they_may_have_been_taken_for_its_ef
     evidence = {
         "batch": np.array(["one", "one | two", "one | three"]),
         "step": np.array(["offset", "factors", "factors"]),
-        "verdict": np.array(["accepted", "accepted", "accepted_partly"]),
-        "composition": np.array([np.nan, 0.36, 0.1]),
+        "verdict": np.array(["accepted", "accepted_partly", "left"]),
+        "composition": np.array([np.nan, 0.36, 0.5]),
+        "removed": np.array([1, 0.98, 0.05]),
     }
     fit = small(evidence=evidence)
     (said,) = confounded(fit, [("Glia", "two", 12), ("Neurons", "three", 30)])
     assert said.startswith("one and two: ")
     assert "36%" in said
+    assert "98%" in said
     assert "Glia (only in two, 12 cells)." in said
     assert confounded(fit, [("Neurons", "three", 30)]) == []
 
@@ -305,9 +307,31 @@ def test_factors_refused_for_some_pairs_only_are_said_to_be(dataset):
     none, factor = np.zeros((2, 4)), np.array([[2.0, 1, 1, 1], [0.5, 1, 1, 1]])
     effect = Effect(np.zeros((2, 2)), none, none, np.zeros(2), np.zeros(2), factor, none + 0.1)
     said = sentences(small(effect=effect, evidence=steps), replace(cells_of(2, 3), batches=["one", "two"]))
-    assert said[0][1].endswith("Refused against three, in 1 of 2 tests.")
+    assert said[0][1].endswith("left in the data against three, in 1 of 2 comparisons.")
     assert "No additive offset was looked for." in said[0][1]
-    assert "Refused" not in said[1][1]
+    assert "left in the data" not in said[1][1]
+
+
+def test_what_was_removed_of_each_pair_is_drawn_with_its_interval(dataset, tmp_path):
+    fit = fit_of(dataset)
+    evidence = fit.uns["unbatch"]["evidence"]
+    pair = evidence["step"] == "factors"
+    evidence["verdict"] = np.where(pair, "accepted_partly", "accepted")
+    evidence |= {"size": np.full(len(pair), 0.2), "removed": np.where(pair, 0.7, 1), "removed_error": 0.1 * pair}
+    page = report(tmp_path, dataset, fit)["effect_0_0_pairs"]
+    assert "width:70.0%" in page
+    assert "left:53.6%;width:32.9%" in page
+    assert "70% removed (54% to 86%), 30% left" in page
+
+
+@pytest.mark.parametrize("code", sorted(RETIRED))
+def test_a_fit_of_an_earlier_version_is_said_to_be_one(dataset, tmp_path, code):
+    fit = fit_of(dataset)
+    fit.uns["unbatch"]["evidence"]["verdict"] = np.array(["accepted", code] * 2)
+    fit.write_h5ad(tmp_path / "fit.h5ad")
+    dataset.write_h5ad(tmp_path / "dataset.h5ad")
+    with pytest.raises(InputError, match=rf"fit.h5ad: evidence has the verdict '{code}', .* earlier version"):
+        read_factorisation(FitFile(tmp_path / "fit.h5ad"), read_dataset(tmp_path / "dataset.h5ad"))
 
 
 def test_without_coordinates_space_or_truth_their_pages_are_left_out(dataset, tmp_path):

@@ -562,7 +562,10 @@ def _read_evidence(path: Path, rows: Any, batches: int) -> list["Evidence"]:
     found = []
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != kinds.keys():
-            raise InputError(f"{path}: evidence {number} is {short(row)}, expected {', '.join(kinds)}")
+            raise InputError(
+                f"{path}: evidence {number} is {short(row)}, expected {', '.join(kinds)} (a model of an earlier "
+                "version has to be fitted anew)"
+            )
         wrong = [name for name, value in row.items() if not fits(name, value)]
         if wrong:
             raise InputError(f"{path}: evidence {number}: {wrong[0]} is {short(row[wrong[0]])}, which it cannot be")

@@ -84,14 +84,14 @@ class Composition:
         excess = (along.square() - noise @ lever).sum(1).clamp(min=0)
         return torch.where(excess > 0, excess / (elsewhere * lever.sum()), 1.0)
 
-    def batch_part(
+    def kept(
         self, logs: Tensor, error: Tensor, shifts: tuple[float, ...] = RULES.usual_shifts
     ) -> tuple[Tensor, Tensor]:
-        """Remove the part that is rather composition's, were the batch effect one that hits genes independently.
+        """Share of each difference on each axis that is the batch's, if its effect hits genes independently.
 
         On each axis a difference is the sum of two normal variables. Such a batch effect varies on each as the others
-        tell; composition by some standard deviations of the cells, any of `shifts` alike. What is kept is the posterior
-        mean of the batch effect; its standard deviation is the error that this adds. Both are T x G.
+        tell; composition by some standard deviations of the cells, any of `shifts` alike. What is kept is the mean of
+        the batch effect given their sum; with it comes the variance of that, on the axis. Both are T x m.
         """
         squares, chance, batch = (each[..., None] for each in self._energies(logs, error))
         shift = torch.tensor(shifts, dtype=batch.dtype, device=batch.device)
@@ -101,8 +101,15 @@ class Composition:
         weight = torch.softmax(fits, -1)
         share = batch / (batch + composition)
         kept = (weight * share).sum(-1)
-        left = (weight * (batch * (1 - share) + squares * (share - kept[..., None]).square())).sum(-1)
-        doubt = (left @ self.axes.square().T).sqrt() / self.scale
+        left = weight * (batch * (1 - share) + squares * (share - kept[..., None]).square())
+        return kept, left.sum(-1)
+
+    def batch_part(
+        self, logs: Tensor, error: Tensor, shifts: tuple[float, ...] = RULES.usual_shifts
+    ) -> tuple[Tensor, Tensor]:
+        """Remove the part that is rather composition's (see `kept`); with it comes the error that this adds; T x G."""
+        kept, variance = self.kept(logs, error, shifts)
+        doubt = (variance @ self.axes.square().T).sqrt() / self.scale
         return logs - (self.along(logs) * (1 - kept)) @ self.axes.T / self.scale, doubt
 
 
@@ -268,15 +275,19 @@ class Difference:
         """
         found, kinds_of = [], torch.stack(self.kinds, 1).cpu()
         divided = self.composition.batch_part(self.logs, self.error, rules.usual_shifts)[0]
+        doubt = self.composition.kept(self.logs, self.error, rules.usual_shifts)[1].sqrt()
         for a, b in combinations(range(len(sizes)), 2):
             whole = (self.logs[a] - self.logs[b]) * self.composition.scale
             square = float(whole.square().sum().clamp(min=1e-30))
             removed, in_parts = (
                 float(((part[a] - part[b]) * self.composition.scale * whole).sum()) / square for part in (kept, divided)
             )
-            # over what the difference may be: all of it, the divided part, nothing
+            # over what the difference may be: all of it, the divided part (whose doubt is by axis), nothing
             weight, shares = (kinds_of[a] + kinds_of[b]) / 2, kinds_of.new_tensor([1.0, in_parts, 0.0])
-            error = (weight * (shares - (weight * shares).sum()).square()).sum().sqrt()
+            by_axis = self.composition.along(self.logs[a] - self.logs[b]) * (doubt[a] + doubt[b]) / square
+            variance = (weight * (shares - (weight * shares).sum()).square()).sum() + weight[
+                1
+            ] * by_axis.square().sum().cpu()
             few = next((int(sizes[batch]) for batch in (a, b) if not self.compared[batch]), None)
             found.append(
                 evidence_of_factors(
@@ -284,7 +295,7 @@ class Difference:
                     size=float((self.logs[a] - self.logs[b]).square().mean().sqrt()),
                     composition=float(self.composition.ambiguous(self.logs[a] - self.logs[b])),
                     removed=min(max(removed, 0.0), 1.0),
-                    removed_error=float(error),
+                    removed_error=float(variance.sqrt()),
                     overlap=float(self.overlap[a, b]),
                     few_cells=few,
                     shared_states=int(self.shared_states[a, b]),

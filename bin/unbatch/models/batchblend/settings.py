@@ -1,4 +1,4 @@
-"""What a fit can be asked for, and every threshold that it decides by."""
+"""What a fit can be asked for, and every constant that it goes by."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Every threshold of the model, with its unit, what happens on either side of it, and why it stands there.
+    """Every constant of the model, with its unit, what it does, and why it has its value.
 
     The defaults are meant for all data. What was measured to set them is in docs/decisions/. A model that was saved
     and loaded anew is used with the defaults.
@@ -37,7 +37,8 @@ class Rules:
         Batches. How many without an offset are counted as seen before, next to half a one that has it: a batch alone
         has an offset with a probability of 0.1 before it is seen, errors of offsets being rough.
     gene_splits
-        Random splits of the genes in halves by which that dependence is measured.
+        Random splits of the genes in halves, by which it is measured how much an offset depends on the genes that put
+        cells in states.
     min_batch_cells
         Cells. A batch with fewer is not compared with others gene by gene.
     min_state_cells
@@ -154,7 +155,7 @@ class Settings:
         Whether batches may have a factor per gene; not with ``"annealed"``.
     strength
         How much is removed of a difference between batches that their composition could make, too: 0 leaves it in the
-        data, 1 removes it, 0.5 removes what is the batch effect's given the data (the posterior mean).
+        data, 1 removes it, 0.5 goes by how likely it is to be the batch effect's.
     rounds
         Times that states, offset and factors are found anew.
     sparsity

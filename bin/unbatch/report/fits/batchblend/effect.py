@@ -1,10 +1,11 @@
-"""The batch effect of a fit: what was found, what was refused, and which genes it hits."""
+"""The batch effect of a fit: what was found, what was removed of it, and which genes it hits."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from unbatch.models.batchblend.evidence import ALL
 from unbatch.models.verdicts import NUMBERS, Verdict, sentence
 from unbatch.report.fits.batchblend.metagenes import gloss
 from unbatch.report.fits.batchblend.read import Factorisation
@@ -73,15 +74,17 @@ def confounded(fit: Factorisation, confined: list[tuple[str, str, int]]) -> list
     """
     said = []
     for row in _steps(fit):
-        share = fit.evidence["composition"][row["row"]] if "composition" in fit.evidence else np.nan
-        # a part that composition could make was left in the data where the difference was not removed whole
-        if row["verdict"] is not Verdict.ACCEPTED or row["step"] != "factors" or not share > LITTLE:
+        if row["step"] != "factors":
+            continue
+        share, removed = (_number_of(fit, row, name) for name in ("composition", "removed"))
+        # of what composition could make, that much was removed
+        if not share * removed > LITTLE:
             continue
         pair = row["batch"].split(" | ")
         own = [f"{label} (only in {batch}, {cells:,} cells)" for label, batch, cells in confined if batch in pair]
         if own:
             said.append(
-                f"{join(pair)}: their difference was fully corrected, although composition could explain "
+                f"{join(pair)}: {removed:.0%} of their difference was removed, although composition could explain "
                 f"{share:.0%} of it, and they differ in composition: {first(own, 5, '; ')}. Part of what sets these "
                 "labels apart may "
                 "have been removed as if it were a batch effect, and their cells moved towards others; with "
@@ -99,7 +102,10 @@ def _offset_words(fit: Factorisation, t: int, members: np.ndarray | None) -> str
         own = fit.amounts[members].sum(dtype=np.float64) / members.sum()
         text += f", {share(effect.total[t] / (effect.total[t] + own))} of the mean library size"
     genes = [fit.genes[g] for g in surest(effect.offset[t], effect.offset_se[t])[:3]]
-    return f"{text}; most in {join(genes)}.{_refusals(fit, fit.batches[t], 'offset')}"
+    text += f"; most in {join(genes)}."
+    about = _about(fit, fit.batches[t], "offset")
+    removed = _number_of(fit, about[0], "removed") if about else np.nan
+    return text if not removed < ALL else f"{text} This is {share(removed)} of the estimate, which is uncertain."
 
 
 def _factor_words(fit: Factorisation, t: int) -> str:
@@ -117,7 +123,7 @@ def _factor_words(fit: Factorisation, t: int) -> str:
 
 
 def _refusals(fit: Factorisation, batch: str, step: str) -> str:
-    """Say that some tests of what was found were refused, as it then holds against some batches only."""
+    """Say against which batches the factors were mostly left."""
     about = _about(fit, batch, step)
     refused = [row["batch"] for row in about if row["refused"]]
     if not refused:
@@ -126,7 +132,7 @@ def _refusals(fit: Factorisation, batch: str, step: str) -> str:
     against = ""
     if others:
         against = f" against {join(others) if len(others) <= 5 else f'{len(others)} other batches'}"
-    return f" Refused{against}, in {len(refused)} of {len(about)} tests."
+    return f" Mostly left in the data{against}, in {len(refused)} of {len(about)} comparisons."
 
 
 def _nothing(fit: Factorisation, batch: str, step: str, what: str) -> str:
@@ -144,6 +150,11 @@ def _nothing(fit: Factorisation, batch: str, step: str, what: str) -> str:
 def _about(fit: Factorisation, batch: str, step: str) -> list[dict[str, Any]]:
     """List the tests of a step for a batch, alone or in a pair."""
     return [row for row in _steps(fit) if row["step"] == step and batch in (row["batch"], *row["batch"].split(" | "))]
+
+
+def _number_of(fit: Factorisation, row: dict[str, Any], name: str) -> float:
+    """Return a number of a tested step; NaN where a file does not have it."""
+    return float(fit.evidence[name][row["row"]]) if name in fit.evidence else np.nan
 
 
 def _steps(fit: Factorisation) -> list[dict[str, Any]]:
@@ -222,13 +233,10 @@ def _on_metagenes(fit: Factorisation, cells: Cells) -> str:
 
 def _pairs(fit: Factorisation, cells: Cells) -> str:
     """Difference of each pair of batches: the part that is removed, and the part that is left."""
-    evidence = fit.evidence
-    if "removed" not in evidence:
-        return ""
     rows = []
     for row in _steps(fit):
-        removed, error, size = (float(evidence[name][row["row"]]) for name in ("removed", "removed_error", "size"))
-        if row["step"] == "factors" and np.isfinite(removed):
+        removed, error, size = (_number_of(fit, row, name) for name in ("removed", "removed_error", "size"))
+        if row["step"] == "factors" and np.isfinite(removed) and np.isfinite(size):
             low, high = (min(max(removed + side * Z90 * np.nan_to_num(error), 0), 1) for side in (-1, 1))
             interval = f" ({share(low)} to {share(high)})" if high - low > 0.005 else ""
             rows.append(
@@ -264,7 +272,7 @@ def _offsets(fit: Factorisation, cells: Cells) -> str:
     without = [fit.batches[t] for t in shown if not effect.offset[t].any()]
     if without:
         listed = join(without) if len(without) <= 5 else f"{len(without)} batches"
-        omitted += f" Not shown, as none was accepted there: {listed}."
+        omitted += f" Not shown, as there is none: {listed}."
     ends = [(effect.offset[t] + Z90 * np.nan_to_num(effect.offset_se[t]))[genes].max() for t, _, genes in parts]
     top = max(ends)
     panels = []

@@ -9,7 +9,7 @@ import pandas as pd
 
 from unbatch.errors import InputError
 from unbatch.metrics.recovery import Truth, in_cell_sizes_of, in_units_of_fit
-from unbatch.models.verdicts import Verdict
+from unbatch.models.verdicts import RETIRED, Verdict
 from unbatch.report.read import Dataset, FitFile
 
 
@@ -153,6 +153,10 @@ def _evidence(fit: FitFile, about: dict[str, Any]) -> dict[str, np.ndarray]:
     if absent:
         raise InputError(f"{fit.path}: evidence lacks {', '.join(sorted(absent))}, expected what fit-batchblend writes")
     unknown = next((str(code) for code in found["verdict"] if str(code) not in list(Verdict)), None)
+    if unknown in RETIRED:
+        raise InputError(
+            f"{fit.path}: evidence has the verdict {unknown!r}, which an earlier version of unbatch wrote: fit it anew"
+        )
     if unknown is not None:
         raise InputError(f"{fit.path}: evidence has the verdict {unknown!r}, expected one of {', '.join(Verdict)}")
     return found
