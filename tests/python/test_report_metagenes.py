@@ -320,7 +320,7 @@ def test_what_was_removed_of_each_pair_is_drawn_with_its_interval(dataset, tmp_p
     evidence |= {"size": np.full(len(pair), 0.2), "removed": np.where(pair, 0.7, 1), "removed_error": 0.1 * pair}
     page = report(tmp_path, dataset, fit)["effect_0_0_pairs"]
     assert "width:70.0%" in page
-    assert "left:53.6%;width:32.9%" in page
+    assert "left:53.5%;width:32.9%" in page
     assert "70% removed (54% to 86%), 30% left" in page
 
 

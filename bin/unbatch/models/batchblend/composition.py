@@ -284,10 +284,9 @@ class Difference:
             )
             # over what the difference may be: all of it, the divided part (whose doubt is by axis), nothing
             weight, shares = (kinds_of[a] + kinds_of[b]) / 2, kinds_of.new_tensor([1.0, in_parts, 0.0])
-            by_axis = self.composition.along(self.logs[a] - self.logs[b]) * (doubt[a] + doubt[b]) / square
-            variance = (weight * (shares - (weight * shares).sum()).square()).sum() + weight[
-                1
-            ] * by_axis.square().sum().cpu()
+            by_axis = (self.composition.along(self.logs[a] - self.logs[b]) * (doubt[a] + doubt[b]) / square).cpu()
+            variance = (weight * (shares - (weight * shares).sum()).square()).sum()
+            variance = variance + weight[1] * by_axis.square().sum()
             few = next((int(sizes[batch]) for batch in (a, b) if not self.compared[batch]), None)
             found.append(
                 evidence_of_factors(
