@@ -54,7 +54,8 @@ ALONE = """
 window.addEventListener("load", () => {
   const page = document.querySelector('[id^="mqc-section-wrapper-PAGE"]');
   const frame = document.createElement("div");
-  frame.append(page);
+  // the style of the pages is in the body, too
+  frame.append(...document.querySelectorAll("body style"), page);
   // the page begins with an empty line
   frame.style.cssText = "padding: 0 8px; margin-top: -18px; background: white";
   document.body.replaceChildren(frame);

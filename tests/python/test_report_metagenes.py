@@ -234,6 +234,20 @@ def test_the_batch_effect_is_said_in_words(dataset):
     assert apart in second
 
 
+def test_an_offset_that_is_not_shown_is_not_said_to_be_in_every_cell():
+    none = np.zeros((2, 4))
+    effect = Effect(np.zeros((2, 2)), none + 2, none + 9, np.array([8.0, 8]), np.array([30.0, 2]), none + 1, none + 0.1)
+    steps = {
+        "batch": np.array(["one", "two"]),
+        "step": np.array(["offset"] * 2),
+        "verdict": np.array(["nothing", "accepted_partly"]),
+        "removed": np.array([0.06, 0.9]),
+    }
+    said = sentences(small(effect=effect, evidence=steps), replace(cells_of(2, 3), batches=["one", "two"]))
+    assert "6.0% of its estimate is removed, 8 counts" in said[0][1].replace("\u00a0", " ")
+    assert "90%" in said[1][1]
+
+
 def test_a_refusal_is_plain_to_see(dataset, tmp_path):
     fit = fit_of(dataset, spatial=False, offset=False)
     del dataset.obsm["spatial"], dataset.uns["unbatch"]["truth"]
@@ -321,7 +335,7 @@ def test_what_was_removed_of_each_pair_is_drawn_with_its_interval(dataset, tmp_p
     page = report(tmp_path, dataset, fit)["effect_0_0_pairs"]
     assert "width:70.0%" in page
     assert "left:53.5%;width:32.9%" in page
-    assert "70% removed (54% to 86%), 30% left" in page
+    assert "70% removed (54% to 86%)" in page
 
 
 @pytest.mark.parametrize("code", sorted(RETIRED))

@@ -97,14 +97,19 @@ def _offset_words(fit: Factorisation, t: int, members: np.ndarray | None) -> str
     effect = fit.effect
     if not effect.offset[t].any():
         return _nothing(fit, fit.batches[t], "offset", "additive offset")
+    about = _about(fit, fit.batches[t], "offset")
+    removed = _number_of(fit, about[0], "removed") if about else np.nan
+    if about and not about[0]["accepted"] and np.isfinite(removed):
+        return (
+            f"An additive offset is not shown: {share(removed)} of its estimate is removed, {amount(effect.total[t])} "
+            "counts a cell."
+        )
     text = f"Every cell has {_interval(effect.total[t], effect.total_se[t])} counts from an additive offset"
     if members is not None and members.any():
         own = fit.amounts[members].sum(dtype=np.float64) / members.sum()
         text += f", {share(effect.total[t] / (effect.total[t] + own))} of the mean library size"
     genes = [fit.genes[g] for g in surest(effect.offset[t], effect.offset_se[t])[:3]]
     text += f"; most in {join(genes)}."
-    about = _about(fit, fit.batches[t], "offset")
-    removed = _number_of(fit, about[0], "removed") if about else np.nan
     return text if not removed < ALL else f"{text} This is {share(removed)} of the estimate, which is uncertain."
 
 
@@ -246,7 +251,7 @@ def _pairs(fit: Factorisation, cells: Cells) -> str:
                     "left": 100 * removed,
                     "low": 100 * low,
                     "whisker": 100 * (high - low),
-                    "text": f"{share(removed)} removed{interval}, {share(1 - removed)} left",
+                    "text": f"{share(removed)} removed{interval}",
                     "spread": amount(size, 2),
                 }
             )
