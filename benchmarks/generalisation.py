@@ -171,7 +171,7 @@ def doublets(seed: int) -> Cells:
 
 
 def times(values: sparse.csr_matrix, factor: np.ndarray, rng: np.random.Generator) -> sparse.csr_matrix:
-    """Draw counts of what is `factor` times as abundant."""
+    """Draw counts anew around `factor` times the counts, which doubles their variance."""
     return sparse.csr_matrix(rng.poisson(values.toarray() * factor))
 
 
@@ -186,7 +186,7 @@ SIMULATIONS: dict[str, Callable[[int], Cells]] = {
     "gradient within batches": along_batch,
     "doublets": doublets,
 }
-"""What is simulated: 600 cells of 100 genes, Poisson counts of 2,000 in the mean where nothing else is said."""
+"""What is simulated."""
 
 
 def simulations(methods: tuple[str, ...], seeds: range, data: str) -> None:

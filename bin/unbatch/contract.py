@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +28,8 @@ class Parameters(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    RENAMED: ClassVar[dict[str, str]] = {}
+    """Parameters of earlier versions, and what is given in their place."""
 
     def using(self, **values: Any) -> Self:
         """Return the same parameters with those values that the data led to, for `Fit.used`."""
@@ -249,7 +251,7 @@ def checked(method: str, params: type[Parameters], given: Mapping[str, Any]) -> 
     InputError
         If names are unknown, or values are not those that the parameters take: all of them in one message.
     """
-    wrong = [_unknown(name, params.model_fields) for name in given if name not in params.model_fields]
+    wrong = [_unknown(name, params) for name in given if name not in params.model_fields]
     try:
         chosen = params(**{name: value for name, value in given.items() if name in params.model_fields})
     except ValidationError as error:
@@ -263,8 +265,11 @@ def checked(method: str, params: type[Parameters], given: Mapping[str, Any]) -> 
     return chosen
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
-    """Say that there is no such parameter, and which one has the most similar name."""
+def _unknown(name: str, params: type["Parameters"]) -> str:
+    """Say that there is no such parameter, and what it is now or which one has the most similar name."""
+    known = params.model_fields
+    if name in params.RENAMED:
+        return f"parameter {name!r} is of an earlier version, expected {params.RENAMED[name]}"
     close = difflib.get_close_matches(name, known, 1)
     cure = f"did you mean {close[0]}?" if close else f"it has {', '.join(known) or 'none'}"
     return f"no parameter {name!r}, {cure}"

@@ -22,7 +22,7 @@ from unbatch.metrics.recovery import (
     offset_recovery,
 )
 from unbatch.models.batchblend import RULES, BatchBlend, Fitted, Settings, choose_metagenes, fit, shares
-from unbatch.models.batchblend.composition import Composition, kinds
+from unbatch.models.batchblend.composition import Composition, Difference, Kinds, kinds
 from unbatch.models.batchblend.expression import prepare
 from unbatch.models.batchblend.factors import comparable
 from unbatch.models.batchblend.nmf import Given, _renew_metagenes, gene_weights, objective
@@ -320,10 +320,39 @@ def test_what_a_difference_is_goes_by_its_concentration_without_a_jump():
 
 
 @pytest.mark.parametrize("concentration", [1.0, 12.0, 100.0])
-def test_strength_reaches_from_leaving_to_removing(concentration):
-    whole = [weighed(concentration, strength=s)[0] for s in (0, 0.2, 0.5, 0.8, 1)]
-    assert (whole[0], whole[-1]) == (0, 1)
-    assert whole == sorted(whole)
+def test_strength_reaches_from_leaving_to_removing_in_proportion(concentration):
+    found = {s: np.array(weighed(concentration, strength=s)) for s in (0, 0.25, 0.5, 0.75, 1)}
+    assert found[0][0] == 0
+    np.testing.assert_allclose(found[1], [1, 0, 0], atol=1e-12)
+    for low, middle, high in ((0, 0.25, 0.5), (0.5, 0.75, 1)):
+        np.testing.assert_allclose(found[middle], (found[low] + found[high]) / 2, atol=1e-12)
+
+
+def test_what_is_removed_of_a_pair_is_certain_where_the_kind_of_each_batch_is():
+    """Two batches with an effect of their own, and one of another composition."""
+    rng = np.random.default_rng(0)
+    genes = 50
+    directions = torch.eye(genes, dtype=torch.float64)[:, :4]
+    ones = torch.ones(genes, dtype=torch.float64)
+    composition = Composition(axes=directions, variance=ones[:4], scale=ones)
+    logs = torch.as_tensor(rng.normal(0, 0.2, (3, genes)))
+    logs = logs - logs.mean(0)
+    known, together = torch.full((3,), True), torch.full((3, 3), 5)
+
+    def evidence(whole: list[float], nothing: list[float]):
+        kinds = Kinds(*(torch.tensor(each, dtype=torch.float64) for each in (whole, [0.0] * 3, nothing)))
+        error = torch.full_like(logs, 0.01)
+        parts = {"composition": composition, "overlap": together.double(), "shared_states": together, "kinds": kinds}
+        difference = Difference(logs=logs, error=error, compared=known, **parts)
+        kept = difference.mean(RULES)[0]
+        torch.testing.assert_close(kept.mean(0), torch.zeros(genes, dtype=torch.float64))
+        return {each.batches: each for each in difference.evidence(kept, torch.tensor([100] * 3), RULES)}
+
+    certain, unsure = evidence([1.0, 1, 0], [0.0, 0, 1]), evidence([0.5] * 3, [0.5] * 3)
+    assert certain[0, 1].removed == pytest.approx(1)
+    assert all(each.removed_error == pytest.approx(0, abs=1e-9) for each in certain.values())
+    assert all(each.removed == pytest.approx(0.5) for each in unsure.values())
+    assert unsure[0, 1].removed_error == pytest.approx(0.5)
 
 
 def test_factors_of_genes_that_leave_no_overlap_are_no_composition():
@@ -347,9 +376,9 @@ def test_concentration_does_not_depend_on_the_errors(noise):
         found = composition.concentration(torch.as_tensor(logs + rng.normal(0, noise, logs.shape)), error)
         assert (found >= low).all()
         assert (found <= high).all()
-    # a gene that one batch lacks says nothing there
-    error[0, 7] = torch.inf
-    assert composition.concentration(torch.as_tensor(independent), error).isfinite().all()
+    # genes that one batch lacks say nothing there
+    error[0, 200:] = torch.inf
+    assert (composition.concentration(torch.as_tensor(independent), error) < 4).all()
 
 
 def test_a_gene_that_one_batch_lacks_is_fitted_next_to_offsets():

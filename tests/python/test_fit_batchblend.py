@@ -336,6 +336,7 @@ def test_an_applied_model_has_the_evidence_of_its_fit(run, saved: Path, tmp_path
         ({"batches": ["batch1", "batch2", "batch3"]}, "weights.safetensors: offset has shape 2 x 60, expected 3 x 60"),
         ({"params": None}, "config.json: params is None, expected parameters by name"),
         ({"params": {"metagene": 5}}, "config.json: params: batchblend: no parameter 'metagene'"),
+        ({"params": {"ambiguous": "leave"}}, "parameter 'ambiguous' is of an earlier version, expected strength"),
         ({"params": {"metagenes": 5, "sparsity": -1}}, "config.json: params: batchblend: parameter sparsity is -1"),
         ({"params": {}}, "config.json: params: metagenes is missing"),
         ({"params": {"metagenes": 6}}, "weights.safetensors: metagenes has shape 5 x 60, expected 6 x 60"),

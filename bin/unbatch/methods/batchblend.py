@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -36,7 +36,9 @@ SLOTS = {
     "uns/dead_metagenes": Slot("metagenes with less than 0.1% of all amounts", "any"),
     "uns/sigma": Slot("noise of each batch: standard deviation over the square root of the mean", "any"),
     "uns/batch_effect": Slot("offset and factor of each batch and gene, with standard errors", "mapping"),
-    "uns/evidence": Slot("every step of the correction: size, error, whether it was taken, and why", "mapping"),
+    "uns/evidence": Slot(
+        "every difference that was looked for: size, error, how much of it was removed, and why", "mapping"
+    ),
     "uns/history": Slot("the course of the fit by iteration", "mapping"),
     "uns/spatial": Slot("affinities between metagenes by batch, and those of permuted cells", "mapping"),
 }
@@ -85,6 +87,8 @@ class Spatial(Parameters):
 class Params(Spatial):
     """Parameters of `fit`."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"ambiguous": "strength (leave: 0, remove: 1, auto: 0.5)"}
+
     iterations: int = Field(20, ge=1, description="iterations of the factorisation")
     offset: Literal["rays", "annealed", "none"] = Field(
         "rays", description="how the additive batch effect is found; none: there is none"
@@ -94,8 +98,8 @@ class Params(Spatial):
         0.5,
         ge=0,
         le=1,
-        description="how much is removed of differences that the batches' composition could make, too: 0 leaves them, "
-        "1 removes them, 0.5 goes by how likely they are to be the batch effect",
+        description="how much is removed of differences that the batches' composition could make, too: 0 leaves what "
+        "lies along within-batch variation, 1 removes it, 0.5 goes by how likely it is to be the batch effect",
     )
     rounds: int = Field(4, ge=1, description="times that states, offset and factors are found anew")
     sparsity: float | None = Field(
@@ -376,7 +380,7 @@ def _found(
     for item in model.evidence:
         where = " | ".join(names[code] for code in item.batches)
         reason = sentence(item.step, item.verdict, **{name: getattr(item, name) for name in NUMBERS})
-        log.info("%s, %s %s: %s", where, item.step, "taken" if item.accepted else "not taken", reason)
+        log.info("%s, %s: %s", where, item.step, reason)
     totals = fitted.amounts.sum(axis=0, dtype="float64")
     dead = totals < 1e-3 * totals.sum()
     if dead.any():

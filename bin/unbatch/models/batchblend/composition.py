@@ -80,9 +80,9 @@ class Composition:
         along = self.along(logs)
         lever, off = (self.axes * self.scale[:, None]).square(), 1 - self.axes.square().sum(1)
         rest = (logs * self.scale - along @ self.axes.T).square().sum(1) - noise @ (self.scale.square() * off)
-        elsewhere = rest.clamp(min=0) / (self.scale.square() * off).sum()
+        elsewhere = rest.clamp(min=0) / (known.to(logs) @ (self.scale.square() * off))
         excess = (along.square() - noise @ lever).sum(1).clamp(min=0)
-        return torch.where(excess > 0, excess / (elsewhere * lever.sum()), 1.0)
+        return torch.where(excess > 0, excess / (elsewhere * (known.to(logs) @ lever.sum(1))), 1.0)
 
     def kept(
         self, logs: Tensor, error: Tensor, shifts: tuple[float, ...] = RULES.usual_shifts
@@ -191,32 +191,31 @@ def kinds(concentration: Tensor, overlap: Tensor, *, strength: float, rules: Rul
     Parameters
     ----------
     concentration
-        See `Composition.concentration`, T. Its logarithm is normal, with the same standard deviation around 0 if the
-        batch effect hits genes independently, around `Rules.of_tissue` if it favours those that cells differ in, and
-        around `Rules.of_composition` or more without any batch effect.
+        See `Composition.concentration`, T. Its logarithm is normal, with the same standard deviation around that of 1
+        if the batch effect hits genes independently, of `Rules.of_tissue` if it favours those that cells differ in, and
+        of `Rules.of_composition`, as which more counts, without any batch effect.
     overlap
         Share of the cells of each batch that have cells of another as near as their own once what composition could not
         make is removed, T. Next to a batch effect that hits genes independently, composition is a small part of the
         difference; cells that are still apart without the rest are apart by the batch effect.
     strength
-        0 leaves what composition could make in any case, 1 removes all; in between the odds of a batch effect alone are
-        multiplied by ``(strength / (1 - strength))^2``.
+        0.5 gives the probabilities. Towards 1 all is removed, towards 0 what composition could make is left in any
+        case; in between the three are mixed in proportion.
     rules
         The constants.
     """
-    if strength == 1:
-        none = torch.zeros_like(overlap)
-        return Kinds(none + 1, none, none)
     at = concentration.to(overlap).clamp(1.0, rules.of_composition).log()
     centres = at.new_tensor([rules.of_tissue, 1.0, rules.of_composition]).log()
     density = torch.softmax(-0.5 * ((at[:, None] - centres) / rules.concentration_spread).square(), 1)
-    tissue, independent, composition = density.unbind(1)
+    _, independent, composition = density.unbind(1)
+    # a batch effect of independent genes is alone where the batches do not overlap
     both = independent * overlap.square() / (overlap.square() + rules.usual_overlap**2)
-    effect = tissue + independent - both
-    odds = (strength / (1 - strength)) ** 2
-    whole = effect * odds / (effect * odds + both + composition)
-    # what is too unlike composition to be it alone is divided, where it is not removed
-    nothing = composition / (effect * max(odds, 1.0) + both + composition)
+    whole, nothing = 1 - both - composition, composition
+    if strength > 0.5:
+        whole, nothing = 1 - (2 - 2 * strength) * (1 - whole), (2 - 2 * strength) * nothing
+    elif strength < 0.5:
+        # what is too unlike composition to be it alone is divided, where it is not removed
+        whole = 2 * strength * whole
     return Kinds(whole, (1 - whole - nothing).clamp(min=0), nothing)
 
 
@@ -273,20 +272,20 @@ class Difference:
         max_pairs
             Most pairs.
         """
-        found, kinds_of = [], torch.stack(self.kinds, 1).cpu()
-        divided = self.composition.batch_part(self.logs, self.error, rules.usual_shifts)[0]
-        doubt = self.composition.kept(self.logs, self.error, rules.usual_shifts)[1].sqrt()
+        found, weight = [], torch.stack(self.kinds, 1).to(self.logs)
+        divided, _ = self.composition.batch_part(self.logs, self.error, rules.usual_shifts)
+        doubt = (weight[:, 1:2] * self.composition.kept(self.logs, self.error, rules.usual_shifts)[1]).sqrt()
+        # of each batch: all of its difference, the divided part, nothing
+        parts = torch.stack([self.logs, divided, torch.zeros_like(divided)], 1) * self.composition.scale
         for a, b in combinations(range(len(sizes)), 2):
             whole = (self.logs[a] - self.logs[b]) * self.composition.scale
-            square = float(whole.square().sum().clamp(min=1e-30))
-            removed, in_parts = (
-                float(((part[a] - part[b]) * self.composition.scale * whole).sum()) / square for part in (kept, divided)
-            )
-            # over what the difference may be: all of it, the divided part (whose doubt is by axis), nothing
-            weight, shares = (kinds_of[a] + kinds_of[b]) / 2, kinds_of.new_tensor([1.0, in_parts, 0.0])
-            by_axis = (self.composition.along(self.logs[a] - self.logs[b]) * (doubt[a] + doubt[b]) / square).cpu()
-            variance = (weight * (shares - (weight * shares).sum()).square()).sum()
-            variance = variance + weight[1] * by_axis.square().sum()
+            square = whole.square().sum().clamp(min=1e-30)
+            removed = float(((kept[a] - kept[b]) * self.composition.scale) @ whole / square)
+            shares = parts[[a, b]] @ whole / square
+            mean = (weight[[a, b]] * shares).sum(1, keepdim=True)
+            # the batches of a pair are likely to be of one kind, and the doubts of axes are each other's mirror
+            of_kind = (weight[[a, b]] * (shares - mean).square()).sum(1).sqrt().sum()
+            by_axis = self.composition.along(self.logs[a] - self.logs[b]) * (doubt[a] + doubt[b]) / square
             few = next((int(sizes[batch]) for batch in (a, b) if not self.compared[batch]), None)
             found.append(
                 evidence_of_factors(
@@ -294,7 +293,7 @@ class Difference:
                     size=float((self.logs[a] - self.logs[b]).square().mean().sqrt()),
                     composition=float(self.composition.ambiguous(self.logs[a] - self.logs[b])),
                     removed=min(max(removed, 0.0), 1.0),
-                    removed_error=float(variance.sqrt()),
+                    removed_error=float(torch.hypot(of_kind, by_axis.norm())),
                     overlap=float(self.overlap[a, b]),
                     few_cells=few,
                     shared_states=int(self.shared_states[a, b]),

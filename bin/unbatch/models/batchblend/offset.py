@@ -177,8 +177,8 @@ def weigh_offsets(total: Tensor, error: Tensor, possible: Tensor, rules: Rules, 
     Without an offset the estimate is an error around 0; with one it is, before it is seen, as likely to be any share of
     the mean total. The share of batches that have an offset is itself unknown: it has a beta distribution before the
     data are seen, as if half a batch with one and `Rules.batches_without_offset` without had been, and is integrated
-    over. If there is an offset, the estimate is shrunk by a normal prior with a standard deviation of
-    `Rules.usual_offset`, or of what the estimate exceeds its error by if that is more.
+    over. If there is an offset, the estimate is shrunk by a prior of its own, a normal one whose
+    variance is the square of `Rules.usual_offset` and what the square of the estimate exceeds that of its error by.
 
     Parameters
     ----------

@@ -149,7 +149,7 @@ def _nothing(fit: Factorisation, batch: str, step: str, what: str) -> str:
     left = refused or [row for row in about if not row["accepted"]]
     reasons = dict.fromkeys(row["reason"].strip().rstrip(".").removeprefix("Not corrected: ") for row in left)
     why = "; ".join(reason[:1].lower() + reason[1:] for reason in reasons if reason)
-    return f"No {what} was {'accepted' if refused else 'found'}{f': {why}' if why else ''}."
+    return f"No {what} was {'removed' if refused else 'found'}{f': {why}' if why else ''}."
 
 
 def _about(fit: Factorisation, batch: str, step: str) -> list[dict[str, Any]]:
@@ -246,9 +246,11 @@ def _pairs(fit: Factorisation, cells: Cells) -> str:
             interval = f" ({share(low)} to {share(high)})" if high - low > 0.005 else ""
             rows.append(
                 {
-                    "pair": join(row["batch"].split(" | ")),
+                    "pair": join(row["batch"].split(" | "))
+                    if " | " in row["batch"]
+                    else f"{row['batch']} and the model's cells",
                     "size": 100 * size,
-                    "left": 100 * removed,
+                    "removed": 100 * removed,
                     "low": 100 * low,
                     "whisker": 100 * (high - low),
                     "text": f"{share(removed)} removed{interval}",
