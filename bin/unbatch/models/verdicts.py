@@ -154,4 +154,5 @@ def sentence(step: str, verdict: Verdict, **numbers: float) -> str:
     """
     known = dict.fromkeys(NUMBERS, math.nan) | numbers
     known["distance"] = known["size"] / max(known["error"], 1e-9)
-    return _SENTENCES.get((step, verdict), "").format(**known)
+    # files of earlier versions do not have all numbers
+    return _SENTENCES.get((step, verdict), "").format(**known).replace("nan%", "an unknown share")
