@@ -109,8 +109,11 @@ class Composition:
     ) -> tuple[Tensor, Tensor]:
         """Remove the part that is rather composition's (see `kept`); with it comes the error that this adds; T x G."""
         kept, variance = self.kept(logs, error, shifts)
-        doubt = (variance @ self.axes.square().T).sqrt() / self.scale
-        return logs - (self.along(logs) * (1 - kept)) @ self.axes.T / self.scale, doubt
+        return self.keep(logs, kept), (variance @ self.axes.square().T).sqrt() / self.scale
+
+    def keep(self, logs: Tensor, kept: Tensor) -> Tensor:
+        """Keep shares of each difference on each axis (T x m), and all that lies off them; T x G."""
+        return logs - (self.along(logs) * (1 - kept)) @ self.axes.T / self.scale
 
 
 def composition_of(view: View) -> Composition:
@@ -273,8 +276,8 @@ class Difference:
             Most pairs.
         """
         found, weight = [], torch.stack(self.kinds, 1).to(self.logs)
-        divided, _ = self.composition.batch_part(self.logs, self.error, rules.usual_shifts)
-        doubt = (weight[:, 1:2] * self.composition.kept(self.logs, self.error, rules.usual_shifts)[1]).sqrt()
+        share, variance = self.composition.kept(self.logs, self.error, rules.usual_shifts)
+        divided, doubt = self.composition.keep(self.logs, share), (weight[:, 1:2] * variance).sqrt()
         # of each batch: all of its difference, the divided part, nothing
         parts = torch.stack([self.logs, divided, torch.zeros_like(divided)], 1) * self.composition.scale
         for a, b in combinations(range(len(sizes)), 2):

@@ -24,7 +24,7 @@ from unbatch.nn.kmeans import nearest
 _WORTH_HALVES = 0.1
 """Probability of an offset below which its error is not found from halves of the cells, which would only lower it."""
 _NO_OFFSET = 0.001
-"""Share of the mean total. A smaller posterior mean changes nothing that is measured, and is left."""
+"""Share of the mean total. A smaller offset changes nothing that is measured, and is left in the data."""
 
 
 @dataclass(frozen=True, kw_only=True)

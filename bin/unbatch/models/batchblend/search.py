@@ -181,9 +181,7 @@ def search_annealed(
     view = first_view(data, noise, axes, generator, states=settings.metagenes, rules=rules)
     log("batch effect (annealed)")
     view, offset = annealed_offset(view)
-    profiles = view.profiles(offset.on_axes, offset.total)
-    centres = kmeans(profiles, view.states, generator)
-    view = replace(view, state=nearest(profiles, centres))
+    view, centres = _states(view, offset, generator)
     return effect_of(view, offset, Factors.none(view), centres=centres, evidence=offset.evidence)
 
 
