@@ -7,22 +7,29 @@
     python benchmarks/spavae.py genes FOLDER SECTION           # p-values on simulated genes with known patterns
     python benchmarks/spavae.py speed FOLDER SECTION           # CPU seconds of an epoch and of a fit
     python benchmarks/spavae.py large [SPOTS GENES]            # the same of drawn counts
+    python benchmarks/spavae.py authors FOLDER SECTION --code CODE [--epochs N]   # the authors' code and ours in turns
 
 FOLDER holds SECTION.h5ad with counts in X, ``obsm['spatial']`` (array row and column) and ``obs['layer']``. Settings
 are the defaults for all sections. The number of clusters is that of the layers; spots without a layer are clustered and
-left out of the scores. Values go to benchmarks/results/spavae-*.csv. One thread: times are seconds of its CPU.
+left out of the scores. CODE is the folder src/spaVAE of the authors' repository (ttgump/spaVAE), which is no part of
+this one. Values go to benchmarks/results/spavae-*.csv. One thread: times are seconds of its CPU.
 """
 
 import environment  # noqa: F401
 
 # isort: split
 import argparse
+import os
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -431,6 +438,55 @@ def _timed(section: Section, settings: spavae.Settings, method: str) -> None:
     record("spavae-speed", section.about, method, took, seed=0)
 
 
+AUTHORS = "the authors' code"
+
+
+def run_authors(folder: Path, name: str, code: Path, epochs: int) -> None:
+    """CPU seconds of an epoch of the authors' code and of ours, three times in turns, then a fit of theirs.
+
+    Ours has their settings (preset paper) and the defaults. An epoch is the difference of fits of 2 and 7 epochs.
+    """
+    section = read(folder, name)
+    spots = Spots.of(section.counts, section.points)
+    spavae.fit(spots, SETTINGS.but(epochs=1))
+    for turn in range(3):
+        short, long = (authors(section, code, each, each)["cpu_s"] for each in (2, 7))
+        took = {"cpu_s of an epoch": (long - short) / 5, "inducing points": 49}
+        record("spavae-speed", section.about, AUTHORS, took, seed=turn)
+        for preset in ("paper", "recommended"):
+            seconds = []
+            for each in (2, 7):
+                start = time.process_time()
+                spavae.fit(spots, spavae.PRESETS[preset].but(epochs=each, patience=each))
+                seconds.append(time.process_time() - start)
+            took = {"cpu_s of an epoch": (seconds[1] - seconds[0]) / 5}
+            record("spavae-speed", section.about, f"preset {preset}, in turns with {AUTHORS}", took, seed=turn)
+    if not epochs:
+        return
+    found = authors(section, code, epochs, 200)
+    latent = found.pop("latent")
+    scores, _ = clustered(section, {"k-means": latent, "mixture": latent[:, :2]}, 0)
+    record("spavae-domains", section.about, f"{AUTHORS}, one seed", scores | found, seed=0)
+
+
+def authors(section: Section, code: Path, epochs: int, patience: int, seed: int = 0) -> dict[str, Any]:
+    """Train the authors' code in a process of its own, and give latent values, epochs run and CPU seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = Path(folder, "given.npz"), Path(folder, "out.npz")
+        np.savez(given, counts=section.counts.toarray(), points=section.points)
+        program = Path(__file__).with_name("published_spavae.py")
+        ran = subprocess.run(
+            [sys.executable, program, given, out, str(epochs), str(patience), str(seed)],
+            env=os.environ | {"PYTHONPATH": str(code)}, stdout=subprocess.PIPE, text=True, check=True,
+        )  # fmt: skip
+        with np.load(out) as found:
+            return {
+                "latent": found["latent"],
+                "cpu_s": float(found["cpu_s"]),
+                "epochs": ran.stdout.count("validating ELBO"),
+            }
+
+
 def run_large(spots: int, genes: int) -> None:
     """Drawn counts of a large tissue: CPU seconds of set-up, an epoch and the posterior, and the peak of memory.
 
@@ -474,9 +530,11 @@ def main() -> None:
         "genes": run_genes,
         "speed": run_speed,
     }
-    parser.add_argument("what", choices=["domains", *runs, "large"])
+    parser.add_argument("what", choices=["domains", *runs, "large", "authors"])
     parser.add_argument("given", nargs="*", help="FOLDER SECTION ...; of large: SPOTS GENES")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=[], help="rows of domains; by default all")
+    parser.add_argument("--code", type=Path, help="folder of the authors' code; of authors")
+    parser.add_argument("--epochs", type=int, default=0, help="most epochs of a whole fit of theirs; of authors")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "large":
@@ -484,6 +542,9 @@ def main() -> None:
         return
     folder = Path(given.given[0])
     sections = given.given[1:] or sorted(path.stem for path in folder.glob("*.h5ad"))
+    if given.what == "authors":
+        run_authors(folder, *given.given[1:], given.code, given.epochs)
+        return
     if given.what == "domains":
         run_domains(folder, sections, given.rows)
         return
