@@ -1,6 +1,7 @@
 """Methods: the cards, what each declares and returns, and `fit-baseline`."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -485,6 +486,25 @@ def test_seurat_writes_a_fit_by_the_contract_and_leaves_nothing_else(dataset_pat
     assert fit.obsm["X_seurat"].shape == (dataset.n_obs, 10)
     assert fit.uns["unbatch"]["versions"]["Seurat"].startswith("4.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fit.h5ad", "p.yml"]
+
+
+def test_seurats_program_runs_a_file_that_is_there_with_options_that_it_has(tmp_path: Path):
+    fake = tmp_path / "Rscript"
+    fake.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    fake.chmod(0o755)
+    task = (ROOT / "modules" / "fit" / "main.nf").read_text(encoding="utf-8")
+    script = task[task.index("${job.program} ${run.dataset}") : task.index('""".stripIndent()')]
+    given = [*re.findall(r"(?<=\s)--?[a-z-]+", script), "--model", "--device", "--max-epochs"]
+    done = subprocess.run(
+        [str(ROOT / "bin" / "fit-seurat"), *given], capture_output=True, text=True, check=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    program, *passed_on = done.stdout.splitlines()
+    assert Path(program).is_file()
+    assert passed_on == given
+    known = re.search(r"KNOWN <- c\((.*)\)", Path(program).read_text(encoding="utf-8"))
+    # it saves no model: its card says so
+    assert set(given) - {"--model"} <= set(re.findall(r'"([^"]+)"', known[1]))
 
 
 def test_seurat_says_what_is_missing_where_there_is_no_r(tmp_path: Path):

@@ -1,5 +1,6 @@
 """What all programs share: help, versions, messages, and `attempt`, which records how one ended."""
 
+import ast
 import errno
 import json
 import os
@@ -222,6 +223,27 @@ def outcome(tmp_path: Path, script: str, *options: str) -> tuple[int, dict | Non
     command = ["--", sys.executable, "-c", script]
     result = CliRunner().invoke(attempt.main, [*options, "-o", str(out), *command])
     return result.exit_code, json.loads(out.read_text()) if out.exists() else None
+
+
+def test_attempt_needs_no_more_than_the_python_and_click_of_seurats_image(tmp_path: Path):
+    script = (
+        "import sys; from unbatch.cli import attempt\n"
+        "try: attempt.main(['-o', 'outcome.json', '--', 'true'])\n"
+        "except SystemExit: pass\n"
+        "own = [each.__file__ for name, each in sys.modules.items() if name.split('.')[0] == 'unbatch']\n"
+        "print(*own, sep='\\n')\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT / "bin")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *files, packages = done.stdout.splitlines()
+    assert (tmp_path / "outcome.json").exists()
+    for file in files:
+        # that of Debian 12
+        ast.parse(Path(file).read_text(encoding="utf-8"), feature_version=(3, 11))
+    assert {"numpy", "h5py", "anndata", "yaml", "pydantic"}.isdisjoint(packages.split())
 
 
 def test_attempt_records_success(tmp_path: Path):

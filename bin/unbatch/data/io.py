@@ -540,7 +540,8 @@ class _Disk(FileIO):
         data[found:] = bytes(len(data) - found)
         return len(data)
 
-    def unless_refused[T](self, items: Iterable[T]) -> Iterator[T]:
+    # no type parameter: `attempt` reads this file with the Python 3.11 of Seurat's image
+    def unless_refused(self, items: Iterable[Any]) -> Iterator[Any]:
         """Iterate until something could not be written."""
         for item in items:
             yield item

@@ -35,11 +35,12 @@ if (any(c("-h", "--help") %in% given)) {
   quit(save = "no")
 }
 options_of <- list(`-o` = NULL, `--output` = NULL, `--params` = NULL, `--seed` = "0", `--threads` = "1",
-                   `--device` = "auto", `--max-epochs` = NULL)
+                   `--device` = "auto", `--max-epochs` = NULL, `--method` = "seurat")
+KNOWN <- c("-o", "--output", "--params", "--seed", "--threads", "--device", "--max-epochs", "--method")
 dataset <- NULL
 while (length(given)) {
   if (startsWith(given[1], "-")) {
-    if (!given[1] %in% c("-o", "--output", "--params", "--seed", "--threads", "--device", "--max-epochs"))
+    if (!given[1] %in% KNOWN)
       fail(paste0("no such option ", given[1], "; usage: ", usage))
     if (length(given) < 2) fail(paste0(given[1], " needs a value"))
     options_of[[given[1]]] <- given[2]
@@ -52,6 +53,7 @@ while (length(given)) {
 }
 output <- if (is.null(options_of[["-o"]])) options_of[["--output"]] else options_of[["-o"]]
 if (is.null(dataset) || is.null(output)) fail(paste0("dataset and output are needed; usage: ", usage))
+if (options_of[["--method"]] != "seurat") fail(paste0("--method: found ", options_of[["--method"]], ", expected seurat"))
 if (!file.exists(dataset)) fail(paste0(dataset, ": no such file"))
 if (!grepl("^[0-9]+$", options_of[["--seed"]]) || as.numeric(options_of[["--seed"]]) > .Machine$integer.max)
   fail(paste0("--seed: found ", options_of[["--seed"]], ", a whole number below 2^31 was expected"))
