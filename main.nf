@@ -4,7 +4,7 @@ include { UNBATCH } from './workflows/unbatch'
 include { gridPoints ; readGrid ; sweepErrors ; sweepText } from './functions/grid'
 include { helpText ; parameterErrors ; readSchema ; resourcesOf ; simulates ; stop ; typedParameters } from './functions/parameters'
 include { plannedFits } from './functions/null'
-include { imagesOf ; statedParameters ; writeCrate ; writeImages ; writeParameters } from './functions/provenance'
+include { imageNames ; imagesOf ; statedParameters ; writeCrate ; writeImages ; writeParameters } from './functions/provenance'
 include { resourcesText } from './functions/resources'
 include { folderErrors ; fullFolders ; placeErrors } from './functions/places'
 include { aboutRun ; closingMessage ; codeFingerprint ; fitPlan ; inputPoint ; nullPlan ; stepOptions } from './functions/run'
@@ -45,7 +45,7 @@ workflow {
         def run = workflow
         def planned = plannedFits(points, plan, nulls)
         def outdir = file(given.outdir, glob: false).toAbsolutePath().toUriString()
-        def names = ([given.container] + plan.collect { job -> job.image }).collect { name -> statedParameters([container: name], run.launchDir).container }
+        def names = imageNames([given.container] + plan.collect { job -> job.image }, run.launchDir)
         def local = nextflow.Global.config.process?.executor in [null, 'local']
         workflow.onComplete = {
             def images = imagesOf(run.containerEngine, names, local)

@@ -42,10 +42,15 @@ def writeParameters(stated, outdir) {
     folder.resolve('params.json').text = groovy.json.JsonOutput.prettyPrint(groovy.json.JsonOutput.toJson(stated)) + '\n'
 }
 
+// Names of images as they are stated in what is published, each once
+def imageNames(images, launch) {
+    images.collect { name -> statedParameters([container: name], launch).container }.unique()
+}
+
 // The images of a run, by name and digest: [[name:, digest:], ...], none without an engine. A name can state its digest; of
 // others it is that of the image on this machine, where the tasks ran here: elsewhere the same name may be another image
 def imagesOf(engine, names, local) {
-    (engine ? names.unique(false) : []).collect { name ->
+    (engine ? names : []).collect { name ->
         def stated = name =~ /@(sha256:[0-9a-f]{64})$/
         [name: name, digest: stated.find() ? stated.group(1) : local ? inspected(engine, name) : null]
     }

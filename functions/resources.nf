@@ -46,10 +46,12 @@ def gigabytes(base, factor, bytes) {
     String.format(java.util.Locale.ROOT, '%.1f', ((base as nextflow.util.MemoryUnit).toBytes() + factor * bytes) / 1024 ** 3)
 }
 
-// What the steps will ask for at their first try, in a sentence. A dataset is about three times the file it is made of
+// What the steps will ask for at their first try, in a sentence. A dataset is about three times the file it is made of; of
+// data yet to be simulated only the least is known
 def resourcesText(point, fits, most) {
     def raw = ((point.source ? [point.source] : []) + point.samples).collect { file -> bytesOf(file) }.sum() ?: 0
     def asked = fits.collect { fit -> gigabytes(fit.memory, fit.memory_per_gb, 3 * raw).toDouble() }
-    "Tasks ask for about ${gigabytes('3 GB', memoryFactors().preprocess, raw)} GB (preprocess), ${asked.min()} to ${asked.max()} GB (fits) and " +
+    def least = point.simulate ? 'at least' : 'about'
+    "Tasks ask for ${least} ${gigabytes('3 GB', memoryFactors().preprocess, raw)} GB (preprocess), ${asked.min()} to ${asked.max()} GB (fits) and " +
         "${gigabytes('3 GB', memoryFactors().score, 3 * raw)} GB (score) at first, never above --max_memory ${most}"
 }
