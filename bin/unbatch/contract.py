@@ -8,9 +8,9 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unbatch.data.notes import Note
 from unbatch.errors import InputError
@@ -34,6 +34,16 @@ class Parameters(BaseModel):
     def using(self, **values: Any) -> Self:
         """Return the same parameters with those values that the data led to, for `Fit.used`."""
         return self.model_copy(update=values)
+
+
+InMemory = Annotated[
+    Literal["auto", "yes", "no"],
+    Field(
+        description="whether expression is read as a whole; auto: unless it takes a quarter of the memory",
+        json_schema_extra={"applies": True},
+    ),
+]
+"""A parameter of methods that can read the values of cells from the file as they need them; see `Cells.streams`."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,20 @@ def test_rows_are_those_of_the_matrix_sparse_or_dense(matrix, offset):
     np.testing.assert_array_equal(dense.numpy(), matrix.toarray()[wanted])
 
 
+def test_cells_of_a_file_are_shuffled_among_all_or_come_in_their_order(matrix):
+    file = Streamed(lambda start, stop: matrix[start:stop], matrix.shape, chunk=10, window=None)
+    whole = Resident(matrix)
+    for seed in (None, 1):
+        orders = []
+        for source in (file, whole):
+            rng = None if seed is None else np.random.default_rng(seed)
+            parts = list(source.minibatches(np.arange(0, 103, 2), 8, rng))
+            orders.append(np.concatenate([position.numpy() for position, _ in parts]))
+            dense = torch.cat([expression for _, expression in parts]).numpy()
+            np.testing.assert_array_equal(dense, matrix.toarray()[orders[-1]])
+        np.testing.assert_array_equal(*orders)
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_every_cell_is_in_one_minibatch_from_memory_and_from_a_file(matrix, sparse, shuffled):
@@ -152,6 +166,23 @@ def test_training_keeps_the_weights_of_the_best_epoch(matrix):
 def test_training_stops_when_patience_ends(matrix):
     _, history = _run([3.0, 1.0, 2.0, 1.5, 0.1], matrix, patience=2)
     assert len(history.terms["mean"]) == 4
+
+
+def test_an_epoch_takes_no_more_cells_than_the_plan_says_and_others_each_time(matrix):
+    seen = []
+
+    def step(position, expression, share):
+        seen.append((position.numpy(), share))
+        return {"mean": expression.mean()}
+
+    plan = Plan(epochs=4, size=15, patience=4, most=30)
+    rng = np.random.default_rng(0)
+    train(_Counter(), Resident(matrix), np.arange(103), step, lambda counts: (0.0, {}), plan, rng=rng)
+    assert plan.steps(103) == 2
+    assert [share for _, share in seen] == pytest.approx(np.arange(8) / 8)
+    epochs = [np.concatenate([seen[start][0], seen[start + 1][0]]) for start in range(0, 8, 2)]
+    assert all(len(np.unique(epoch)) == 30 for epoch in epochs)
+    assert len(np.unique(np.concatenate(epochs))) > 60
 
 
 def test_an_epoch_of_the_ramp_is_not_the_best(matrix):

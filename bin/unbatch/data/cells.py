@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("unbatch")
+
+ROWS = 4096
+"""Cells whose counts are read at once where all are read one after another."""
 
 
 class Source(Protocol):
@@ -42,6 +46,9 @@ class Source(Protocol):
 
     def rows(self, start: int, stop: int) -> "sparse.csr_matrix | np.ndarray":
         """Read the expression of the cells from one position up to another."""
+
+    def count_rows(self, start: int, stop: int) -> "sparse.csr_matrix":
+        """Read the raw counts of the cells from one position up to another."""
 
 
 class Cells:
@@ -169,21 +176,64 @@ class Cells:
         Values that are not whole, as of simulations with continuous noise, are brought to a mean total of 20 counts per
         gene and rounded: as they are, most of them are far below 1.
         """
-        values = self.counts.data
-        if not values.size or np.array_equal(values, np.rint(values)):
-            return self.counts
+        scale = self._scale_to_whole([self.counts])
+        return self.counts if scale is None else _rounded(self.counts, scale)
+
+    def whole_count_rows(self) -> "Callable[[int, int], sparse.csr_matrix]":
+        """Return what reads the counts of the cells from one position up to another, as in `whole_counts`.
+
+        All counts are read once, some cells at a time, to know whether they are whole.
+        """
+        source, cells = self._required(), len(self)
+
+        def read(start: int, stop: int) -> "sparse.csr_matrix":
+            return source.count_rows(start, stop)[:, self.columns]
+
+        scale = self._scale_to_whole(read(start, min(start + ROWS, cells)) for start in range(0, cells, ROWS))
+        return read if scale is None else lambda start, stop: _rounded(read(start, stop), scale)
+
+    def streams(self, in_memory: str, device: str = "cpu") -> bool:
+        """Tell whether matrices are to be read from the file some cells at a time, by a parameter `contract.InMemory`.
+
+        Parameters
+        ----------
+        in_memory
+            ``"yes"``, ``"no"``, or ``"auto"``: streamed where values take too large a share of the memory.
+        device
+            Where the method works.
+        """
+        from unbatch.data import expression
+
+        if self.source is None or in_memory == "yes":
+            return False
+        if in_memory == "auto" and not expression.is_large(self.source.n_stored, device):
+            return False
+        log.info("%s: expression is read from the file, some cells at a time", self.name)
+        return True
+
+    def _scale_to_whole(self, blocks: "Iterable[sparse.csr_matrix]") -> float | None:
+        """Give what counts are multiplied by before they are rounded; None where they are whole. Warn of it."""
+        whole, total = True, 0.0
+        for block in blocks:
+            whole = whole and np.array_equal(block.data, np.rint(block.data))
+            total += block.sum()
+        if whole:
+            return None
         text = "%s: layers/counts are not whole numbers; they are scaled and rounded for the model"
         log.warning(text, self.name, extra={"code": "counts-scaled"})
-        scaled = self.counts * (20 * len(self.genes) * len(self.batch) / self.counts.sum())
-        whole = scaled.tocsr()
-        whole.data = np.rint(whole.data)
-        whole.eliminate_zeros()
-        return whole
+        return 20 * len(self.genes) * len(self.batch) / total
 
     def _required(self) -> Source:
         if self.source is None:
             raise InputError(f"{self.name}: these cells have neither such a matrix nor a file to read it from")
         return self.source
+
+
+def _rounded(counts: "sparse.csr_matrix", scale: float) -> "sparse.csr_matrix":
+    whole = (counts * scale).tocsr()
+    whole.data = np.rint(whole.data)
+    whole.eliminate_zeros()
+    return whole
 
 
 def _names(codes: np.ndarray | None) -> list[str]:
@@ -211,15 +261,23 @@ class _File:
         return self._read("layers/counts").layers["counts"]
 
     def rows(self, start: int, stop: int) -> "sparse.csr_matrix | np.ndarray":
-        return self._stored[start:stop]
+        return self._stored["X"][start:stop]
+
+    def count_rows(self, start: int, stop: int) -> "sparse.csr_matrix":
+        from unbatch.data import schema
+
+        rows = self._stored["layers/counts"][start:stop]
+        schema.validate_rows(rows, "layers/counts", self.path)
+        return rows
 
     @cached_property
-    def _stored(self) -> Any:
+    def _stored(self) -> dict[str, Any]:
         import h5py
         from anndata.io import sparse_dataset
 
         file = h5py.File(self.path, "r")
-        return sparse_dataset(file["X"]) if isinstance(file["X"], h5py.Group) else file["X"]
+        slots = {name: file[name] for name in ("X", "layers/counts") if name in file}
+        return {name: sparse_dataset(x) if isinstance(x, h5py.Group) else x for name, x in slots.items()}
 
     def _read(self, slot: str) -> "AnnData":
         """Read one matrix, checked against the contract."""
@@ -252,6 +310,9 @@ class _Memory:
 
     def rows(self, start: int, stop: int) -> "sparse.csr_matrix":
         return self.adata.X[start:stop]
+
+    def count_rows(self, start: int, stop: int) -> "sparse.csr_matrix":
+        return self.adata.layers["counts"][start:stop]
 
 
 def read_cells(path: Path) -> Cells:

@@ -72,15 +72,30 @@ def validate(
                     f"{source}: {name} is missing ({rule['about']}); a {role} file of unbatch was expected"
                 )
             continue
-        problem = _CHECKS[rule["kind"]](value, rule)
-        if problem:
-            raise InputError(f"{source}: {name} {problem} ({rule['about']})")
+        _check(value, rule, name, source)
     if about.get("schema") is not None and int(about["schema"]) != VERSION:
         raise InputError(f"{source}: uns/unbatch/schema is {about['schema']}, this version reads {VERSION}")
     if cells_of is not None and not adata.obs_names.equals(cells_of.obs_names):
         permuted = adata.n_obs == cells_of.n_obs and set(adata.obs_names) == set(cells_of.obs_names)
         found = "the same cells in another order" if permuted else f"{adata.n_obs} other cells"
         raise InputError(f"{source}: obs_names are {found}, the dataset's {cells_of.n_obs} in its order were expected")
+
+
+def validate_rows(value: Any, slot: str, source: str | Path) -> None:
+    """Check some rows of a matrix of a dataset, as `validate` checks all of it.
+
+    Raises
+    ------
+    InputError
+        If they break the contract.
+    """
+    _check(value, _contract()["dataset"][slot], slot, source)
+
+
+def _check(value: Any, rule: dict[str, Any], name: str, source: str | Path) -> None:
+    problem = _CHECKS[rule["kind"]](value, rule)
+    if problem:
+        raise InputError(f"{source}: {name} {problem} ({rule['about']})")
 
 
 def _get(adata: "AnnData", slot: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from unbatch.contract import Fit, Needs, Parameters, Run, SavedModel, Slot, short
+from unbatch.contract import Fit, InMemory, Needs, Parameters, Run, SavedModel, Slot, short
 from unbatch.data.cells import Cells
 from unbatch.errors import InputError, NotApplicable, UnbatchError
 
@@ -87,11 +87,7 @@ class Params(Parameters):
     weights_random: Weights = Field({}, description="weights of terms of the loss of re, by name")
     fold: int = Field(0, ge=0, description="fold of obs/split that no model sees; the next one stops training")
     held_out_batch: str | None = Field(None, description="name of a batch that no model sees, in place of a fold")
-    in_memory: Literal["auto", "yes", "no"] = Field(
-        "auto",
-        description="whether expression is read as a whole; auto: unless it takes a quarter of the memory",
-        json_schema_extra=_ASKED,
-    )
+    in_memory: InMemory = "auto"
     counterfactual: str | None = Field(
         None,
         description="target batches of counterfactuals, separated by commas; average is the population mean",
@@ -232,8 +228,6 @@ def _seen(
     from unbatch.nn.minibatches import Resident, Streamed
 
     stored = cells.source
-    large = stored is not None and params.in_memory == "auto" and expression.is_large(stored.n_stored, device)
-    streamed = stored is not None and (params.in_memory == "no" or large)
     first = (
         cells.X[: expression.DEPTH_CELLS] if stored is None else stored.rows(0, min(expression.DEPTH_CELLS, len(cells)))
     )
@@ -243,8 +237,7 @@ def _seen(
             f"{cells.name}: X is too large for logarithms of normalised counts, expected what `preprocess` writes"
         )
     scale = 1.0 if fitted_depth is None else fitted_depth / depth
-    if streamed:
-        log.info("%s: expression is read from the file, some cells at a time", cells.name)
+    if cells.streams(params.in_memory, device):
 
         def read(start: int, stop: int) -> Any:
             return expression.rescaled(stored.rows(start, stop)[:, cells.columns], scale)

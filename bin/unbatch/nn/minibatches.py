@@ -42,8 +42,8 @@ class Rows:
             self._lengths = np.diff(values.indptr)
             self._starts = torch.as_tensor(values.indptr[:-1].astype(np.int64), device=device)
             self._stored = torch.as_tensor(self._lengths.astype(np.int64), device=device)
-            self._columns = torch.as_tensor(values.indices.astype(np.int32), device=device)
-            self._values = torch.as_tensor(values.data.astype(np.float32), device=device)
+            self._columns = torch.as_tensor(values.indices.astype(np.int32, copy=False), device=device)
+            self._values = torch.as_tensor(values.data.astype(np.float32, copy=False), device=device)
         else:
             self._values = torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=device)
 
@@ -75,13 +75,13 @@ class Source(ABC):
     device
         Where minibatches are made.
     chunk, window
-        Cells are shuffled among `window` chunks of `chunk` neighbouring cells; among all if `chunk` is None.
+        Cells are shuffled among `window` chunks of `chunk` neighbouring cells; among all if one of them is None.
     """
 
     shape: tuple[int, int]
     device: torch.device
     chunk: int | None = None
-    window: int = WINDOW
+    window: int | None = WINDOW
 
     @abstractmethod
     def _rows(self, windows: list[np.ndarray]) -> Iterator[tuple[Rows, np.ndarray]]:
@@ -137,7 +137,7 @@ class Resident(Source):
     """
 
     def __init__(
-        self, values: Any, device: str | torch.device = "cpu", chunk: int | None = None, window: int = WINDOW
+        self, values: Any, device: str | torch.device = "cpu", chunk: int | None = None, window: int | None = WINDOW
     ) -> None:
         self.shape = values.shape
         self.device = torch.device(device)
@@ -161,7 +161,9 @@ class Streamed(Source):
     device
         Where minibatches are made.
     chunk, window
-        See `Source`.
+        See `Source`. If `window` is None, all cells that are shuffled are read at once: for so few that they fit in
+        memory, of which each minibatch has to be a random sample. In their order, cells are read `WINDOW` chunks at a
+        time.
     """
 
     def __init__(
@@ -170,7 +172,7 @@ class Streamed(Source):
         shape: tuple[int, int],
         device: str | torch.device = "cpu",
         chunk: int = CHUNK,
-        window: int = WINDOW,
+        window: int | None = WINDOW,
     ) -> None:
         self.shape = shape
         self.device = torch.device(device)
@@ -218,10 +220,13 @@ def _stacked(parts: list[Any]) -> Any:
     return _Csr(parts) if hasattr(parts[0], "indptr") else np.concatenate(parts)
 
 
-def _windows(cells: np.ndarray, chunk: int | None, window: int, rng: np.random.Generator | None) -> list[np.ndarray]:
+def _windows(
+    cells: np.ndarray, chunk: int | None, window: int | None, rng: np.random.Generator | None
+) -> list[np.ndarray]:
     """Cells of each window, in their order."""
-    if chunk is None:
+    if chunk is None or (window is None and rng is not None):
         return [cells if rng is None else rng.permutation(cells)]
+    window = WINDOW if window is None else window
     number = cells // chunk
     chunks = np.unique(number)
     if rng is not None:

@@ -1,10 +1,10 @@
 """The negative binomial likelihood of counts, with a gradient written out and few gamma functions."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 LARGEST = 12.0
@@ -36,13 +36,17 @@ class _Means(torch.autograd.Function):
         return of_rate * given, None, None, of_dispersion * given
 
 
+MOST_ROWS = 65_536
+"""Spots whose counts are tabulated at once."""
+
+
 class GammaTerms:
     """The terms of -log NB with gamma functions, over all spots: one for each different pair of gene and count.
 
     Parameters
     ----------
     counts
-        n x G, a scipy CSR matrix or a numpy array of whole numbers.
+        n x G, a scipy CSR matrix or a numpy array of whole numbers, or blocks of its rows one after another.
     group
         Which dispersions hold for each spot, codes 0 ... K-1, n.
     groups
@@ -57,28 +61,21 @@ class GammaTerms:
     """
 
     def __init__(self, counts: Any, group: np.ndarray, groups: int, device: torch.device | str = "cpu") -> None:
-        entries = sparse.coo_matrix(counts)
-        there = entries.data > 0
-        value = entries.data[there].astype(np.int64)
-        column = group[entries.row[there]].astype(np.int64) * counts.shape[1] + entries.col[there]
-        width = int(value.max(initial=0)) + 1
-        code = column * width + value
-        places = groups * counts.shape[1] * width
-        if places <= max(10_000_000, 4 * len(code)):
-            number = np.bincount(code, minlength=1)
-            different = np.flatnonzero(number)
-            number = number[different]
-        else:
-            different, number = np.unique(code, return_counts=True)
-        columns = np.bincount(column, minlength=groups * counts.shape[1])
+        column, value, number = (np.zeros(0, dtype=np.int64) for _ in range(3))
+        self.spots, genes = 0, 0
+        for block in _pieces(counts):
+            rows, genes = group[self.spots : self.spots + block.shape[0]], block.shape[1]
+            parts = zip((column, value, number), _tabulated(block, rows, groups), strict=True)
+            column, value, number = _merged(*(np.concatenate(pair) for pair in parts))
+            self.spots += block.shape[0]
+        columns = np.bincount(column, weights=number, minlength=groups * genes)
         place = {"dtype": torch.float32, "device": device}
-        self.column = torch.as_tensor(different // width, device=device)
-        self.value = torch.as_tensor(different % width, **place)
+        self.column = torch.as_tensor(column, device=device)
+        self.value = torch.as_tensor(value, **place)
         self.number = torch.as_tensor(number, **place)
         self.positive = torch.as_tensor(columns, **place)
-        logs = torch.lgamma(torch.as_tensor(different % width, dtype=torch.float64) + 1)
+        logs = torch.lgamma(torch.as_tensor(value, dtype=torch.float64) + 1)
         self.constant = float((logs * torch.as_tensor(number, dtype=torch.float64)).sum())
-        self.spots = counts.shape[0]
 
     def __call__(self, dispersion: Tensor) -> Tensor:
         """Mean over spots of lgamma(theta) - lgamma(theta + y) + lgamma(y + 1), summed over genes.
@@ -92,6 +89,49 @@ class GammaTerms:
         total = (self.positive * torch.lgamma(theta)).sum()
         total = total - (self.number * torch.lgamma(theta[self.column] + self.value)).sum()
         return (total + self.constant) / self.spots
+
+
+def row_blocks(counts: Any) -> Iterable[Any]:
+    """Give a matrix as the only block of its rows, and blocks as they are."""
+    return [counts] if hasattr(counts, "shape") else counts
+
+
+def _pieces(counts: Any) -> Iterator[Any]:
+    """Yield blocks of at most `MOST_ROWS` rows."""
+    for block in row_blocks(counts):
+        for start in range(0, block.shape[0], MOST_ROWS):
+            yield block if block.shape[0] <= MOST_ROWS else block[start : start + MOST_ROWS]
+
+
+def _tabulated(counts: Any, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give the different pairs of a group's gene and a count above 0, in order, and how often each is there."""
+    if hasattr(counts, "indptr"):
+        row, gene, value = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr)), counts.indices, counts.data
+    else:
+        row, gene = np.nonzero(counts)
+        value = counts[row, gene]
+    there = value > 0
+    value = value[there].astype(np.int64)
+    column = group[row[there]].astype(np.int64) * counts.shape[1] + gene[there]
+    width = int(value.max(initial=0)) + 1
+    code = column * width + value
+    places = groups * counts.shape[1] * width
+    if places <= max(10_000_000, 4 * len(code)):
+        number = np.bincount(code, minlength=1)
+        different = np.flatnonzero(number)
+        number = number[different]
+    else:
+        different, number = np.unique(code, return_counts=True)
+    return different // width, different % width, number
+
+
+def _merged(column: np.ndarray, value: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Add up what tables of several blocks have of the same pair."""
+    width = int(value.max(initial=0)) + 1
+    different, where = np.unique(column * width + value, return_inverse=True)
+    total = np.zeros(len(different), dtype=np.int64)
+    np.add.at(total, where, number)
+    return different // width, different % width, total
 
 
 def mean_terms(rate: Tensor, size: Tensor, counts: Tensor, dispersion: Tensor) -> Tensor:
@@ -138,12 +178,21 @@ def residuals(counts: np.ndarray, size: np.ndarray) -> np.ndarray:
     """
     rate = counts.sum(0) / size.sum()
     mean = size[:, None] * rate
-    excess = (np.square(counts - mean) - mean).sum(0)
+    found = counts - mean
+    # in place where it can be: of a large tissue each matrix takes as much memory as all else
+    excess = np.square(found)
+    excess -= mean
+    excess = excess.sum(0)
+    squares = np.square(mean)
     # dispersion of method of moments; no excess is a Poisson variance
-    inverse = np.clip(excess, 0, None) / np.maximum(np.square(mean).sum(0), 1e-12)
-    found = (counts - mean) / np.sqrt(np.maximum(mean + np.square(mean) * np.minimum(inverse, 20.0), 1e-12))
+    inverse = np.clip(excess, 0, None) / np.maximum(squares.sum(0), 1e-12)
+    squares *= np.minimum(inverse, 20.0)
+    squares += mean
+    np.maximum(squares, 1e-12, out=squares)
+    found /= np.sqrt(squares, out=squares)
     limit = np.sqrt(len(counts))
-    found = np.clip(found, -limit, limit)
+    np.clip(found, -limit, limit, out=found)
     found -= found.mean(0)
     spread = found.std(0)
-    return found / np.where(spread > 1e-9, spread, np.inf)
+    found /= np.where(spread > 1e-9, spread, np.inf)
+    return found

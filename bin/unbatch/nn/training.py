@@ -56,6 +56,8 @@ class Plan:
         Epochs (as a share of all) at the start that cannot be the best, as penalties are not at their weight yet.
     cosine
         Whether the learning rate falls to 0 as a cosine.
+    most
+        Cells of an epoch at most: of more, each epoch takes so many, drawn anew. None: all.
     """
 
     epochs: int
@@ -63,6 +65,17 @@ class Plan:
     patience: int
     first: float = 0.0
     cosine: bool = False
+    most: int | None = None
+
+    def drawn(self, cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Give the cells of an epoch, sorted, of all cells to train on."""
+        if self.most is None or len(cells) <= self.most:
+            return cells
+        return np.sort(rng.choice(cells, self.most, replace=False))
+
+    def steps(self, cells: int) -> int:
+        """Count the steps of an epoch, of so many cells to train on."""
+        return math.ceil(min(cells, self.most or cells) / self.size)
 
 
 @dataclass
@@ -139,8 +152,9 @@ def train(
         sums: dict[str, Tensor] = {}
         finite: dict[str, Tensor] = {}
         seen = 0
-        for position, expression in source.minibatches(cells, plan.size, rng):
-            terms = step(position, expression, (epoch - 1 + seen / len(cells)) / plan.epochs)
+        chosen = plan.drawn(cells, rng)
+        for position, expression in source.minibatches(chosen, plan.size, rng):
+            terms = step(position, expression, (epoch - 1 + seen / len(chosen)) / plan.epochs)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * len(position)
                 finite[name] = finite.get(name, 0) + torch.isfinite(value.detach())

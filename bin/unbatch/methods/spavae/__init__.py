@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from unbatch.contract import Fit, Needs, Parameters, Run, SavedModel, Slot, short
+from unbatch.contract import Fit, InMemory, Needs, Parameters, Run, SavedModel, Slot, short
 from unbatch.data.cells import Cells
 from unbatch.errors import InputError, UnbatchError
 
@@ -120,6 +120,7 @@ class Params(Parameters):
     patience: int | None = Field(
         None, ge=1, description="epochs without a better score after which training stops; null: the preset's"
     )
+    in_memory: InMemory = "auto"
     restarts: int = Field(
         1,
         ge=1,
@@ -187,8 +188,8 @@ def fit(cells: Cells, params: Params, run: Run) -> Fit:
     from unbatch.nn.training import Diverged
 
     settings = given.settings(params, cells.coordinates.shape[1])
-    counts = cells.whole_counts()
-    part, spots = given.parts(cells, counts, params, run.device)
+    spots = given.spots(cells, params, run.device, cells.section, cells.batch)
+    part = given.parts(cells, spots, params)
     train = np.flatnonzero(part == "train")
     at = given.require_questions(cells, params, cells.sections)
     try:
@@ -281,9 +282,8 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
             "%s: the model does not know the batches %s, it takes the average one", cells.name, given.listed(unknown)
         )
     code = np.array([model.batches.index(name) if name in model.batches else -1 for name in cells.batches])
-    counts = cells.whole_counts()
-    spots = spavae.Spots.of(counts, cells.coordinates, section, code[cells.batch], run.device)
-    own = np.flatnonzero(np.asarray(counts.sum(1)).ravel() > 0)
+    spots = given.spots(cells, model.params, run.device, section, code[cells.batch])
+    own = np.flatnonzero(spots.totals > 0)
     fresh = own[section[own] >= len(names)]
     if len(fresh):
         log.info(
@@ -293,8 +293,7 @@ def apply(model: SavedModel, cells: Cells, run: Run) -> Fit:
             positions.require(spots.points[fresh], section[fresh], every)
         except ValueError as error:
             raise InputError(f"{cells.name}: obsm/spatial: {error}") from error
-        chosen = spavae.Spots.of(counts[fresh], spots.points[fresh], section[fresh], spots.batch[fresh], run.device)
-        fitted = spavae.with_sections(fitted, chosen, run.seed)
+        fitted = spavae.with_sections(fitted, spots.only(fresh), run.seed)
     part = np.full(len(cells), "applied", dtype=object)
     counted = np.zeros(len(cells), dtype=bool)
     counted[own] = True

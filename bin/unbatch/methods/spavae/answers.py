@@ -15,7 +15,7 @@ from unbatch.errors import UnbatchError
 from unbatch.methods.spavae.given import groups, mapped, text
 from unbatch.metrics.jackknife import adjusted_rand
 from unbatch.models.spavae import Fitted, Latent, Model, Settings, Spots, domains, linear, positions, spatial_genes
-from unbatch.models.spavae.differential import compare
+from unbatch.models.spavae.differential import compare, mean_rates
 from unbatch.models.spavae.prediction import (
     agreement,
     between_spots,
@@ -26,6 +26,7 @@ from unbatch.models.spavae.prediction import (
     varying,
 )
 from unbatch.models.spavae.restarts import Restarts
+from unbatch.models.spavae.start import sampled
 from unbatch.nn import inducing
 from unbatch.nn.training import Diverged
 
@@ -36,6 +37,8 @@ log = logging.getLogger("unbatch")
 
 MEAN_OF = 30
 """Nearest spots whose mean the predictions are compared with."""
+MOST_COMPARED = 50_000_000
+"""Held-out spots times genes up to which all of these spots are compared; else a random sample."""
 MAPPED, MAPPED_SPATIAL = 4, 6
 """Genes that are mapped where none is named: those that vary most over the tissue, those of the smallest p-values."""
 MOST_NEEDED = 512
@@ -199,20 +202,22 @@ def about_inducing(cells: Cells, fitted: Fitted, settings: Settings, spots: Spot
 def compared(known: Known) -> dict[str, Any]:
     """Compare predictions at held-out spots with those by simpler means, from gene means to a process on components."""
     model, spots = known.model, known.spots
-    held, train = np.flatnonzero(known.part == "held out"), np.flatnonzero(known.part == "train")
+    train = np.flatnonzero(known.part == "train")
+    held = sampled(np.flatnonzero(known.part == "held out"), MOST_COMPARED // model.network.genes, 0)
     depth = float(model.network.inputs.depth)
-    size = np.maximum(np.asarray(spots.counts.sum(1)).ravel() / depth, 1e-9)
+    size = np.maximum(spots.totals / depth, 1e-9)
     place = spots.points * model.units[spots.section]
     near = positions.nearest_spots(place[train], spots.section[train], place[held], spots.section[held], MEAN_OF)[1]
-    mean = np.asarray(spots.counts[train].sum(0)).ravel() / size[train].sum()
+    mean = spots.of_genes(train) / size[train].sum()
+    blocks = (found for _, found in spots.blocks(train))
     own = np.concatenate(list(model.rates(known.latent.embedding[held], spots.batch[held])))
     rivals = {
         "spavae": own,
         "kriging": kriged_rates(model, spots, train, held),
-        "nearest": neighbour_rates(spots.counts[train], size[train], near),
+        "nearest": neighbour_rates(blocks, size[train], near),
         "means": np.broadcast_to(mean, (len(held), len(mean))),
     }
-    counts = spots.counts[held].toarray()
+    counts = spots.array(held)
     found = [agreement(rates, counts, size[held]) for rates in rivals.values()]
     nb, correlation = zip(*found, strict=True)
     return {
@@ -244,8 +249,8 @@ def _maps(known: Known, cells: Cells, params: "Params", tested: dict[str, Any] |
         first = np.argsort(tested["p_value"], kind="stable")[:MAPPED_SPATIAL]
         why = {int(gene): "spatial" for gene in first} | {gene: each for gene, each in why.items() if gene not in first}
     genes = np.array(list(why))
-    size = np.maximum(np.asarray(spots.counts.sum(1)).ravel() / float(model.network.inputs.depth), 1e-9)
-    raw = spots.counts[:, genes].toarray() / size[:, None]
+    size = np.maximum(spots.totals / float(model.network.inputs.depth), 1e-9)
+    raw = spots.array(genes=genes) / size[:, None]
     denoised = np.concatenate(list(_denoised(model, known.latent, spots.batch, seed, genes)))
     names = text([cells.genes[gene] for gene in genes])
     return {"genes": names, "why": text(list(why.values())), "raw": raw.astype(np.float32), "denoised": denoised}
@@ -297,11 +302,11 @@ def _predicted(
 def _spatial_genes(known: Known, cells: Cells, params: "Params", seed: int) -> dict[str, Any]:
     """Test all genes, on the cells that have counts, in spot pitches whatever the preset's unit."""
     model, spots = known.model, known.spots
-    rows = np.flatnonzero(np.asarray(spots.counts.sum(1)).ravel() > 0)
-    section, counts = spots.section[rows], spots.counts[rows]
+    rows = np.flatnonzero(spots.totals > 0)
+    section = spots.section[rows]
     place = spots.points[rows] * model.pitches[section]
     batch = np.unique(cells.batch[rows], return_inverse=True)[1]
-    found = spatial_genes.spatial_genes(counts, place, section, batch)
+    found = spatial_genes.spatial_genes(spots.rows(rows), place, section, batch)
     log.info(
         "%d of %d genes vary over space at a false discovery rate of 0.05",
         (found.q_value < 0.05).sum(),
@@ -310,9 +315,8 @@ def _spatial_genes(known: Known, cells: Cells, params: "Params", seed: int) -> d
     table = {"genes": text(cells.genes), **asdict(found)}
     if params.linear_share:
         code = np.unique(section, return_inverse=True)[1]
-        own = Spots.of(counts, spots.points[rows], code, batch, str(spots.source.device))
         try:
-            table |= asdict(linear.spatial_share(own, seed=seed, tell=log.info))
+            table |= asdict(linear.spatial_share(spots.only(rows, code, batch), seed=seed, tell=log.info))
         except Diverged as error:
             raise UnbatchError(f"{cells.name}: the linear decoder of linear_share failed: {error}") from error
     return table
@@ -322,6 +326,11 @@ def _differential(cells: Cells, params: "Params", labels: dict[str, Any], known:
     """Test between groups; arrays are groups x genes."""
     model, latent, spots = known.model, known.latent, known.spots
     pairs = groups(cells, params, labels)
-    found = [asdict(compare(model, latent, spots.batch, spots.counts, each, seed=seed)) for each in pairs.values()]
+    means = mean_rates(spots, [rows for each in pairs.values() for rows in each])
+    relative = zip(means[::2], means[1::2], strict=True)
+    found = [
+        asdict(compare(model, latent, spots.batch, own, each, seed=seed))
+        for own, each in zip(relative, pairs.values(), strict=True)
+    ]
     table = {name: np.stack([each[name] for each in found]) for name in found[0]}
     return {"column": params.differential, "groups": text(list(pairs)), "genes": text(cells.genes), **table}

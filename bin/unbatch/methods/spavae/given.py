@@ -11,7 +11,7 @@ from unbatch.data import genes
 from unbatch.data.cells import Cells
 from unbatch.data.io import require_file
 from unbatch.errors import InputError
-from unbatch.models.spavae import PRESETS, Settings, Spots, domains, positions, schedule
+from unbatch.models.spavae import PRESETS, Settings, Spots, Stored, domains, positions, schedule
 
 if TYPE_CHECKING:
     from unbatch.methods.spavae import Params
@@ -47,7 +47,14 @@ def limited(settings: Settings, spots: int, most: int | None) -> int | None:
     return settings.epochs if most is None else min(most, schedule(settings, spots).epochs)
 
 
-def parts(cells: Cells, counts: Any, params: "Params", device: str) -> tuple[np.ndarray, Any]:
+def spots(cells: Cells, params: "Params", device: str, section: np.ndarray, batch: np.ndarray) -> Spots:
+    """Take the cells with these codes of sections and batches; counts are held, or stay in their file."""
+    streamed = cells.streams(params.in_memory, device)
+    counts = Stored(cells.whole_count_rows(), (len(cells), len(cells.genes))) if streamed else cells.whole_counts()
+    return Spots.of(counts, cells.coordinates, section, batch, device)
+
+
+def parts(cells: Cells, spots: Spots, params: "Params") -> np.ndarray:
     """Say which cells train and which are only predicted."""
     part = np.full(len(cells), "train", dtype=object)
     if params.fold is not None:
@@ -55,7 +62,7 @@ def parts(cells: Cells, counts: Any, params: "Params", device: str) -> tuple[np.
         if params.fold not in folds:
             raise InputError(f"{cells.name}: obs/split has no fold {params.fold}, expected one of {listed(folds)}")
         part[cells.fold == params.fold] = "held out"
-    empty = np.asarray(counts.sum(1)).ravel() == 0
+    empty = spots.totals == 0
     if empty.any():
         log.warning(
             "%s: %d cells have no count of the %d genes; they are predicted by their positions",
@@ -64,7 +71,7 @@ def parts(cells: Cells, counts: Any, params: "Params", device: str) -> tuple[np.
             len(cells.genes),
         )
         part[empty] = "empty"
-    return part, Spots.of(counts, cells.coordinates, cells.section, cells.batch, device)
+    return part
 
 
 def require_questions(cells: Cells, params: "Params", sections: list[str]) -> tuple[np.ndarray, np.ndarray] | None:

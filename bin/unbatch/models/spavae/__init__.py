@@ -1,6 +1,6 @@
 """spaVAE (Tian et al. 2024): dependency-aware embeddings of spots; see `model`."""
 
-from unbatch.models.spavae.data import Spots, require
+from unbatch.models.spavae.data import Spots, Stored, require
 from unbatch.models.spavae.model import Fitted, Latent, Model, finished, fit
 from unbatch.models.spavae.saved import config, model_of, weights
 from unbatch.models.spavae.sections import with_sections
@@ -13,6 +13,7 @@ __all__ = [
     "Model",
     "Settings",
     "Spots",
+    "Stored",
     "config",
     "finished",
     "fit",

@@ -7,11 +7,11 @@ factor is the ratio of the probabilities that it is and that it is not. The post
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
+from unbatch.models.spavae.data import Spots
 from unbatch.models.spavae.domains import by_mixture
 from unbatch.models.spavae.model import Latent, Model
 
@@ -54,11 +54,25 @@ class Differential:
     offset: float
 
 
+def mean_rates(spots: Spots, groups: list[np.ndarray]) -> list[np.ndarray]:
+    """Give mean counts over size factors of some groups of spots at sorted positions, G each, in one pass."""
+    size = np.maximum(spots.totals / np.median(spots.totals), 1e-9)
+    found = [np.zeros(spots.source.shape[1], dtype=size.dtype) for _ in groups]
+    for cells, counts in spots.blocks():
+        block = sparse.csr_matrix(counts)
+        for mean, rows in zip(found, groups, strict=True):
+            own = rows[slice(*np.searchsorted(rows, [cells[0], cells[-1] + 1]))]
+            if len(own):
+                relative = np.asarray((sparse.diags(1 / size[own]) @ block[own - cells[0]]).mean(0)).ravel()
+                mean += relative * (len(own) / len(rows))
+    return found
+
+
 def compare(
     model: Model,
     latent: Latent,
     batch: np.ndarray,
-    counts: Any,
+    relative: tuple[np.ndarray, np.ndarray],
     groups: tuple[np.ndarray, np.ndarray],
     *,
     draws: int = 2000,
@@ -70,8 +84,8 @@ def compare(
     ----------
     model, latent, batch
         The model, the spots' latent values, and codes of their batches, n; -1 for one that the fit has not seen.
-    counts
-        n x G, a scipy CSR matrix or an array.
+    relative
+        Mean counts over size factors of the group and of the reference, G each (`mean_rates`).
     groups
         Positions of the spots of the group and of the reference.
     draws
@@ -89,11 +103,7 @@ def compare(
     rng = np.random.default_rng(seed)
     pairs, told = _pairs(groups, batch, draws, rng)
     values = [latent.draw(rng, rows) for rows in pairs]
-    counts = sparse.csr_matrix(counts)
-    totals = np.asarray(counts.sum(1)).ravel()
-    size = np.maximum(totals / np.median(totals), 1e-9)
-    relative = [np.asarray((sparse.diags(1 / size[rows]) @ counts[rows]).mean(0)).ravel() for rows in groups]
-    total = counts.shape[1]
+    total = model.network.genes
     blocks = [slice(start, min(start + GENES, total)) for start in range(0, total, GENES)]
 
     def decoded(block: slice) -> list[np.ndarray]:

@@ -3,11 +3,14 @@
 import numpy as np
 
 from unbatch.metrics.domains import by_kmeans, by_mixture, refined
+from unbatch.models.spavae.start import sampled
 
 __all__ = ["MOST", "by_kmeans", "by_mixture", "number_of", "refined"]
 
 MOST = 15
 """Largest number of domains that is tried where none is given."""
+MOST_SPOTS = 100_000
+"""Spots that choose the number of domains; of more, a random sample of so many."""
 
 
 def number_of(values: np.ndarray, independent: float, seed: int = 0) -> int:
@@ -23,6 +26,7 @@ def number_of(values: np.ndarray, independent: float, seed: int = 0) -> int:
     seed
         Seed of the starts.
     """
+    values = values[sampled(np.arange(len(values)), MOST_SPOTS, seed)]
     width, scores = values.shape[1], []
     most = min(MOST, len(values) // 10)
     for clusters in range(2, max(most, 2) + 1):

@@ -114,7 +114,8 @@ def _share(spots: Spots, place: np.ndarray, epochs: int | None, seed: int, tell:
     """Fit to the spots at these places, score at the same ones."""
     cells, source, device = np.arange(len(spots)), spots.source, spots.source.device
     steps = math.ceil(len(spots) / SETTINGS.minibatch)
-    plan = Plan(epochs or math.ceil(STEPS / steps), SETTINGS.minibatch, patience=epochs or STEPS)
+    most = STEPS * SETTINGS.minibatch
+    plan = Plan(epochs or math.ceil(STEPS / steps), SETTINGS.minibatch, patience=epochs or STEPS, most=most)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         chosen = choose(place, spots.section, SETTINGS, None, seed)
@@ -122,7 +123,7 @@ def _share(spots: Spots, place: np.ndarray, epochs: int | None, seed: int, tell:
         depth = spots.depth(cells)
         inputs = inputs_of(source, cells, SETTINGS, depth, seed)
         network = Linear(SETTINGS, inputs, field, source.shape[1], spots.batches).to(device)
-        totals = np.asarray(spots.counts.sum(0)).ravel() / (np.asarray(spots.counts.sum()) / depth)
+        totals = spots.of_genes(cells) / (spots.totals.sum() / depth)
         network.start(torch.as_tensor(totals, dtype=torch.float32, device=device))
         objective = Objective(network, spots, place, (cells, cells[:0]), plan)
         rng = np.random.default_rng(seed)

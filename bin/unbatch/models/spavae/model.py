@@ -23,6 +23,11 @@ Steps: `unit of positions, inducing points` (`positions`, `field.choose`), `mome
 posterior`: with the weights of the best epoch, all training spots' moments are added up once. These sums are saved
 with the model; every later answer uses them, so none depends on minibatches or their order.
 
+Counts need not be in memory: `data.Stored` reads blocks of spots from a file, and every step above goes by such blocks,
+in one pass over the file or a few. An epoch then reads what it draws (`settings.schedule`) before its first step, as a
+minibatch has to be a random sample of the whole tissue. What is in memory of all spots are positions, inputs of the
+encoder where these are components, and latent values.
+
 The preset ``paper`` is what the authors' code does (Tian et al. 2024), but for four faults: here epochs are compared
 by a score that has no beta in it, validation spots are scored in evaluation mode, the best weights are kept however
 training ends, and latent values come from the exact posterior. Minibatches have equal sizes and none is dropped.
@@ -41,7 +46,7 @@ from unbatch.models.spavae.field import Chosen, Field, choose
 from unbatch.models.spavae.networks import Network
 from unbatch.models.spavae.objective import Objective, added_up, encoded
 from unbatch.models.spavae.settings import Settings, schedule
-from unbatch.models.spavae.start import BLOCK, inputs_of, start_from_data
+from unbatch.models.spavae.start import BLOCK, MOST_SEEN, inputs_of, sampled, start_from_data
 from unbatch.nn.sparse_gp import Moments, Posterior
 from unbatch.nn.training import History, Plan, train
 
@@ -229,7 +234,8 @@ def fit(
         plan = schedule(settings, len(learnt))
         objective = Objective(network, spots, place, (learnt, held), plan)
         if settings.from_data:
-            start_from_data(network, spots.source, learnt, objective.seen(learnt))
+            first = sampled(learnt, MOST_SEEN, seed)
+            start_from_data(network, spots.source, first, objective.seen(first))
         history: History = train(
             network,
             spots.source,

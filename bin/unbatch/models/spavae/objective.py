@@ -77,11 +77,12 @@ class Objective:
         self.kept = self.field.features(self.place, self.section) if kept else None
         self.inputs = self._components() if network.inputs.components is not None else None
         groups = spots.batch[self.learnt] if settings.dispersion == "batch" else np.zeros(len(self.learnt), np.int64)
-        self.gammas = GammaTerms(spots.rows(self.learnt), groups, len(network.log_theta), device)
+        counts = (found for _, found in spots.blocks(self.learnt))
+        self.gammas = GammaTerms(counts, groups, len(network.log_theta), device)
         self.running = Running(settings.smoothing)
         self.controller = Controller(settings.target, settings.clipped)
         self.beta = self.controller.beta if settings.beta is None else settings.beta
-        self.steps = plan.epochs * -(-len(self.learnt) // plan.size)
+        self.steps = plan.epochs * plan.steps(len(self.learnt))
         self.optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.rate, weight_decay=settings.decay, fused=True
         )

@@ -8,13 +8,15 @@ import torch
 from scipy import sparse
 
 from unbatch.metrics.spatial import pitch
-from unbatch.models.spavae.data import Spots
+from unbatch.models.spavae.data import Spots, dense
 from unbatch.models.spavae.model import Latent, Model
 from unbatch.models.spavae.positions import nearest_spots
-from unbatch.nn.negative_binomial import negative_log_likelihood
+from unbatch.nn.negative_binomial import negative_log_likelihood, row_blocks
 
 NEAREST = 6
 """Nearest spots whose Gaussian latent values are averaged by the inverse of their squared distance."""
+BLOCK = 100_000
+"""Positions whose surroundings are averaged at once."""
 THETAS = np.exp(np.linspace(-1.5, 5, 14))
 """Dispersions that are tried for each gene where predictions are compared."""
 
@@ -63,7 +65,9 @@ def surroundings(model: Model, points: np.ndarray, section: np.ndarray) -> tuple
     distance, number = nearest_spots(place, known, points * model.units[section], section, NEAREST)
     weight = 1 / np.maximum(distance, 1e-6 * unit) ** 2
     weight /= weight.sum(1, keepdims=True)
-    return (weight[:, :, None] * gaussian[number]).sum(1), distance[:, 0] / unit
+    blocks = [slice(start, start + BLOCK) for start in range(0, max(len(points), 1), BLOCK)]
+    mean = [(weight[rows, :, None] * gaussian[number[rows]]).sum(1) for rows in blocks]
+    return np.concatenate(mean), distance[:, 0] / unit
 
 
 def agreement(rates: np.ndarray, counts: np.ndarray, size: np.ndarray) -> tuple[float, float]:
@@ -100,11 +104,18 @@ def agreement(rates: np.ndarray, counts: np.ndarray, size: np.ndarray) -> tuple[
 
 
 def neighbour_rates(counts: Any, size: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Mean of counts over size factors of some spots (m x k numbers) for each position, m x G: a rival to the model."""
-    found = np.zeros((len(number), counts.shape[1]))
-    for column in number.T:
-        rows = counts[column]
-        found += np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows) / size[column][:, None]
+    """Mean of counts over size factors of some spots (m x k numbers) for each position, m x G: a rival to the model.
+
+    Counts are a matrix, or blocks of its rows one after another.
+    """
+    found, start = None, 0
+    for block in row_blocks(counts):
+        if found is None:
+            found = np.zeros((len(number), block.shape[1]))
+        for column in number.T:
+            here = np.flatnonzero((column >= start) & (column < start + block.shape[0]))
+            found[here] += dense(block[column[here] - start]) / size[column[here]][:, None]
+        start += block.shape[0]
     return found / number.shape[1]
 
 
@@ -125,28 +136,37 @@ def kriged_rates(
         Variance of the noise over that of the process.
     """
     inputs, field = model.network.inputs, model.network.field
-    device, features = inputs.mean.device, []
-    for rows in (train, held):
-        place = torch.as_tensor(spots.points[rows] * model.units[spots.section[rows]], device=device)
-        own = field.features(place, torch.as_tensor(spots.section[rows].astype(np.int64), device=device))
-        features.append(own.detach().cpu().numpy())
+
+    def features(rows: np.ndarray) -> np.ndarray:
+        place = torch.as_tensor(spots.points[rows] * model.units[spots.section[rows]], device=inputs.mean.device)
+        code = torch.as_tensor(spots.section[rows].astype(np.int64), device=inputs.mean.device)
+        return field.features(place, code).detach().cpu().numpy()
+
+    def rates(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        finite = np.where(np.isfinite(spread), spread, 0.0)
+        return np.maximum(np.expm1(features(rows) @ weights * finite + mean), 1e-4)
+
     found = np.zeros((len(held), len(inputs.mean)))
-    counts = sparse.csr_matrix(spots.counts)
-    size = np.maximum(np.asarray(counts.sum(1)).ravel() / float(inputs.depth), 1e-9)
+    size = np.maximum(spots.totals / float(inputs.depth), 1e-9)
     mean, spread = (each.cpu().numpy().astype(np.float64) for each in (inputs.mean, inputs.spread))
     basis = None if inputs.components is None else inputs.components.cpu().numpy().astype(np.float64)[:, :components]
     for code in np.unique(spots.section[held]):
-        rows = train[spots.section[train] == code]
-        here, there = (each[spots.section[of] == code] for each, of in zip(features, (train, held), strict=True))
-        values = (np.log1p(counts[rows].toarray() / size[rows, None]) - mean) / spread
-        if basis is not None:
-            # components have variance 1: what they are in standardised genes
-            values = values @ basis @ (basis / (basis**2).sum(0)).T
-        weights = np.linalg.solve(noise * np.eye(here.shape[1]) + here.T @ here, here.T @ values)
-        finite = np.where(np.isfinite(spread), spread, 0.0)
-        known, asked = (np.maximum(np.expm1(each @ weights * finite + mean), 1e-4) for each in (here, there))
-        rate = np.asarray(counts[rows].sum(0)).ravel() / size[rows].sum()
-        found[spots.section[held] == code] = asked * (rate / known.mean(0))
+        rows, asked = train[spots.section[train] == code], held[spots.section[held] == code]
+        gram = products = counted = known = 0.0
+        parts = []
+        for own, block in spots.blocks(rows):
+            parts.append(own)
+            here, counts = features(own), sparse.csr_matrix(block)
+            values = (np.log1p(counts.toarray() / size[own, None]) - mean) / spread
+            if basis is not None:
+                # components have variance 1: what they are in standardised genes
+                values = values @ basis @ (basis / (basis**2).sum(0)).T
+            gram, products = gram + here.T @ here, products + here.T @ values
+            counted = counted + np.asarray(counts.sum(0)).ravel()
+        weights = np.linalg.solve(noise * np.eye(len(gram)) + gram, products)
+        for own in parts:
+            known = known + rates(own, weights).mean(0) * (len(own) / len(rows))
+        found[spots.section[held] == code] = rates(asked, weights) * (counted / size[rows].sum() / known)
     return found
 
 

@@ -15,8 +15,8 @@ from unbatch.models.spavae.positions import LEAST
 from unbatch.models.spavae.prediction import agreement, predict
 from unbatch.models.spavae.settings import Settings
 
-SHARE = 0.05
-"""Share of the spots that score the fits."""
+SHARE, MOST = 0.05, 20_000
+"""Share of the spots that score the fits, and about how many at most."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def fit_several(
             f"{LEAST + 1} or more with {round(1 / SHARE)} or more of a batch"
         )
     learnt = np.setdiff1d(train_on, scoring)
-    counts = spots.rows(scoring) if len(scoring) < len(spots) else spots.counts
-    counts = np.asarray(counts.toarray() if hasattr(counts, "toarray") else counts)
+    counts = spots.array(scoring)
     seeds, fits, loss = list(range(seed, seed + number)), [], []
     for own in seeds:
         fitted = fit(spots, settings, train_on=learnt, seed=own, tell=tell)
@@ -92,10 +91,10 @@ def fit_several(
 
 def spared(spots: Spots, train_on: np.ndarray, seed: int) -> np.ndarray:
     """Choose spots that score the fits at random, of each batch in each section alike; leave sections enough to fit."""
-    rng, found = np.random.default_rng(seed), []
+    rng, found, share = np.random.default_rng(seed), [], min(SHARE, MOST / max(len(train_on), 1))
     for section in np.unique(spots.section[train_on]):
         own = train_on[spots.section[train_on] == section]
         parts = [own[spots.batch[own] == batch] for batch in np.unique(spots.batch[own])]
-        chosen = np.concatenate([rng.permutation(rows)[: int(SHARE * len(rows))] for rows in parts])
+        chosen = np.concatenate([rng.permutation(rows)[: int(share * len(rows))] for rows in parts])
         found.append(rng.permutation(chosen)[: max(len(own) - LEAST, 0)])
     return np.sort(np.concatenate(found))

@@ -7,6 +7,7 @@ ratio of two such sums. Kernels of several scales are combined by the Cauchy rul
 to fit and nothing to permute.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from scipy import sparse
 from scipy.stats import false_discovery_control, norm
 
 from unbatch.metrics.spatial import adjacency, morans_i, nearest
+from unbatch.models.spavae.data import Stored
 from unbatch.nn import inducing
 from unbatch.nn.negative_binomial import residuals
 
@@ -25,8 +27,10 @@ TOLERANCE, MOST_POINTS = 0.02, 256
 """Mean prior variance that the inducing points of a kernel may leave, and most of them in a section."""
 NEIGHBOURS = 6
 """Neighbours of a spot for Moran's I."""
-GENES = 1000
-"""Genes that are tested at once."""
+GENES, ENTRIES = 1000, 100_000_000
+"""Genes that are tested at once, and spots times genes: fewer genes of more spots."""
+ROWS = 131_072
+"""Spots whose features are made at once."""
 LOOSE = 0.1
 """Genes whose first p-value is below this do not count for the depth of a spot in the second round."""
 LEAST = 0.1
@@ -60,7 +64,7 @@ def spatial_genes(counts: Any, positions: np.ndarray, section: np.ndarray, batch
     Parameters
     ----------
     counts
-        n x G, a scipy CSR matrix or an array.
+        n x G, a scipy CSR matrix, an array or `Stored`, which is read once for each block of genes.
     positions
         In spot pitches, n x d.
     section, batch
@@ -71,12 +75,12 @@ def spatial_genes(counts: Any, positions: np.ndarray, section: np.ndarray, batch
     Size factors are sums over genes, so a strong pattern of many genes appears inverted in all others. Hence genes are
     tested twice: the size factors of the second round are made of the genes that showed no pattern in the first.
     """
-    counts = sparse.csc_matrix(counts)
+    counts = counts if isinstance(counts, Stored) else sparse.csc_matrix(counts)
     kernels = [_features(positions, section, scale) for scale in SCALES]
     near = nearest(positions, NEIGHBOURS, section, fewer=True)
-    depth = np.asarray(counts.sum(1)).ravel()
+    depth = _depth(counts, slice(None))
     by_scale, moran = _tested(counts, depth, batch, kernels, near)
-    quiet = np.asarray(counts[:, combined(by_scale) >= LOOSE].sum(1)).ravel()
+    quiet = _depth(counts, combined(by_scale) >= LOOSE)
     if quiet.sum() >= LEAST * depth.sum() and (quiet > 0).all():
         by_scale, moran = _tested(counts, quiet, batch, kernels, near)
     p_value = combined(by_scale)
@@ -84,42 +88,74 @@ def spatial_genes(counts: Any, positions: np.ndarray, section: np.ndarray, batch
     return SpatialGenes(p_value, false_discovery_control(p_value), scale, moran, _moran_p_value(moran, near))
 
 
+def _depth(counts: Any, genes: slice | np.ndarray) -> np.ndarray:
+    """Add up the counts of some genes in each spot."""
+    return np.concatenate([np.asarray(block.sum(1)).ravel() for block in _columns(counts, genes)])
+
+
+def _columns(counts: Any, genes: slice | np.ndarray) -> Iterator[Any]:
+    """Yield the counts of some genes, blocks of spots one after another."""
+    if isinstance(counts, Stored):
+        yield from (found[:, genes] for _, found in counts.blocks(np.arange(counts.shape[0])))
+    else:
+        yield counts[:, genes]
+
+
 def _features(positions: np.ndarray, section: np.ndarray, scale: float) -> tuple[list[tuple], np.ndarray]:
-    """Give features of the spots of each section, centred, and the eigenvalues of all sections' kernels together."""
+    """Give features of the spots of each section, centred, and the eigenvalues of all sections' kernels together.
+
+    Those of a large tissue, of more spots than are worked on at once, are in float32.
+    """
     parts, values = [], []
+    kind = np.float64 if len(positions) <= ROWS else np.float32
     for code in np.unique(section):
         rows = np.flatnonzero(section == code)
         points = torch.as_tensor(positions[rows])
         chosen = inducing.greedy(points, "cauchy", scale, TOLERANCE, MOST_POINTS)
-        features = inducing.whitened(chosen.points, points, "cauchy", scale).numpy()
-        features = features - features.mean(0)
+        features = np.empty((len(rows), len(chosen.points)), dtype=kind)
+        blocks = [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
+        for block in blocks:
+            features[block] = inducing.whitened(chosen.points, points[block], "cauchy", scale).numpy()
+        features -= features.mean(0, dtype=np.float64)
         parts.append((rows, features))
-        values.append(np.linalg.eigvalsh(features.T @ features))
+        own = (features[block].astype(np.float64, copy=False) for block in blocks)
+        values.append(np.linalg.eigvalsh(sum(each.T @ each for each in own)))
     found = np.concatenate(values)
     return parts, found[found > 1e-8 * found.max()]
 
 
 def _tested(
-    counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray, kernels: list[tuple], near: np.ndarray
+    counts: Any, depth: np.ndarray, batch: np.ndarray, kernels: list[tuple], near: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give p-values of the score test (kernels x G), and Moran's I (G), 0 of genes without counts."""
     by_scale, moran = [], []
-    for start in range(0, counts.shape[1], GENES):
-        own = _residuals(counts[:, start : start + GENES], depth, batch)
+    genes = min(GENES, max(1, ENTRIES // len(depth)))
+    for start in range(0, counts.shape[1], genes):
+        own = _residuals(_columns(counts, slice(start, start + genes)), depth, batch)
         found = []
         for parts, values in kernels:
-            squares = sum(((features.T @ own[rows]) ** 2).sum(0) for rows, features in parts)
+            squares = sum(_squares(features, own, rows) for rows, features in parts)
             found.append(upper_tail(squares, values, len(own)))
         by_scale.append(np.stack(found))
         moran.append(np.nan_to_num(morans_i(own, near)))
     return np.concatenate(by_scale, 1), np.concatenate(moran)
 
 
-def _residuals(counts: sparse.csc_matrix, depth: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    dense, found = counts.toarray().astype(np.float64), np.empty(counts.shape)
+def _squares(features: np.ndarray, residuals: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Sum the squares of what the features of the spots of a section add up of their residuals, by gene."""
+    return ((features.T @ residuals[rows].astype(features.dtype, copy=False)) ** 2).sum(0)
+
+
+def _residuals(counts: Iterator[Any], depth: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    found, start = np.empty((0, 0)), 0
+    for block in counts:
+        if not start:
+            found = np.empty((len(depth), block.shape[1]))
+        found[start : start + block.shape[0]] = block.toarray()
+        start += block.shape[0]
     for code in np.unique(batch):
         rows = batch == code
-        found[rows] = residuals(dense[rows], depth[rows] / depth[rows].mean())
+        found[rows] = residuals(found[rows], depth[rows] / depth[rows].mean())
     return found
 
 

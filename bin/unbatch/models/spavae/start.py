@@ -14,6 +14,8 @@ BLOCK = 4096
 """Spots that are worked on at once where nothing is trained."""
 MOST = 20_000
 """Spots that moments of genes are taken of; of more, a random sample of so many."""
+MOST_SEEN = 100_000
+"""Spots that the linear parts start from; of more, a random sample of so many."""
 EXACT = 2000
 """Genes up to which all components are computed exactly."""
 FIELD_RIDGE, LOADING_RIDGE = 5.0, 50.0
@@ -24,11 +26,16 @@ SPREAD = 0.3
 """Standard deviation of the Gaussian dimensions at the start."""
 
 
+def sampled(spots: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Give sorted positions of spots: all, or a random sample of `most`."""
+    if len(spots) <= most:
+        return spots
+    return np.sort(np.random.default_rng(seed).choice(spots, most, replace=False))
+
+
 def inputs_of(source: Source, train: np.ndarray, settings: Settings, depth: float, seed: int) -> Inputs:
     """Take moments of the genes of training spots, and their components where these are encoded."""
-    chosen = train
-    if len(train) > MOST:
-        chosen = np.sort(np.random.default_rng(seed).choice(train, MOST, replace=False))
+    chosen = sampled(train, MOST, seed)
     genes = source.shape[1]
     total = torch.zeros(genes, dtype=torch.float64, device=source.device)
     squares = torch.zeros_like(total)
