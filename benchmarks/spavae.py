@@ -6,7 +6,8 @@
     python benchmarks/spavae.py joint FOLDER [SECTION ...]     # the sections in one model
     python benchmarks/spavae.py genes FOLDER SECTION           # p-values on simulated genes with known patterns
     python benchmarks/spavae.py speed FOLDER SECTION           # CPU seconds of an epoch and of a fit
-    python benchmarks/spavae.py large [SPOTS GENES]            # the same of drawn counts
+    python benchmarks/spavae.py large [SPOTS GENES]            # the same of drawn counts in a file, held and streamed
+    python benchmarks/spavae.py steps SPOTS GENES MOST ...     # fits whose epochs take MOST spots
     python benchmarks/spavae.py authors FOLDER SECTION --code CODE [--epochs N]   # the authors' code and ours in turns
 
 FOLDER holds SECTION.h5ad with counts in X, ``obsm['spatial']`` (array row and column) and ``obs['layer']``. Settings
@@ -19,6 +20,7 @@ import environment  # noqa: F401
 
 # isort: split
 import argparse
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -32,8 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import torch
+from anndata.io import sparse_dataset, write_elem
 from record import record
 from scipy import sparse
 from scipy.stats import kstest
@@ -47,7 +51,8 @@ from unbatch.data.graph import neighbours
 from unbatch.metrics import domains
 from unbatch.metrics.spatial import nearest
 from unbatch.models import spavae, staligner
-from unbatch.models.spavae import Spots, positions, spatial_genes
+from unbatch.models.spavae import Spots, Stored, positions, spatial_genes
+from unbatch.models.spavae import settings as spavae_settings
 from unbatch.models.spavae.prediction import agreement, neighbour_rates, predict
 from unbatch.nn import inducing
 
@@ -487,37 +492,120 @@ def authors(section: Section, code: Path, epochs: int, patience: int, seed: int 
             }
 
 
-def run_large(spots: int, genes: int) -> None:
-    """Drawn counts of a large tissue: CPU seconds of set-up, an epoch and the posterior, and the peak of memory.
-
-    An epoch is measured after the first: three are run, or two where an epoch takes minutes.
-    """
+def _written(path: Path, spots: int, genes: int) -> None:
+    """Write drawn counts of a square tissue to an h5ad file as `preprocess` would, some spots at a time."""
     rng = np.random.default_rng(0)
     side = int(np.ceil(np.sqrt(spots)))
     points = np.stack(np.divmod(np.arange(spots), side), 1).astype(float)
     shape = np.exp(rng.normal(-1.5, 1, genes))
-    parts = []
-    for rows in np.array_split(np.arange(spots), max(1, spots // 10_000)):
-        wave = np.exp(0.5 * np.sin(points[rows, :1] / side * 9 + np.arange(genes) % 7))
-        parts.append(sparse.csr_matrix(rng.poisson(shape * wave).astype(np.float32)))
-    counts = sparse.vstack(parts).tocsr()
-    counts[np.asarray(counts.sum(1)).ravel() == 0, 0] = 1
-    del parts
-    start = time.process_time()
-    times = []
-    data = Spots.of(counts, points)
-    epochs = 3 if spots < 500_000 else 2
-    fitted = spavae.fit(data, SETTINGS.but(epochs=epochs), tell=lambda text: times.append(time.process_time()))
-    end = time.process_time()
+    with h5py.File(path, "w") as file:
+        write_elem(file.create_group("obsm"), "spatial", points)
+        layers = file.create_group("layers")
+        for rows in np.array_split(np.arange(spots), max(1, spots // 10_000)):
+            wave = np.exp(0.5 * np.sin(points[rows, :1] / side * 9 + np.arange(genes) % 7))
+            counts = rng.poisson(shape * wave).astype(np.float32)
+            counts[counts.sum(1) == 0, 0] = 1
+            block = sparse.csr_matrix(counts)
+            if rows[0]:
+                sparse_dataset(layers["counts"]).append(block)
+            else:
+                compressed = {"compression": "gzip", "compression_opts": 1, "indptr_dtype": np.int64}
+                write_elem(layers, "counts", block, dataset_kwargs=compressed)
+
+
+def _large(path: Path, way: str) -> None:
+    """Fit counts of a file that are held or streamed: seconds of set-up, an epoch and the posterior, peak of memory.
+
+    An epoch is measured after the first; three are run.
+    """
+    torch.set_num_threads(1)
+    start, times = time.process_time(), []
+    with h5py.File(path) as file:
+        stored, points = sparse_dataset(file["layers/counts"]), file["obsm/spatial"][:]
+        shape = stored.shape
+        streamed = way == "streamed"
+        counts = Stored(lambda low, high: stored[low:high], shape) if streamed else stored.to_memory()
+        settings = SETTINGS.but(epochs=3)
+        fitted = spavae.fit(Spots.of(counts, points), settings, tell=lambda text: times.append(time.process_time()))
+        end = time.process_time()
     epoch = (times[-1] - times[0]) / (len(times) - 1)
     took = {
         "cpu_s of an epoch": epoch,
         "cpu_s before and after": times[0] - start - epoch + end - times[-1],
         "inducing points": len(fitted.chosen.points[0]),
-        "steps of an epoch": -(-spots // fitted.plan.size),
+        "steps of an epoch": fitted.plan.steps(shape[0]),
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
-    record("spavae-speed", f"{spots:,} spots x {genes:,} genes, drawn", "defaults", took, seed=0)
+    about = f"{shape[0]:,} spots x {shape[1]:,} genes, drawn"
+    record("spavae-speed", about, "defaults, streamed" if streamed else "defaults", took, seed=0)
+
+
+def run_large(spots: int, genes: int, ways: list[str], kept: Path | None) -> None:
+    """Fit drawn counts of a large tissue from a file, in a process of its own for each way: its memory is the fit's."""
+    processes = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        path = kept or Path(folder) / "drawn.h5ad"
+        written = [] if path.exists() else [(_written, path, spots, genes)]
+        for task in (*written, *((_large, path, way) for way in ways)):
+            process = processes.Process(target=task[0], args=task[1:])
+            process.start()
+            process.join()
+            if process.exitcode:
+                sys.exit(f"{task[0].__name__} ended with {process.exitcode}")
+
+
+def drawn(spots: int, genes: int, seed: int) -> tuple[np.ndarray, sparse.csr_matrix, np.ndarray]:
+    """Draw a tissue with six smooth fields and four types of cells in no order: positions, counts, rates (logarithms).
+
+    A field is a sum of waves of random directions, 30 to 300 pitches long. Counts are negative binomial.
+    """
+    rng = np.random.default_rng(seed)
+    side = int(np.ceil(np.sqrt(spots)))
+    points = np.stack(np.divmod(np.arange(spots), side), 1).astype(float)
+    fields = []
+    for _ in range(6):
+        angle, length = rng.uniform(0, 2 * np.pi, 8), np.exp(rng.uniform(np.log(30), np.log(300), 8))
+        waves = points @ np.stack([np.cos(angle), np.sin(angle)]) * (2 * np.pi / length) + rng.uniform(0, 6.3, 8)
+        fields.append(np.sin(waves).sum(1) / 2)
+    kinds = (rng.random((spots, 4)) < 0.3).astype(float)
+    effects = np.concatenate([rng.normal(0, 0.2, (6, genes)), rng.normal(0, 0.6, (4, genes))])
+    logs = (np.concatenate([np.stack(fields, 1), kinds], 1) @ effects + rng.normal(-0.5, 1, genes)).astype(np.float32)
+    theta, parts = np.exp(rng.normal(1, 0.5, genes)), []
+    for rows in np.array_split(np.arange(spots), max(1, spots // 10_000)):
+        depth = np.exp(rng.normal(0, 0.3, (len(rows), 1)))
+        mean = depth * np.exp(logs[rows]) * rng.gamma(theta, 1 / theta, (len(rows), genes))
+        counts = rng.poisson(mean).astype(np.float32)
+        counts[counts.sum(1) == 0, 0] = 1
+        parts.append(sparse.csr_matrix(counts))
+    return points, sparse.vstack(parts).tocsr(), logs
+
+
+def run_steps(spots: int, genes: int, sizes: list[int], seeds: list[int]) -> None:
+    """Fits whose epochs take some or all of the spots: how close to the truth they are at spots held out."""
+    for seed in seeds:
+        points, counts, logs = drawn(spots, genes, seed)
+        order = np.random.default_rng(seed).permutation(spots)
+        held, train = np.sort(order[:5000]), np.sort(order[5000:])
+        data = Spots.of(counts, points)
+        none, size = np.zeros(len(held), np.int64), data.totals[held] / np.median(data.totals[train])
+        dense, true = counts[held].toarray(), logs[held]
+        for most in sizes:
+            spavae_settings.MOST, spavae_settings.DRAWN = 1, most
+            start = time.process_time()
+            fitted = spavae.fit(data, SETTINGS, train_on=train, seed=seed)
+            seconds = time.process_time() - start
+            own = fitted.model.embed(data.only(held)).embedding
+            there = predict(fitted.model, points[held], none).latent.embedding
+            rates = {"": own, ", by position": there}
+            rates = {name: np.concatenate(list(fitted.model.rates(each, none))) for name, each in rates.items()}
+            values = {"steps": fitted.plan.epochs * fitted.plan.steps(len(train)), "cpu_s": seconds}
+            for name, each in rates.items():
+                values[f"loss per spot{name}"] = agreement(each, dense, size)[0]
+                values[f"correlation with the truth{name}"] = np.mean(
+                    [np.corrcoef(np.log(each[:, gene]), true[:, gene])[0, 1] for gene in range(genes)]
+                )
+            about = f"{spots:,} spots x {genes:,} genes, drawn fields and types"
+            record("spavae-steps", about, f"at most {most:,} spots an epoch", values, seed=seed)
 
 
 def main() -> None:
@@ -530,15 +618,24 @@ def main() -> None:
         "genes": run_genes,
         "speed": run_speed,
     }
-    parser.add_argument("what", choices=["domains", *runs, "large", "authors"])
-    parser.add_argument("given", nargs="*", help="FOLDER SECTION ...; of large: SPOTS GENES")
+    parser.add_argument("what", choices=["domains", *runs, "large", "steps", "authors"])
+    parser.add_argument(
+        "given", nargs="*", help="FOLDER SECTION ...; of large: SPOTS GENES; of steps: SPOTS GENES MOST ..."
+    )
+    parser.add_argument("--ways", nargs="+", choices=["held", "streamed"], default=["held", "streamed"])
+    parser.add_argument("--file", type=Path, help="where to keep the drawn counts of large, and where they may be")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of steps")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=[], help="rows of domains; by default all")
     parser.add_argument("--code", type=Path, help="folder of the authors' code; of authors")
     parser.add_argument("--epochs", type=int, default=0, help="most epochs of a whole fit of theirs; of authors")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "large":
-        run_large(*(int(each) for each in (given.given or ["100000", "1000"])))
+        run_large(*(int(each) for each in (given.given or ["100000", "1000"])), given.ways, given.file)
+        return
+    if given.what == "steps":
+        spots, genes, *sizes = (int(each) for each in given.given)
+        run_steps(spots, genes, sizes, given.seeds)
         return
     folder = Path(given.given[0])
     sections = given.given[1:] or sorted(path.stem for path in folder.glob("*.h5ad"))
