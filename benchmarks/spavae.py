@@ -580,7 +580,7 @@ def drawn(spots: int, genes: int, seed: int) -> tuple[np.ndarray, sparse.csr_mat
     return points, sparse.vstack(parts).tocsr(), logs
 
 
-def run_steps(spots: int, genes: int, sizes: list[int], seeds: list[int]) -> None:
+def run_steps(spots: int, genes: int, sizes: list[int], seeds: list[int], beta: float | None) -> None:
     """Fits whose epochs take some or all of the spots: how close to the truth they are at spots held out."""
     for seed in seeds:
         points, counts, logs = drawn(spots, genes, seed)
@@ -590,22 +590,29 @@ def run_steps(spots: int, genes: int, sizes: list[int], seeds: list[int]) -> Non
         none, size = np.zeros(len(held), np.int64), data.totals[held] / np.median(data.totals[train])
         dense, true = counts[held].toarray(), logs[held]
         for most in sizes:
-            spavae_settings.MOST, spavae_settings.DRAWN = 1, most
+            spavae_settings.MOST = most
             start = time.process_time()
-            fitted = spavae.fit(data, SETTINGS, train_on=train, seed=seed)
+            fitted = spavae.fit(data, SETTINGS.but(beta=beta), train_on=train, seed=seed)
             seconds = time.process_time() - start
             own = fitted.model.embed(data.only(held)).embedding
             there = predict(fitted.model, points[held], none).latent.embedding
             rates = {"": own, ", by position": there}
             rates = {name: np.concatenate(list(fitted.model.rates(each, none))) for name, each in rates.items()}
-            values = {"steps": fitted.plan.epochs * fitted.plan.steps(len(train)), "cpu_s": seconds}
+            # what is left of them: 0 where all spots have the same value
+            spread = float(own[:, SETTINGS.latent :].var(0).mean())
+            values = {
+                "variance of Gaussian values": spread,
+                "steps": fitted.plan.epochs * fitted.plan.steps(len(train)),
+                "cpu_s": seconds,
+            }
             for name, each in rates.items():
                 values[f"loss per spot{name}"] = agreement(each, dense, size)[0]
                 values[f"correlation with the truth{name}"] = np.mean(
                     [np.corrcoef(np.log(each[:, gene]), true[:, gene])[0, 1] for gene in range(genes)]
                 )
             about = f"{spots:,} spots x {genes:,} genes, drawn fields and types"
-            record("spavae-steps", about, f"at most {most:,} spots an epoch", values, seed=seed)
+            held_at = "" if beta is None else f", beta {beta:g}"
+            record("spavae-steps", about, f"at most {most:,} spots an epoch{held_at}", values, seed=seed)
 
 
 def main() -> None:
@@ -624,6 +631,7 @@ def main() -> None:
     )
     parser.add_argument("--ways", nargs="+", choices=["held", "streamed"], default=["held", "streamed"])
     parser.add_argument("--file", type=Path, help="where to keep the drawn counts of large, and where they may be")
+    parser.add_argument("--beta", type=float, help="a fixed beta; of steps")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of steps")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=[], help="rows of domains; by default all")
     parser.add_argument("--code", type=Path, help="folder of the authors' code; of authors")
@@ -635,7 +643,7 @@ def main() -> None:
         return
     if given.what == "steps":
         spots, genes, *sizes = (int(each) for each in given.given)
-        run_steps(spots, genes, sizes, given.seeds)
+        run_steps(spots, genes, sizes, given.seeds, given.beta)
         return
     folder = Path(given.given[0])
     sections = given.given[1:] or sorted(path.stem for path in folder.glob("*.h5ad"))

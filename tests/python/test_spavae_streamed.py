@@ -114,17 +114,16 @@ def test_the_same_is_refused_with_the_same_sentence(change, blocks):
 
 def test_an_epoch_of_many_spots_takes_a_part_of_them():
     """So the steps of a fit have an upper limit, and a section has as many as ever."""
-    plans = {spots: spavae.schedule(SETTINGS, spots) for spots in (4226, 100_000, 100_001, 1_000_000)}
+    plans = {spots: spavae.schedule(SETTINGS, spots) for spots in (4226, 15_769, 16_385, 1_000_000)}
     steps = {spots: (plan.epochs, plan.steps(spots)) for spots, plan in plans.items()}
-    assert steps == {4226: (20, 9), 100_000: (12, 196), 100_001: (12, 15), 1_000_000: (12, 15)}
-    # a minibatch that is asked for leaves the number of steps, and the published recipe has more of them
-    assert spavae.schedule(SETTINGS.but(minibatch=2048), 1_000_000).epochs == 45
-    assert spavae.schedule(PRESETS["paper"], 1_000_000).steps(1_000_000) == 196
+    assert steps == {4226: (20, 9), 15_769: (12, 31), 16_385: (12, 32), 1_000_000: (12, 32)}
+    # a minibatch that is asked for leaves the number of steps, and the published recipe takes all spots
+    assert spavae.schedule(SETTINGS.but(minibatch=2048), 1_000_000).epochs == 23
+    assert spavae.schedule(PRESETS["paper"], 1_000_000).steps(1_000_000) == 1954
 
 
 def test_a_fit_of_more_spots_than_an_epoch_takes_finds_the_layers(monkeypatch, small, blocks):  # noqa: F811
-    monkeypatch.setattr("unbatch.models.spavae.settings.MOST", 400)
-    monkeypatch.setattr("unbatch.models.spavae.settings.DRAWN", 128)
+    monkeypatch.setattr("unbatch.models.spavae.settings.MOST", 128)
     monkeypatch.setattr("unbatch.models.spavae.model.MOST_SEEN", 128)
     spots = streamed_of(small, blocks)
     fitted = spavae.fit(spots, SETTINGS)

@@ -159,10 +159,8 @@ STEPS = 180
 """Steps of a fit at least: where clusters of spots have stopped changing."""
 EPOCHS = 12
 """Epochs at least."""
-MOST = 100_000
-"""Spots up to which an epoch is a pass over all of them."""
-DRAWN = 7_680
-"""Spots of an epoch of more than `MOST`, drawn anew for each: 15 minibatches, so 12 epochs have 180 steps."""
+MOST = 16_384
+"""Spots of an epoch at most, drawn anew for each of more: 32 minibatches, so 12 epochs have 384 steps."""
 SIZES = (64, 512)
 """Spots of a minibatch at least and at most: the former for the normalisation, the latter for steps enough."""
 
@@ -173,10 +171,10 @@ def schedule(settings: Settings, spots: int) -> Plan:
     Recommended: eight minibatches in an epoch, but of 64 to 512 spots; epochs for 180 steps, at least 12. Published:
     minibatches of 512 spots from 2,049 spots on, of 256 from 1,025 on, else of 128.
 
-    Steps and not epochs are what a fit needs. Of more than `MOST` spots, an epoch takes `DRAWN` of them, drawn from all
-    without replacement, others for the next epoch: a fit has the 180 steps of a section, and the score that chooses the
-    best epoch is computed after 15 of them. More steps make such a fit worse, not better: on 100,000 drawn spots, see
-    docs/results/spavae.md. With the published settings, which learn more slowly, an epoch of more spots takes `MOST`.
+    Steps and not epochs are what a fit needs. Of more than `MOST` spots, a recommended epoch takes `MOST`, drawn from
+    all without replacement, others for the next epoch, and the score that chooses the best epoch is computed after
+    these. More steps make the fit of a large tissue worse, not better, as beta pushes the Gaussian dimensions to 0 in
+    the long run: docs/results/spavae.md, "Steps". A published epoch is a pass over all spots.
 
     Parameters
     ----------
@@ -189,6 +187,6 @@ def schedule(settings: Settings, spots: int) -> Plan:
         size = settings.minibatch or (512 if spots > 2048 else 256 if spots > 1024 else 128)
     else:
         size = settings.minibatch or min(SIZES[1], max(SIZES[0], spots // 8))
-    taken = spots if spots <= MOST else MOST if settings.box is not None else DRAWN
-    epochs = settings.epochs or max(EPOCHS, math.ceil(STEPS / math.ceil(taken / size)))
-    return Plan(epochs, size, patience=settings.patience or epochs, most=taken)
+    most = MOST if settings.box is None else spots
+    epochs = settings.epochs or max(EPOCHS, math.ceil(STEPS / math.ceil(min(most, spots) / size)))
+    return Plan(epochs, size, patience=settings.patience or epochs, most=most)
