@@ -17,8 +17,9 @@ workflow {
         log.info(helpText(schema))
     }
     else {
+        def work = workflow.workDir.toUriString()
         def wrong = parameterErrors(given, schema) + sweepErrors(given, schema)
-        def problems = wrong ?: placeErrors(given, workflow.profile, workflow.workDir.toUriString()) ?: folderErrors(given.outdir, workflow.workDir)
+        def problems = wrong ?: placeErrors(given, workflow.profile, work, projectDir) ?: folderErrors(given.outdir, work)
         if (problems) {
             stop("Wrong parameters:\n  ${problems.join('\n  ')}\n(nextflow run . --help lists them all)")
         }

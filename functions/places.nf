@@ -1,7 +1,7 @@
 // What the profiles of clusters, clouds and containers need, asked for before any task.
 
 // What is missing for the profiles of this run, one sentence each; an empty list when nothing is
-def placeErrors(given, profile, work) {
+def placeErrors(given, profile, work, project) {
     def profiles = profile.toString().tokenize(',')*.trim()
     def needed = [
         slurm: [queue: 'the partition that takes the jobs (sinfo lists them)'],
@@ -19,28 +19,36 @@ def placeErrors(given, profile, work) {
     def arrays = given.array_size > 1 && !profiles.contains('slurm')
         ? ["--array_size: found ${given.array_size}, but only -profile slurm submits job arrays; leave it out"]
         : []
-    (missing + arrays + workErrors(given, profiles, work) + imageErrors(given, profiles)).collect { message -> message.toString() }
+    (missing + arrays + workErrors(given, profiles, work, project) + imageErrors(given, profiles)).collect { message -> message.toString() }
 }
 
-// Whether results and work can be written to their folders, one sentence each; buckets are not looked at
+// Whether results and work can be written to their folders, one sentence each
 def folderErrors(outdir, work) {
     [['--outdir', outdir], ['-work-dir', work]]
-        .findAll { _option, place -> !place.toString().contains('://') }
-        .collect { option, place -> folderError(option, file(place, glob: false).toAbsolutePath()) }
+        .collect { option, place -> folderError(option, place.toString()) }
         .findAll { message -> message != null }
 }
 
-def folderError(option, folder) {
+def folderError(option, place) {
+    def bucket = place.contains('://')
+    def name = bucket ? place : file(place, glob: false).toAbsolutePath()
     try {
+        def folder = file(place, glob: false)
         java.nio.file.Files.createDirectories(folder)
-        java.nio.file.Files.delete(java.nio.file.Files.createTempFile(folder, '.unbatch', null))
+        // whoever may write to a bucket may not always delete there
+        if (!bucket) {
+            java.nio.file.Files.delete(java.nio.file.Files.createTempFile(folder, '.unbatch', null))
+        }
         null
     }
-    catch (java.io.IOException problem) {
+    catch (Exception problem) {
         def permission = problem instanceof java.nio.file.AccessDeniedException
         def taken = problem instanceof java.nio.file.FileAlreadyExistsException
-        def reason = permission ? 'Permission denied' : taken ? 'it is a file' : problem.message.replaceFirst(/^.*: /, '')
-        "${option}: ${folder}: cannot be written to (${reason}); name a folder that takes files".toString()
+        def cause = "${org.codehaus.groovy.runtime.StackTraceUtils.extractRootCause(problem).message}"
+        // without the path before it, or the number of the request after it
+        def said = bucket ? cause.replaceFirst(/ \(Service: .*/, '') : cause.replaceFirst(/^.*: /, '')
+        def reason = permission ? 'Permission denied' : taken ? 'it is a file' : said
+        "${option}: ${name}: cannot be written to (${reason}); name a folder that takes files".toString()
     }
 }
 
@@ -57,8 +65,8 @@ def fullFolders(outdir, work) {
         }
 }
 
-// Whether machines of the profile can reach the work folder
-def workErrors(given, profiles, work) {
+// Whether machines of the profile can reach the work folder and the pipeline, whose programs pods run from its folder
+def workErrors(given, profiles, work, project) {
     def buckets = [awsbatch: 's3://', 'google-batch': 'gs://']
         .findAll { name, scheme -> profiles.contains(name) && !work.startsWith(scheme) }
         .collect { name, scheme -> "-work-dir: found ${work}; -profile ${name} needs a folder of a bucket, as in -work-dir ${scheme}BUCKET/work" }
@@ -69,9 +77,10 @@ def workErrors(given, profiles, work) {
     if (!claim.startsWith('/')) {
         return buckets + ["--k8s_mount: found '${claim}', expected an absolute path, such as /workspace"]
     }
-    file(work).startsWith(file(claim))
-        ? buckets
-        : buckets + ["-work-dir: found ${work}; -profile k8s needs a folder on the claim, below --k8s_mount ${claim}"]
+    def elsewhere = [['-work-dir', work, 'a folder'], ['pipeline', project, 'it']]
+        .findAll { _name, folder, _what -> !file(folder).startsWith(file(claim)) }
+        .collect { name, folder, what -> "${name}: found ${folder}; -profile k8s needs ${what} on the claim, below --k8s_mount ${claim}" }
+    buckets + elsewhere
 }
 
 // Whether the engine or the cloud of the profile can find the image
