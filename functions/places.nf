@@ -34,11 +34,12 @@ def folderError(option, place) {
     def name = bucket ? place : file(place, glob: false).toAbsolutePath()
     try {
         def folder = file(place, glob: false)
-        java.nio.file.Files.createDirectories(folder)
-        // whoever may write to a bucket may not always delete there
-        if (!bucket) {
-            java.nio.file.Files.delete(java.nio.file.Files.createTempFile(folder, '.unbatch', null))
+        if (bucket) {
+            tryBucket(folder.resolve('.unbatch'))
+            return null
         }
+        java.nio.file.Files.createDirectories(folder)
+        java.nio.file.Files.delete(java.nio.file.Files.createTempFile(folder, '.unbatch', null))
         null
     }
     catch (Exception problem) {
@@ -49,6 +50,17 @@ def folderError(option, place) {
         def said = bucket ? cause.replaceFirst(/ \(Service: .*/, '') : cause.replaceFirst(/^.*: /, '')
         def reason = permission ? 'Permission denied' : taken ? 'it is a file' : said
         "${option}: ${name}: cannot be written to (${reason}); name a folder that takes files".toString()
+    }
+}
+
+def tryBucket(probe) {
+    probe.text = 'unbatch'
+    try {
+        java.nio.file.Files.delete(probe)
+    }
+    catch (Exception problem) {
+        // whoever may write to a bucket may not always delete there
+        log.debug("${probe} stays: ${problem.message}")
     }
 }
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """AWS Batch and S3 on this machine: moto's server, whose jobs run in Docker: batch.py PORT BUCKET QUEUE LOG.
 
-Moto leaves two things out that the drill needs: whole numbers, as the SDK refuses 1.0 cpus, and the memory that a job
-asks for when it is submitted. Docker enforces it here. What each job asks for is a line of LOG, as JSON.
+Moto leaves things out that the drill needs: whole numbers, as the SDK refuses 1.0 cpus, the memory that a job asks for
+when it is submitted, which Docker enforces here, and a job's credentials. What each job asks for is a line of LOG, as
+JSON.
 """
 
 import json
+import os
 import sys
 import threading
 from pathlib import Path
@@ -33,6 +35,7 @@ def limited(containers: ContainerCollection, **options: Any) -> Any:
     with Path(LOG).open("a") as log:
         log.write(json.dumps({"name": job.job_name, "queue": job.job_queue.name, **asked}) + "\n")
     memory = f"{asked['MEMORY']}m"
+    options["environment"].update({name: value for name, value in os.environ.items() if name.startswith("AWS_")})
     return run(containers, mem_limit=memory, memswap_limit=memory, **options)
 
 
@@ -58,9 +61,7 @@ def prepare() -> None:
         },
     )["computeEnvironmentArn"]
     order = [{"order": 1, "computeEnvironment": machines}]
-    clients["batch"].create_job_queue(
-        jobQueueName=QUEUE, state="ENABLED", priority=1, computeEnvironmentOrder=order
-    )
+    clients["batch"].create_job_queue(jobQueueName=QUEUE, state="ENABLED", priority=1, computeEnvironmentOrder=order)
     print("ready", flush=True)
 
 

@@ -4,6 +4,8 @@ drills=$root/tests/drills
 here=${DRILL_FOLDER:-$(mktemp -d)}
 export PATH=$root/.venv/bin:$PATH NXF_SYNTAX_PARSER=v2 NXF_OFFLINE=true NXF_ANSI_LOG=false
 export NXF_JVM_ARGS=${NXF_JVM_ARGS:--XX:TieredStopAtLevel=1 -XX:+UseSerialGC}
+# the Nextflow of set-up has no plugins, without which it does not know any cloud
+[[ -z ${NEXTFLOW:-} ]] || PATH=$(dirname "$NEXTFLOW"):$PATH
 mkdir -p "$here"
 cd "$here"
 
@@ -17,6 +19,12 @@ fail() {
 skip() {
     say "skipped: $*"
     exit 77
+}
+
+# a plugin of Nextflow, which these drills do not fetch
+plugin() {
+    compgen -G "${NXF_PLUGINS_DIR:-${NXF_HOME:-$HOME/.nextflow}/plugins}/$1-*" >/dev/null ||
+        skip "Nextflow has no plugin $1 here; NEXTFLOW and NXF_PLUGINS_DIR name one that has"
 }
 
 # until SECONDS COMMAND: waits until the command succeeds

@@ -69,7 +69,8 @@ RESOLVED: dict[str, dict[str, Any]] = {
         "docker.runOptions": f"{USER} --platform=linux/arm64",
         "process.arch": "arm64",
         "process.container": described()["container"]["default"],
-        "process.scratch": False,
+        # not false: clouds would not choose the machine's own disk
+        "process.scratch": None,
         "params.gpu": True,
         "params.custom_config_base": None,
         f"{GPU}.maxForks": 1,
@@ -105,6 +106,8 @@ RESOLVED: dict[str, dict[str, Any]] = {
         "aws.region": "eu-west-1",
         "aws.batch.cliPath": "/opt/aws/bin/aws",
         f"{GPU}.maxForks": 0,
+        # without a limit Kubernetes refuses the pod
+        f"{GPU}.accelerator.limit": 1,
         f"{GPU}.accelerator.type": "nvidia-tesla-t4",
     },
     "google-batch": {
@@ -152,6 +155,7 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     shutil.copy2(ROOT / "tests" / "pipeline" / "places.nf", pipeline)
     (folder / "unbatch.sif").touch()
     aws = {"queue": "q", "aws_region": "eu-west-1", "container": IMAGE}
+    claimed = "/workspace/unbatch"
     cases = {
         "laptop": [{}, "standard", "/work"],
         "slurm": [{}, "slurm", "/work"],
@@ -160,8 +164,9 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "awsbatch": [{}, "awsbatch", "/work"],
         "awsbatch, whole": [aws, "awsbatch", "s3://lab/work"],
         "google-batch": [{}, "google-batch", "s3://lab/work"],
-        "k8s": [{}, "k8s", "/workspaces/work"],
-        "k8s, whole": [{"k8s_claim": "data"}, "k8s", "/workspace/work"],
+        "k8s": [{}, "k8s", "/workspaces/work", claimed],
+        "k8s, whole": [{"k8s_claim": "data"}, "k8s", "/workspace/work", claimed],
+        "k8s, pipeline": [{"k8s_claim": "data"}, "k8s", "/workspace/work"],
         "k8s, no mount": [{"k8s_claim": "data", "k8s_mount": "data"}, "k8s", "/data"],
         "apptainer": [{}, "apptainer", "/work"],
         "apptainer, whole": [{"container": "unbatch.sif"}, "apptainer", "/work"],
@@ -175,7 +180,7 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     command = ["nextflow", "run", str(pipeline / "places.nf")]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("found", "asked", "full")}
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("found", "folders", "asked", "full")}
 
 
 @pytest.mark.parametrize(
@@ -190,6 +195,7 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ("google-batch", ["--google_project", "--google_location", "-work-dir", "--container"]),
         ("k8s", ["--k8s_claim", "-work-dir"]),
         ("k8s, whole", []),
+        ("k8s, pipeline", ["pipeline"]),
         ("k8s, no mount", ["--k8s_mount"]),
         ("apptainer", ["--container"]),
         ("apptainer, whole", []),
@@ -206,6 +212,11 @@ def test_a_full_disk_is_named(known: dict[str, Any]):
     full, rest = known["full"]
     assert [message.split(" MB")[0] for message in full] == ["--outdir: /proc: 0"]
     assert rest == []
+
+
+def test_a_bucket_that_cannot_be_written_to_is_named(known: dict[str, Any]):
+    (message,) = known["folders"]
+    assert message.startswith("--outdir: nowhere://lab/out: ")
 
 
 def test_tasks_ask_for_memory_and_time_by_the_size_of_their_data(known: dict[str, Any]):
