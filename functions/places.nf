@@ -77,7 +77,8 @@ def fullFolders(outdir, work) {
         }
 }
 
-// Whether machines of the profile can reach the work folder and the pipeline, whose programs pods run from its folder
+// Whether machines of the profile can reach the work folder; pods also run the pipeline's programs from its folder, and
+// read what is collected in the results
 def workErrors(given, profiles, work, project) {
     def buckets = [awsbatch: 's3://', 'google-batch': 'gs://']
         .findAll { name, scheme -> profiles.contains(name) && !work.startsWith(scheme) }
@@ -89,8 +90,9 @@ def workErrors(given, profiles, work, project) {
     if (!claim.startsWith('/')) {
         return buckets + ["--k8s_mount: found '${claim}', expected an absolute path, such as /workspace"]
     }
-    def elsewhere = [['-work-dir', work, 'a folder'], ['pipeline', project, 'it']]
-        .findAll { _name, folder, _what -> !file(folder).startsWith(file(claim)) }
+    def elsewhere = [['-work-dir', work, 'a folder'], ['--outdir', given.outdir, 'a folder'], ['pipeline', project, 'it']]
+        .findAll { name, folder, _what -> name != '--outdir' || !folder.toString().contains('://') }
+        .findAll { _name, folder, _what -> !file(folder, glob: false).toAbsolutePath().startsWith(file(claim)) }
         .collect { name, folder, what -> "${name}: found ${folder}; -profile k8s needs ${what} on the claim, below --k8s_mount ${claim}" }
     buckets + elsewhere
 }

@@ -34,11 +34,11 @@ END
 echo "process { withName: 'FIT_GPU' { memory = { task.attempt == 1 ? 150.MB : 5.GB } } }" >little.config
 on_pods() { # PROFILES [ARGUMENT ...]
     nextflow -c little.config run claim/unbatch "${tiny[@]:3}" -profile "test,$1" --k8s_claim data --k8s_mount "$here/claim" \
-        --container "$image" -work-dir "$here/claim/work" --outdir "$here/on-k8s" "${@:2}"
+        --container "$image" -work-dir "$here/claim/work" --outdir "$here/claim/results" "${@:2}"
 }
 
 on_pods k8s >on-k8s.log 2>&1 || fail "the run ended with $?: $here/on-k8s.log"
-same "$here/on-k8s"
+same "$here/claim/results"
 pods=$(wc -l <pods.jsonl)
 say "$pods pods gave the same"
 

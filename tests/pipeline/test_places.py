@@ -155,7 +155,7 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     shutil.copy2(ROOT / "tests" / "pipeline" / "places.nf", pipeline)
     (folder / "unbatch.sif").touch()
     aws = {"queue": "q", "aws_region": "eu-west-1", "container": IMAGE}
-    claimed = "/workspace/unbatch"
+    claimed = {"k8s_claim": "data", "outdir": "/workspace/out"}
     cases = {
         "laptop": [{}, "standard", "/work"],
         "slurm": [{}, "slurm", "/work"],
@@ -164,9 +164,10 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "awsbatch": [{}, "awsbatch", "/work"],
         "awsbatch, whole": [aws, "awsbatch", "s3://lab/work"],
         "google-batch": [{}, "google-batch", "s3://lab/work"],
-        "k8s": [{}, "k8s", "/workspaces/work", claimed],
-        "k8s, whole": [{"k8s_claim": "data"}, "k8s", "/workspace/work", claimed],
-        "k8s, pipeline": [{"k8s_claim": "data"}, "k8s", "/workspace/work"],
+        "k8s": [{}, "k8s", "/workspaces/work", "/workspace/unbatch"],
+        "k8s, whole": [claimed, "k8s", "/workspace/work", "/workspace/unbatch"],
+        "k8s, bucket": [claimed | {"outdir": "s3://lab/out"}, "k8s", "/workspace/work", "/workspace/unbatch"],
+        "k8s, pipeline": [claimed, "k8s", "/workspace/work"],
         "k8s, no mount": [{"k8s_claim": "data", "k8s_mount": "data"}, "k8s", "/data"],
         "apptainer": [{}, "apptainer", "/work"],
         "apptainer, whole": [{"container": "unbatch.sif"}, "apptainer", "/work"],
@@ -193,8 +194,9 @@ def known(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ("awsbatch", ["--queue", "--aws_region", "-work-dir", "--container"]),
         ("awsbatch, whole", []),
         ("google-batch", ["--google_project", "--google_location", "-work-dir", "--container"]),
-        ("k8s", ["--k8s_claim", "-work-dir"]),
+        ("k8s", ["--k8s_claim", "-work-dir", "--outdir"]),
         ("k8s, whole", []),
+        ("k8s, bucket", []),
         ("k8s, pipeline", ["pipeline"]),
         ("k8s, no mount", ["--k8s_mount"]),
         ("apptainer", ["--container"]),
