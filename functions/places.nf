@@ -7,7 +7,7 @@ def placeErrors(given, profile, work, project) {
         slurm: [queue: 'the partition that takes the jobs (sinfo lists them)'],
         awsbatch: [queue: 'the queue that takes the jobs', aws_region: 'its region, such as eu-west-1'],
         'google-batch': [google_project: 'the project that pays', google_location: 'the region of its machines, such as europe-west4'],
-        k8s: [k8s_claim: 'the claim of a volume with data, work folder and results'],
+        k8s: [k8s_claim: 'the claim of a volume with pipeline, data, work folder and results'],
     ]
     def missing = needed
         .findAll { name, _parameters -> profiles.contains(name) }

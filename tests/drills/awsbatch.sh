@@ -53,7 +53,7 @@ say "$jobs jobs gave the same"
 on_batch aws.config awsbatch -resume >resumed.log 2>&1 || fail "-resume ended with $?: $here/resumed.log"
 [[ $(wc -l <jobs.jsonl) == "$jobs" ]] || fail "-resume did again what was done: $here/resumed.log"
 code=0
-on_batch aws.config awsbatch --outdir s3://nowhere/results >nowhere.log 2>&1 || code=$?
+on_batch aws.config awsbatch --outdir s3://nowhere/results -resume >nowhere.log 2>&1 || code=$?
 [[ $code == 2 && $(wc -l <jobs.jsonl) == "$jobs" ]] || fail "a bucket that is not there gave $code: $here/nowhere.log"
 say "-resume kept all, and a bucket that is not there is refused"
 

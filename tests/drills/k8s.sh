@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # -profile k8s against a stand-in for Kubernetes' API, whose pods run in Docker: k8s.sh [IMAGE]. Ends with the results of a
-# local run; then -resume, a work folder off the claim, and a fit that asks for a GPU and runs out of memory once. Needs
-# root, as it gives the claim's folder to the group of the pods.
+# local run; then -resume, results off the claim, and a fit that asks for a GPU and runs out of memory once. Needs root,
+# as it gives the claim's folder to the group of the pods.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 image=${1:-$(sed -n 's/^__version__ = "\(.*\)"/unbatch:\1/p' "$root/bin/unbatch/__init__.py")}
@@ -45,9 +45,9 @@ say "$pods pods gave the same"
 on_pods k8s -resume >resumed.log 2>&1 || fail "-resume ended with $?: $here/resumed.log"
 [[ $(wc -l <pods.jsonl) == "$pods" ]] || fail "-resume did again what was done: $here/resumed.log"
 code=0
-on_pods k8s -work-dir "$here/off" >off.log 2>&1 || code=$?
-[[ $code == 2 && $(wc -l <pods.jsonl) == "$pods" ]] || fail "a work folder off the claim gave $code: $here/off.log"
-say "-resume kept all, and a work folder off the claim is refused"
+on_pods k8s --outdir "$here/off" -resume >off.log 2>&1 || code=$?
+[[ $code == 2 && $(wc -l <pods.jsonl) == "$pods" ]] || fail "results off the claim gave $code: $here/off.log"
+say "-resume kept all, and results off the claim is refused"
 
 on_pods k8s,gpu --gpu_type nvidia.com/gpu --methods none,scmedal -resume >little.log 2>&1 || fail "the run ended with $?: $here/little.log"
 [[ $(grep -c '"limits": {"memory": "\(150\|5120\)Mi", "nvidia.com/gpu": 1}' pods.jsonl) == 2 ]] ||
