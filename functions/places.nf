@@ -90,8 +90,8 @@ def workErrors(given, profiles, work, project) {
     if (!claim.startsWith('/')) {
         return buckets + ["--k8s_mount: found '${claim}', expected an absolute path, such as /workspace"]
     }
-    def elsewhere = [['-work-dir', work, 'a folder'], ['--outdir', given.outdir, 'a folder'], ['pipeline', project, 'it']]
-        .findAll { name, folder, _what -> name != '--outdir' || !folder.toString().contains('://') }
+    def elsewhere = [['-work-dir', work, 'a folder'], ['--outdir', given.outdir, 'a folder'], ['--input', given.input, 'it'], ['pipeline', project, 'it']]
+        .findAll { name, place, _what -> place && (name in ['-work-dir', 'pipeline'] || !place.toString().contains('://')) }
         .findAll { _name, folder, _what -> !file(folder, glob: false).toAbsolutePath().startsWith(file(claim)) }
         .collect { name, folder, what -> "${name}: found ${folder}; -profile k8s needs ${what} on the claim, below --k8s_mount ${claim}" }
     buckets + elsewhere
