@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Their code names it, and numpy 2 has it no more.
+# Their code uses this name, which numpy 2 no longer has.
 vars(np)["Inf"] = np.inf
 
 import torch  # noqa: E402

@@ -35,7 +35,7 @@ def folderError(option, place) {
     try {
         def folder = file(place, glob: false)
         if (bucket) {
-            tryBucket(folder.resolve('.unbatch'))
+            tryBucket(folder.resolve(".unbatch-${UUID.randomUUID()}".toString()))
             return null
         }
         java.nio.file.Files.createDirectories(folder)

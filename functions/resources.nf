@@ -52,6 +52,6 @@ def resourcesText(point, fits, most) {
     def raw = ((point.source ? [point.source] : []) + point.samples).collect { file -> bytesOf(file) }.sum() ?: 0
     def asked = fits.collect { fit -> gigabytes(fit.memory, fit.memory_per_gb, 3 * raw).toDouble() }
     def least = point.simulate ? 'at least' : 'about'
-    "Tasks ask for ${least} ${gigabytes('3 GB', memoryFactors().preprocess, raw)} GB (preprocess), ${asked.min()} to ${asked.max()} GB (fits) and " +
+    "Tasks ask for ${least} ${gigabytes('3 GB', memoryFactors().preprocess, raw)} GB (preprocess), ${asked.toSet().sort().with { each -> each.size() > 1 ? "${each.first()} to ${each.last()}" : each.first() }} GB (fits) and " +
         "${gigabytes('3 GB', memoryFactors().score, 3 * raw)} GB (score) at first, never above --max_memory ${most}"
 }

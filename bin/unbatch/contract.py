@@ -39,7 +39,7 @@ class Parameters(BaseModel):
 InMemory = Annotated[
     Literal["auto", "yes", "no"],
     Field(
-        description="whether expression is read as a whole; auto: unless it takes a quarter of the memory",
+        description="whether cells are read all at once; auto: if they take less than a quarter of the memory",
         json_schema_extra={"applies": True},
     ),
 ]

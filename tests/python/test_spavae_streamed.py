@@ -1,8 +1,12 @@
 """spaVAE of counts that stay in their file: the same refusals, sums, fits and answers as of counts in memory."""
 
+import shutil
+
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
+from anndata.io import read_elem, write_elem
 from scipy import sparse
 from test_spavae import SETTINGS, SHORT, small, spots_of, tissue  # noqa: F401
 from test_spavae_program import run, section_path  # noqa: F401
@@ -165,6 +169,44 @@ def test_the_program_answers_from_the_file_what_it_answers_from_memory(section_p
     np.testing.assert_allclose(b["spatial_genes"]["p_value"], a["spatial_genes"]["p_value"], rtol=1e-6)
     np.testing.assert_allclose(b["differential"]["first"], a["differential"]["first"], rtol=1e-4)
     np.testing.assert_allclose(b["maps"]["raw"], a["maps"]["raw"], rtol=1e-6)
+
+
+def _no_counts(file: h5py.File) -> None:
+    del file["layers/counts"]
+
+
+def _first_row_twice(file: h5py.File) -> None:
+    counts = read_elem(file["layers/counts"])
+    del file["layers/counts"]
+    write_elem(file["layers"], "counts", sparse.vstack([counts[:1], counts], format="csr"))
+
+
+def _first_gene_twice(file: h5py.File) -> None:
+    counts = read_elem(file["layers/counts"])
+    del file["layers/counts"]
+    write_elem(file["layers"], "counts", sparse.hstack([counts[:, :1], counts], format="csr"))
+
+
+@pytest.mark.parametrize("change", [_no_counts, _first_row_twice, _first_gene_twice])
+def test_counts_that_do_not_belong_to_the_cells_are_refused_from_the_file_too(section_path, tmp_path, change):  # noqa: F811
+    bad = tmp_path / "bad.h5ad"
+    shutil.copy(section_path, bad)
+    with h5py.File(bad, "r+") as file:
+        change(file)
+    codes = [run(bad, tmp_path / "fit.h5ad", "--in-memory", way).exit_code for way in ("yes", "no")]
+    assert codes == [2, 2]
+    assert not (tmp_path / "fit.h5ad").exists()
+
+
+@pytest.mark.parametrize("way", ["yes", "no"])
+def test_a_fold_without_counts_is_refused_before_the_fit(section_path, tmp_path, way):  # noqa: F811
+    adata = ad.read_h5ad(section_path)
+    counts = adata.layers["counts"].tolil()
+    counts[(adata.obs["split"] == 1).to_numpy()] = 0
+    adata.layers["counts"] = counts.tocsr()
+    adata.write_h5ad(tmp_path / "bad.h5ad")
+    result = run(tmp_path / "bad.h5ad", tmp_path / "fit.h5ad", "--fold", "1", "--in-memory", way)
+    assert (result.exit_code, "epoch" in result.stderr) == (2, False)
 
 
 @pytest.mark.parametrize("value", [np.nan, -2.0])

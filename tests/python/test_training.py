@@ -68,6 +68,24 @@ def test_every_cell_is_in_one_minibatch_from_memory_and_from_a_file(matrix, spar
     np.testing.assert_array_equal(seen[1], seen[2])
 
 
+def test_cells_shuffled_among_all_are_read_some_at_a_time(matrix, monkeypatch):
+    monkeypatch.setattr("unbatch.nn.minibatches.LOADED", 20)
+    sizes = []
+
+    class Watched(Streamed):
+        def _load(self, window: np.ndarray) -> list:
+            sizes.append(len(window))
+            return super()._load(window)
+
+    file = Watched(lambda start, stop: matrix[start:stop], matrix.shape, chunk=10, window=None)
+    cells, seen = np.arange(matrix.shape[0]), []
+    for position, values in file.minibatches(cells, 8, np.random.default_rng(0)):
+        np.testing.assert_array_equal(values.numpy(), matrix[position.numpy()].toarray())
+        seen.extend(position.tolist())
+    assert sorted(seen) == cells.tolist()
+    assert max(sizes) <= 20
+
+
 def test_no_window_has_one_cell_alone(matrix):
     """A network could not normalise it by its variance."""
     source = Resident(matrix, chunk=17, window=3)

@@ -13,6 +13,7 @@ import numpy as np
 from unbatch.errors import InputError
 
 if TYPE_CHECKING:
+    import h5py
     import pandas as pd
     from anndata import AnnData
     from scipy import sparse
@@ -208,7 +209,8 @@ class Cells:
             return False
         if in_memory == "auto" and not expression.is_large(self.source.n_stored, device):
             return False
-        log.info("%s: expression is read from the file, some cells at a time", self.name)
+        if isinstance(self.source, _File):
+            log.info("%s: the matrix is read from the file, some cells at a time", self.name)
         return True
 
     def _scale_to_whole(self, blocks: "Iterable[sparse.csr_matrix]") -> float | None:
@@ -246,6 +248,7 @@ class _File:
 
     path: Path
     genes: list[str]
+    cells: int
 
     @property
     def n_stored(self) -> int:
@@ -261,23 +264,43 @@ class _File:
         return self._read("layers/counts").layers["counts"]
 
     def rows(self, start: int, stop: int) -> "sparse.csr_matrix | np.ndarray":
-        return self._stored["X"][start:stop]
+        return self._stored("X")[start:stop]
 
     def count_rows(self, start: int, stop: int) -> "sparse.csr_matrix":
         from unbatch.data import schema
 
-        rows = self._stored["layers/counts"][start:stop]
+        rows = self._stored("layers/counts")[start:stop]
         schema.validate_rows(rows, "layers/counts", self.path)
         return rows
 
     @cached_property
-    def _stored(self) -> dict[str, Any]:
+    def _opened(self) -> "h5py.File":
+        import h5py
+
+        return h5py.File(self.path, "r")
+
+    @cached_property
+    def _matrices(self) -> dict[str, Any]:
+        return {}
+
+    def _stored(self, name: str) -> Any:
+        """Open a matrix to read rows of, which must have a row for each cell and a column for each gene."""
         import h5py
         from anndata.io import sparse_dataset
 
-        file = h5py.File(self.path, "r")
-        slots = {name: file[name] for name in ("X", "layers/counts") if name in file}
-        return {name: sparse_dataset(x) if isinstance(x, h5py.Group) else x for name, x in slots.items()}
+        if name not in self._matrices:
+            if name not in self._opened:
+                raise InputError(f"{self.path}: {name} is missing; a dataset file of unbatch was expected")
+            found = self._opened[name]
+            matrix = sparse_dataset(found) if isinstance(found, h5py.Group) else found
+            if tuple(matrix.shape) != (self.cells, len(self.genes)):
+                rows, columns = matrix.shape
+                raise InputError(
+                    f"{self.path}: {name} is {rows} x {columns}, expected {self.cells} x {len(self.genes)}: a row for "
+                    "each cell of obs and a column for each gene of var"
+                )
+            self._matrices[name] = matrix
+        return self._matrices[name]
 
     def _read(self, slot: str) -> "AnnData":
         """Read one matrix, checked against the contract."""
@@ -327,7 +350,7 @@ def read_cells(path: Path) -> Cells:
 
     adata = io.read_h5ad(path, ["obsm/spatial", "uns/unbatch"])
     schema.validate(adata, "dataset", path, unread=("X", "layers/counts"))
-    return _cells(adata, str(path), _File(path, adata.var_names.tolist()))
+    return _cells(adata, str(path), _File(path, adata.var_names.tolist(), adata.n_obs))
 
 
 def cells_of(adata: "AnnData", name: str = "adata") -> Cells:

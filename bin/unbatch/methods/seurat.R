@@ -29,7 +29,7 @@ if ("--version" %in% given) {
   cat("{", paste(sprintf("\"%s\": \"%s\"", names(found), unlist(found)), collapse = ", "), "}\n", sep = "")
   quit(save = "no")
 }
-usage <- "fit-seurat DATASET -o FIT [--params FILE] [--seed N] [--threads N]"
+usage <- "fit-seurat DATASET -o FIT [--method seurat] [--params FILE] [--seed N] [--threads N] [--device NAME] [--max-epochs N]"
 if (any(c("-h", "--help") %in% given)) {
   cat("Usage: ", usage, "\n\n  Fit Seurat's CCA anchors to DATASET and write the embedding.\n", sep = "")
   quit(save = "no")

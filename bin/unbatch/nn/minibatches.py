@@ -14,6 +14,8 @@ CHUNK = 4096
 """Neighbouring cells that are read from a file at once."""
 WINDOW = 8
 """Chunks among which cells are shuffled."""
+LOADED = 65_536
+"""Cells that are read from a file at once where they are shuffled among all."""
 
 
 class Rows:
@@ -225,7 +227,8 @@ def _windows(
 ) -> list[np.ndarray]:
     """Cells of each window, in their order."""
     if chunk is None or (window is None and rng is not None):
-        return [cells if rng is None else rng.permutation(cells)]
+        shuffled = cells if rng is None else rng.permutation(cells)
+        return [shuffled] if chunk is None else np.array_split(shuffled, max(1, -(-len(cells) // LOADED)))
     window = WINDOW if window is None else window
     number = cells // chunk
     chunks = np.unique(number)

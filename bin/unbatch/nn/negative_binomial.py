@@ -106,6 +106,7 @@ def _pieces(counts: Any) -> Iterator[Any]:
 def _tabulated(counts: Any, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give the different pairs of a group's gene and a count above 0, in order, and how often each is there."""
     if hasattr(counts, "indptr"):
+        counts = counts.tocsr()
         row, gene, value = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr)), counts.indices, counts.data
     else:
         row, gene = np.nonzero(counts)

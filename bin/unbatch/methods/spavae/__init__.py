@@ -108,7 +108,11 @@ class Params(Parameters):
     noise: float = Field(
         0.0, ge=0, description="noise on standardised inputs that must not change the processes, in deviations; 0: none"
     )
-    epochs: int | None = Field(None, ge=1, description="training epochs; null: the preset's, by the number of cells")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="training epochs, of at most 16,384 cells each if recommended; null: the preset's",
+    )
     minibatch: int | None = Field(None, ge=16, description="spots in a step; null: the preset's")
     learning_rate: float | None = Field(None, gt=0, lt=1, description="learning rate of Adam; null: the preset's")
     validation: float | None = Field(

@@ -71,6 +71,11 @@ def parts(cells: Cells, spots: Spots, params: "Params") -> np.ndarray:
             len(cells.genes),
         )
         part[empty] = "empty"
+    if params.fold is not None and not (part == "held out").any():
+        raise InputError(
+            f"{cells.name}: no cell of fold {params.fold} of obs/split has a count of the {len(cells.genes)} genes, "
+            "expected some to compare predictions with"
+        )
     return part
 
 

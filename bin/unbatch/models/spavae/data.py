@@ -119,7 +119,7 @@ class Spots:
         return self.counts.only(cells) if isinstance(self.counts, Stored) else self.counts[cells]
 
     def array(self, cells: np.ndarray | None = None, genes: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Give the counts of some spots, by default all, and genes as an array: of so many that it fits in memory."""
+        """Give the counts of some spots, by default all, and genes as an array, which has to fit in memory."""
         return np.concatenate([dense(found[:, genes]) for _, found in self.blocks(cells)])
 
     def only(self, cells: np.ndarray, section: np.ndarray | None = None, batch: np.ndarray | None = None) -> Self:

@@ -10,7 +10,7 @@ __all__ = ["MOST", "by_kmeans", "by_mixture", "number_of", "refined"]
 MOST = 15
 """Largest number of domains that is tried where none is given."""
 MOST_SPOTS = 100_000
-"""Spots that choose the number of domains; of more, a random sample of so many."""
+"""Most spots that choose the number of domains: a random sample where there are more."""
 
 
 def number_of(values: np.ndarray, independent: float, seed: int = 0) -> int:

@@ -24,8 +24,9 @@ posterior`: with the weights of the best epoch, all training spots' moments are 
 with the model; every later answer uses them, so none depends on minibatches or their order.
 
 Counts need not be in memory: `data.Stored` reads blocks of spots from a file, and every step above goes by such blocks,
-in one pass over the file or a few. An epoch then reads what it draws (`settings.schedule`) before its first step, as a
-minibatch has to be a random sample of the whole tissue. What is in memory of all spots are positions, inputs of the
+in one pass over the file or a few. An epoch reads its sample (`settings.schedule`) before its first step, at most
+`minibatches.LOADED` spots at a time, as a minibatch has to be a random sample of the whole tissue; of a large tissue
+that is one pass over the file. What is in memory of all spots are positions, inputs of the
 encoder where these are components, and latent values.
 
 The preset ``paper`` is what the authors' code does (Tian et al. 2024), but for four faults: here epochs are compared

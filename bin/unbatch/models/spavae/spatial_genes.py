@@ -64,7 +64,7 @@ def spatial_genes(counts: Any, positions: np.ndarray, section: np.ndarray, batch
     Parameters
     ----------
     counts
-        n x G, a scipy CSR matrix, an array or `Stored`, which is read once for each block of genes.
+        n x G, a scipy CSR matrix, an array or `Stored`, which is read twice for each block of genes, and twice more.
     positions
         In spot pitches, n x d.
     section, batch

@@ -13,9 +13,9 @@ from unbatch.nn.minibatches import Source
 BLOCK = 4096
 """Spots that are worked on at once where nothing is trained."""
 MOST = 20_000
-"""Spots that moments of genes are taken of; of more, a random sample of so many."""
+"""Most spots that moments of genes are taken of: a random sample where there are more."""
 MOST_SEEN = 100_000
-"""Spots that the linear parts start from; of more, a random sample of so many."""
+"""Most spots that the linear parts start from: a random sample where there are more."""
 EXACT = 2000
 """Genes up to which all components are computed exactly."""
 FIELD_RIDGE, LOADING_RIDGE = 5.0, 50.0
