@@ -180,7 +180,7 @@ def residuals(counts: np.ndarray, size: np.ndarray) -> np.ndarray:
     rate = counts.sum(0) / size.sum()
     mean = size[:, None] * rate
     found = counts - mean
-    # in place where it can be: of a large tissue each matrix takes as much memory as all else
+    # in place where it can be: each matrix of a large tissue takes as much memory as all else
     excess = np.square(found)
     excess -= mean
     excess = excess.sum(0)

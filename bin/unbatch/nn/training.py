@@ -57,7 +57,7 @@ class Plan:
     cosine
         Whether the learning rate falls to 0 as a cosine.
     most
-        Cells of an epoch at most: of more, each epoch takes so many, drawn anew. None: all.
+        Cells of an epoch at most: where there are more, each epoch takes a fresh random sample. None: all.
     """
 
     epochs: int
