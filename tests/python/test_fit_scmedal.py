@@ -399,11 +399,22 @@ def test_weights_of_another_model_are_not_those_of_what_is_decoded(run, latent, 
     np.testing.assert_array_equal(found[0]["shift"], found[1]["shift"])
 
 
-def test_expression_is_streamed_where_the_container_has_little_memory(
-    monkeypatch, dataset_path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("own", "file"),
+    [
+        ("0::/\n", "memory.max"),
+        ("0::/system.slice/job_7/step_0\n", "system.slice/job_7/memory.max"),
+        ("5:cpu:/x\n4:memory:/slurm/job_7\n0::/y\n", "memory/slurm/job_7/memory.limit_in_bytes"),
+    ],
+)
+def test_expression_is_streamed_where_the_container_or_job_has_little_memory(
+    monkeypatch, dataset_path, tmp_path: Path, own, file
 ) -> None:
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(expression, "LIMITS_OF_MEMORY", (limit,))
+    limit = tmp_path / file
+    limit.parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(expression, "GROUPS", tmp_path)
+    (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(expression, "OWN_GROUPS", tmp_path / "own")
     stored, found = read_cells(dataset_path).source.n_stored, []
     for bytes_at_hand in ("max", "100000", str(2**60)):
         limit.write_text(f"{bytes_at_hand}\n")

@@ -1,6 +1,7 @@
 """Log-normalised expression: whether it fits in memory, and its depth."""
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 SHARE_OF_MEMORY = 0.25
 """Share of the memory at hand: expression that would take more is streamed, less is held. Copies in other forms, the
 networks and a minibatch's work need the rest."""
-LIMITS_OF_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Limits of a container, in bytes, of version 2 and 1 of control groups."""
+GROUPS = Path("/sys/fs/cgroup")
+"""Control groups, with limits of containers and of jobs of a cluster."""
+OWN_GROUPS = Path("/proc/self/cgroup")
+"""Which of them this process is in."""
 DEPTH_CELLS = 1000
 """Cells at the start of a dataset that tell its depth, which `preprocess` makes the same for all cells."""
 
@@ -22,10 +25,10 @@ def is_large(stored: int, device: str = "cpu") -> bool:
 
 
 def memory(device: str = "cpu") -> float:
-    """Bytes that this process may use: of the machine, of its container, and of the device."""
+    """Bytes that this process may use: of the machine, of its container or job, and of the device."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     # "max", or more than there is, where nothing limits it
-    for file in LIMITS_OF_MEMORY:
+    for file in _limits():
         with suppress(OSError, ValueError):
             found.append(int(file.read_text()))
     if device.startswith("cuda"):
@@ -33,6 +36,20 @@ def memory(device: str = "cpu") -> float:
 
         found.append(torch.cuda.mem_get_info(device)[1])
     return min(found)
+
+
+def _limits() -> Iterator[Path]:
+    """Yield files that may have a limit: of the own control groups and of those above them, in versions 2 and 1."""
+    own = ["0::/", "0:memory:/"]
+    with suppress(OSError):
+        own += OWN_GROUPS.read_text().splitlines()
+    for line in own:
+        _, kinds, place = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root, name = (GROUPS / "memory", "memory.limit_in_bytes") if kinds else (GROUPS, "memory.max")
+        group = root / place.lstrip("/")
+        yield from (each / name for each in (group, *group.parents) if each.is_relative_to(root))
 
 
 def depth(cells: Any) -> float:
