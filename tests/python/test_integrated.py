@@ -1,6 +1,7 @@
 """`integrate`: one file with data, embeddings, and neighbours, UMAP and clusters of the chosen method."""
 
 import json
+import threading
 from pathlib import Path
 
 import anndata as ad
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from click.testing import CliRunner
+from h5py._objects import phil
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
@@ -339,6 +341,30 @@ def test_arrays_without_columns_are_in_the_zarr_store(tmp_path: Path):
     store = ad.read_zarr(tmp_path / "a.zarr")
     assert store.obsm["X_empty"].shape == (5, 0)
     np.testing.assert_array_equal(store.layers["other"], data.layers["other"])
+
+
+def test_the_lock_of_hdf5_is_free_while_the_zarr_store_is_written(tmp_path: Path, monkeypatch):
+    """Zarr works in a thread of its own, which needs the lock if it is the one that frees a file."""
+    file = ad.AnnData(np.ones((4, 3), np.float32), layers={"counts": sparse.csr_matrix(np.eye(4, 3))})
+    file.write_h5ad(tmp_path / "a.h5ad")
+    copy, free = as_zarr._copy_array, []
+
+    def take() -> None:
+        got = phil.acquire(blocking=False)
+        free.append(got)
+        if got:
+            phil.release()
+
+    def looked(*given: object) -> None:
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+        copy(*given)
+
+    monkeypatch.setattr(as_zarr, "_copy_array", looked)
+    as_zarr.write_zarr(tmp_path / "a.h5ad", tmp_path / "a.zarr")
+    assert len(free) >= 4
+    assert all(free)
 
 
 def test_nothing_is_written_where_the_zarr_store_cannot_be(dataset_path, made, tmp_path, monkeypatch):

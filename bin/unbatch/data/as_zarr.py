@@ -86,7 +86,10 @@ def _copy_group(source: "h5py.Group", target: "zarr.Group") -> None:
     from anndata.io import read_elem
 
     target.attrs.update(_plain(source.attrs))
-    for name, element in source.items():
+    # items() would hold HDF5's lock meanwhile: where zarr's own thread happens to be the one that frees another file,
+    # it would wait for that lock, and this thread for it
+    for name in list(source):
+        element = source[name]
         kind = element.attrs.get("encoding-type")
         if isinstance(element, h5py.Group) and kind in ("dict", "anndata", "raw"):
             _copy_group(element, target.create_group(name))
