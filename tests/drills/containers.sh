@@ -13,12 +13,10 @@ apptainer | singularity) [[ -s $image ]] || skip "no file $image" ;;
 *) fail "$engine: expected docker, podman, apptainer or singularity" ;;
 esac
 reference
-in_container() { # NAME [ARGUMENT ...]
-    local name=$1
-    shift
-    "${tiny[@]}" -profile "test,$engine" --container "$image" -w "$here/work-$name" --outdir "$here/$name" "$@" >"$name.log" 2>&1 ||
-        fail "the run in a container failed: $here/$name.log"
-    same "$here/$name"
+in_container() { # NAME
+    "${tiny[@]}" -profile "test,$engine" --container "$image" -w "$here/work-$1" --outdir "$here/$1" >"$1.log" 2>&1 ||
+        fail "the run in a container failed: $here/$1.log"
+    same "$here/$1"
 }
 in_container "$engine"
 if [[ $engine == docker ]]; then
@@ -37,6 +35,7 @@ END
     chmod +x strict/docker
     umask 000
     PATH=$here/strict:$PATH in_container docker-read-only
+    [[ $(find work-docker-read-only -user 1234 -print -quit) ]] || fail "tasks were not run as another user"
     for method in seurat liger; do
         docker image inspect "unbatch-$method:${image##*:}" >/dev/null 2>&1 || { say "no image of $method"; continue; }
         nextflow run "$root" -profile test,docker --methods none,$method --controls false --integrated false \

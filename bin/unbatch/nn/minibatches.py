@@ -163,9 +163,8 @@ class Streamed(Source):
     device
         Where minibatches are made.
     chunk, window
-        See `Source`. If `window` is None, all cells that are shuffled are read at once: for so few that they fit in
-        memory, of which each minibatch has to be a random sample. In their order, cells are read `WINDOW` chunks at a
-        time.
+        See `Source`. If `window` is None, each minibatch is a random sample of all cells that are shuffled, of which
+        `LOADED` are read at once, from all over the file. In their order, cells are read `WINDOW` chunks at a time.
     """
 
     def __init__(
